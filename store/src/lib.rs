@@ -1,0 +1,3 @@
+//! Everything SQL and every stored byte.
+
+pub mod spec;

@@ -1,0 +1,165 @@
+//! What a job is: the words that server, queue and trainer share.
+//!
+//! A [`JobSpec`] is complete: everything that was "auto" or guessed at the API has a value here, so that the same
+//! file run again does the same work. Names follow transformers' `TrainingArguments` and `torch.optim`.
+
+mod optimizer;
+mod training;
+mod validate;
+
+pub use optimizer::{Optimizer, Schedule, ScheduleName};
+pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, Precision, Training};
+pub use validate::SpecError;
+
+use serde::{Deserialize, Serialize};
+
+/// A fine-tune, ready to run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSpec {
+    /// What the model learns to do.
+    pub task: Task,
+    /// How labels are read and which loss is used; `None` where a task has one kind only.
+    #[serde(default)]
+    pub problem_type: Option<ProblemType>,
+    /// Which columns play which role.
+    pub columns: Columns,
+    /// File names under the job's `data` folder.
+    pub data: DataFiles,
+    /// How rows are held out when there is no file of their own for it.
+    #[serde(default)]
+    pub split: Split,
+    /// Optimizer, schedule, batches, evaluation.
+    #[serde(default)]
+    pub training: Training,
+    /// Device and share of the machine.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Seed of every draw: initial head, data order, dropout.
+    #[serde(default)]
+    pub seed: u32,
+    /// Where the base checkpoint came from, written into the model card.
+    #[serde(default)]
+    pub base_model: String,
+    /// A name for people.
+    #[serde(default)]
+    pub name: String,
+}
+
+/// The Hub's task tags that Luthier trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// One label, several labels or a number for each text or pair of texts.
+    TextClassification,
+}
+
+impl Task {
+    /// The tag as written in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Task::TextClassification => "text-classification",
+        }
+    }
+}
+
+/// What a label is; the values are those of transformers' `config.problem_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ProblemType {
+    /// Exactly one class a row; cross-entropy.
+    #[serde(rename = "single_label_classification", alias = "single_label")]
+    SingleLabel,
+    /// Any number of classes a row; binary cross-entropy on each.
+    #[serde(rename = "multi_label_classification", alias = "multi_label")]
+    MultiLabel,
+    /// A number a row; mean squared error.
+    #[serde(rename = "regression")]
+    Regression,
+}
+
+/// Role → column name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Columns {
+    /// The text, or the first of a pair.
+    pub text: String,
+    /// The second text of a pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text_pair: Option<String>,
+    /// The class, the list of classes or the number to learn.
+    pub label: String,
+}
+
+/// Files under `DIR/data`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataFiles {
+    /// Rows to learn from.
+    pub train: String,
+    /// Rows to evaluate on during training, and to choose the best checkpoint by.
+    #[serde(default)]
+    pub validation: Option<String>,
+    /// Rows evaluated once, with the chosen checkpoint, and never used for choosing.
+    #[serde(default)]
+    pub test: Option<String>,
+}
+
+/// How rows of the training file are held out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Split {
+    /// Share held out for validation when there is no validation file.
+    pub fraction: f64,
+    /// Share held out for the final test when there is no test file; 0 for none.
+    pub test_fraction: f64,
+    /// Seed of the draw.
+    pub seed: u32,
+    /// Whether each class keeps its share in every part.
+    pub stratify: bool,
+}
+
+impl Default for Split {
+    fn default() -> Self {
+        Split {
+            fraction: 0.1,
+            test_fraction: 0.0,
+            seed: 0,
+            stratify: true,
+        }
+    }
+}
+
+/// The device a job asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Device {
+    /// A GPU where the trainer has one, the CPU otherwise.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A CUDA GPU, or the job fails before its first step.
+    Cuda,
+}
+
+/// Share of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Kind of device.
+    pub device: Device,
+    /// Number of devices; 1 for now.
+    pub devices: u32,
+    /// CPU threads; 0 for all cores.
+    pub threads: u32,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Resources {
+            device: Device::Auto,
+            devices: 1,
+            threads: 0,
+        }
+    }
+}

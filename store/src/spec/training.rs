@@ -1,0 +1,157 @@
+//! Hyperparameters of the training loop.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Optimizer, Schedule};
+
+/// How the model is trained, evaluated and kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Training {
+    /// Passes over the training rows; may be a fraction.
+    pub epochs: f64,
+    /// Optimizer steps; when set, `epochs` is ignored.
+    pub max_steps: Option<u64>,
+    /// Rows a device takes at once.
+    pub batch_size: u32,
+    /// Rows at once in evaluation; `None` for `batch_size`.
+    pub eval_batch_size: Option<u32>,
+    /// Batches whose gradients are summed before a step.
+    pub gradient_accumulation_steps: u32,
+    /// Peak learning rate of the top layer.
+    pub learning_rate: f64,
+    /// Update rule.
+    pub optimizer: Optimizer,
+    /// Learning-rate curve.
+    pub lr_scheduler: Schedule,
+    /// Decay of weights other than biases and norms.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this 2-norm; 0 for no clipping.
+    pub max_grad_norm: f64,
+    /// Tokens a row is cut to; `None` for the model's own limit, at most 512.
+    pub max_length: Option<u32>,
+    /// Number format of the arithmetic.
+    pub precision: Precision,
+    /// Share of the target spread over all classes.
+    pub label_smoothing: f64,
+    /// Weight of each class in the loss.
+    pub class_weights: Option<ClassWeights>,
+    /// Dropout of hidden layers, attention and head; `None` keeps the checkpoint's configuration.
+    pub dropout: Option<f64>,
+    /// Parts that are not trained.
+    pub freeze: Freeze,
+    /// Factor of the learning rate for each layer further from the head; 1 for the same everywhere.
+    pub layer_decay: f64,
+    /// Steps between points of the training curve; `None` for 1, or more where that gives over 2,000 points.
+    pub log_every: Option<u64>,
+    /// When the validation rows are evaluated.
+    pub eval_every: Every,
+    /// When a checkpoint is written beside those at evaluations and after ten minutes.
+    pub checkpoint_every: Option<u64>,
+    /// Metric that chooses the best checkpoint; `None` for the validation loss.
+    pub best_metric: Option<String>,
+    /// Ends the job when the metric stays without improvement.
+    pub early_stopping: Option<EarlyStopping>,
+    /// Newest checkpoints kept beside the best one.
+    pub keep_checkpoints: u32,
+    /// Bit-equal repeats on a GPU, at a cost; a CPU is always so.
+    pub deterministic: bool,
+}
+
+impl Default for Training {
+    fn default() -> Self {
+        Training {
+            epochs: 3.0,
+            max_steps: None,
+            batch_size: 32,
+            eval_batch_size: None,
+            gradient_accumulation_steps: 1,
+            learning_rate: 5e-5,
+            optimizer: Optimizer::default(),
+            lr_scheduler: Schedule::default(),
+            weight_decay: 0.01,
+            max_grad_norm: 1.0,
+            max_length: None,
+            precision: Precision::Fp32,
+            label_smoothing: 0.0,
+            class_weights: None,
+            dropout: None,
+            freeze: Freeze::default(),
+            layer_decay: 1.0,
+            log_every: None,
+            eval_every: Every::Epochs(1.0),
+            checkpoint_every: None,
+            best_metric: None,
+            early_stopping: None,
+            keep_checkpoints: 2,
+            deterministic: false,
+        }
+    }
+}
+
+/// Number format of the arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    Fp32,
+}
+
+/// An interval, counted in steps or in epochs: `{"steps": 100}` or `{"epochs": 0.5}`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Every {
+    /// Optimizer steps.
+    Steps(u64),
+    /// Epochs, or a part of one.
+    Epochs(f64),
+}
+
+/// When to stop before the last step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EarlyStopping {
+    /// Metric watched; `None` for `best_metric`.
+    #[serde(default)]
+    pub metric: Option<String>,
+    /// Evaluations without improvement before the end.
+    pub patience: u32,
+    /// Smallest change that counts as improvement.
+    #[serde(default)]
+    pub min_delta: f64,
+}
+
+/// Weights of classes in the loss.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ClassWeights {
+    /// `"balanced"`: rows / (classes × rows of the class), as scikit-learn has it.
+    Named(Balanced),
+    /// Class name → weight; a class left out has weight 1.
+    ByName(BTreeMap<String, f64>),
+}
+
+/// The one named rule for class weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Balanced {
+    /// rows / (classes × rows of the class).
+    Balanced,
+}
+
+/// Parts of the model that keep their weights.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Freeze {
+    /// Word, position and type embeddings.
+    pub embeddings: bool,
+    /// The first layers of the encoder.
+    pub first_layers: u32,
+    /// Everything but the head.
+    pub except_head: bool,
+    /// A regular expression over parameter names.
+    pub pattern: Option<String>,
+}

@@ -1,0 +1,2 @@
+//! Luthier.
+fn main() {}
