@@ -1,0 +1,27 @@
+//! What people bring, read without torch.
+//!
+//! The server uses these readers to explain an upload, the trainer to read it: one reader for both, so that a file that
+//! was accepted is a file that can be trained on. Everything here is synchronous and touches only the files it is given.
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | what is in this table? | [`inspect::inspect`] |
+//! | which column is the text, which the label? | [`inspect::guess_columns`] |
+//! | can it be trained on, and what are its classes? | [`dataset::check_classification`] |
+//! | its rows | [`dataset::read_classification`] |
+//! | what is in this checkpoint folder? | [`checkpoint::inspect_checkpoint`] |
+//! | its tensors | [`checkpoint::Weights`] |
+//! | its tokenizer | [`tokenizer::Tokenizer`] |
+//! | an uploaded archive, as a folder | [`archive::unpack`] |
+//!
+//! Whatever is wrong is a [`Problem`]: what, where, and what to do about it.
+
+pub mod archive;
+pub mod checkpoint;
+pub mod dataset;
+pub mod inspect;
+pub mod problem;
+pub mod table;
+pub mod tokenizer;
+
+pub use problem::{LineRange, Problem, ProblemKind, Problems};
