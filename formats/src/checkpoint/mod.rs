@@ -1,1 +1,84 @@
-//! x
+//! Hugging Face checkpoint folders: what is in them, and their tensors.
+//!
+//! A folder has `config.json`, weights in safetensors (one file, or shards with an index) and `tokenizer.json`. Which
+//! weights are used follows transformers: `model.safetensors` before `model.safetensors.index.json`; nothing is merged.
+//! Pickled weights are never opened.
+
+mod config;
+mod encoder;
+mod folder;
+mod safetensors;
+mod weights;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use ::safetensors::Dtype;
+pub use config::{Config, SUPPORTED_MODEL_TYPES};
+pub(crate) use folder::read_text;
+pub use folder::{inspect_checkpoint, read_json};
+pub use safetensors::{Header, TensorInfo};
+pub use weights::{Tensor, Weights};
+
+use crate::problem::{Problem, Problems};
+
+/// What a checkpoint folder holds, and what stands in the way of using it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// `model_type` of the configuration, such as `bert`.
+    pub model_type: Option<String>,
+    /// `architectures` of the configuration, such as `BertForSequenceClassification`.
+    pub architectures: Vec<String>,
+    /// Sizes from the configuration by their transformers name (BERT's, also for DistilBERT): `hidden_size`,
+    /// `num_hidden_layers`, `num_attention_heads`, `intermediate_size`, `vocab_size`, `max_position_embeddings`.
+    pub sizes: BTreeMap<String, u64>,
+    /// Names of the classes, by number, where the checkpoint has a classification head.
+    pub labels: Vec<String>,
+    /// `problem_type` of the configuration.
+    pub problem_type: Option<String>,
+    /// Elements of all tensors.
+    pub parameters: u64,
+    /// How many tensors.
+    pub tensors: u64,
+    /// The type of most elements, in safetensors' words, such as `F32`.
+    pub dtype: Option<String>,
+    /// Bytes of the weights that are used.
+    pub weight_bytes: u64,
+    /// The weight files that are used.
+    pub weights: Vec<String>,
+    /// Weight files that are there and not used.
+    pub unused_weights: Vec<String>,
+    /// The tokenizer, where one can be used.
+    pub tokenizer: Option<TokenizerInfo>,
+    /// Whatever else is in the folder.
+    pub other_files: Vec<String>,
+    /// What has to be mended before it can be trained.
+    pub problems: Problems,
+    /// What is no error and yet worth a look.
+    pub notices: Vec<String>,
+}
+
+/// What a tokenizer says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenizerInfo {
+    /// `tokenizer_class`, where it is given.
+    pub class: Option<String>,
+    /// One more than the greatest token id.
+    pub vocab_size: u64,
+    /// The longest input it was made for, where it says so.
+    pub model_max_length: Option<u64>,
+    /// The padding token.
+    pub pad_token: Option<String>,
+}
+
+impl CheckpointInfo {
+    /// Whether nothing stands in the way of training.
+    pub fn is_usable(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    fn add(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+}

@@ -40,6 +40,7 @@ pub enum ProblemType {
 
 /// Role → column name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Columns {
     /// The text, or the first of a pair.
     pub text: String,

@@ -1,0 +1,165 @@
+//! `config.json`, in transformers' names.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::problem::{Problem, ProblemKind};
+
+/// Model types that there is an implementation for.
+pub const SUPPORTED_MODEL_TYPES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "distilbert"];
+
+/// What of a `config.json` matters before a model is built. Unknown fields are ignored.
+///
+/// DistilBERT's own names of the sizes are read into BERT's.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "Written")]
+pub struct Config {
+    /// Which implementation, such as `bert`.
+    pub model_type: Option<String>,
+    /// The classes it was saved from.
+    pub architectures: Vec<String>,
+    /// Width of the hidden states.
+    pub hidden_size: Option<u64>,
+    /// How many blocks.
+    pub num_hidden_layers: Option<u64>,
+    /// Heads of each attention.
+    pub num_attention_heads: Option<u64>,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: Option<u64>,
+    /// Rows of the word embedding.
+    pub vocab_size: Option<u64>,
+    /// Rows of the position embedding.
+    pub max_position_embeddings: Option<u64>,
+    /// Rows of the segment embedding.
+    pub type_vocab_size: Option<u64>,
+    /// The padding token.
+    pub pad_token_id: Option<u64>,
+    /// Class names by number, the number as text.
+    pub id2label: BTreeMap<String, String>,
+    /// What a label is.
+    pub problem_type: Option<String>,
+    /// Type of the saved tensors, such as `float32`.
+    pub dtype: Option<String>,
+    /// Whether the checkpoint wants classes of its own to be run.
+    pub has_own_code: bool,
+    /// Whether the tensors are quantized.
+    pub is_quantized: bool,
+}
+
+/// `config.json` as it may be written: sizes under either name, the type of the tensors under its name of transformers 4
+/// (`torch_dtype`), of 5 (`dtype`), or both.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Written {
+    model_type: Option<String>,
+    architectures: Option<Vec<String>>,
+    hidden_size: Option<u64>,
+    dim: Option<u64>,
+    num_hidden_layers: Option<u64>,
+    n_layers: Option<u64>,
+    num_attention_heads: Option<u64>,
+    n_heads: Option<u64>,
+    intermediate_size: Option<u64>,
+    hidden_dim: Option<u64>,
+    vocab_size: Option<u64>,
+    max_position_embeddings: Option<u64>,
+    type_vocab_size: Option<u64>,
+    pad_token_id: Option<u64>,
+    id2label: Option<BTreeMap<String, Value>>,
+    problem_type: Option<String>,
+    dtype: Option<Value>,
+    torch_dtype: Option<Value>,
+    auto_map: Option<Value>,
+    quantization_config: Option<Value>,
+}
+
+impl From<Written> for Config {
+    fn from(written: Written) -> Self {
+        let text = |value: Value| match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        };
+        let labels = written.id2label.unwrap_or_default();
+        Self {
+            model_type: written.model_type,
+            architectures: written.architectures.unwrap_or_default(),
+            hidden_size: written.hidden_size.or(written.dim),
+            num_hidden_layers: written.num_hidden_layers.or(written.n_layers),
+            num_attention_heads: written.num_attention_heads.or(written.n_heads),
+            intermediate_size: written.intermediate_size.or(written.hidden_dim),
+            vocab_size: written.vocab_size,
+            max_position_embeddings: written.max_position_embeddings,
+            type_vocab_size: written.type_vocab_size,
+            pad_token_id: written.pad_token_id,
+            id2label: labels
+                .into_iter()
+                .map(|(id, name)| (id, text(name)))
+                .collect(),
+            problem_type: written.problem_type,
+            dtype: written.dtype.or(written.torch_dtype).map(text),
+            has_own_code: written.auto_map.is_some(),
+            is_quantized: written.quantization_config.is_some(),
+        }
+    }
+}
+
+impl Config {
+    /// Sizes by name, as far as they are given.
+    pub fn sizes(&self) -> BTreeMap<String, u64> {
+        let sizes = [
+            ("hidden_size", self.hidden_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("vocab_size", self.vocab_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+        ];
+        sizes
+            .into_iter()
+            .filter_map(|(name, size)| Some((name.to_owned(), size?)))
+            .collect()
+    }
+
+    /// Class names in the order of their numbers; empty where numbers are missing or doubled.
+    pub fn labels(&self) -> Vec<String> {
+        let map = &self.id2label;
+        (0..map.len())
+            .map(|id| map.get(&id.to_string()).cloned())
+            .collect::<Option<_>>()
+            .unwrap_or_default()
+    }
+
+    /// Whether it was saved with a head that tells classes apart.
+    pub fn is_classifier(&self) -> bool {
+        self.architectures
+            .iter()
+            .any(|name| name.ends_with("ForSequenceClassification"))
+    }
+
+    /// The model type, if there is an implementation for it.
+    ///
+    /// # Errors
+    /// [`ProblemKind::Config`] where none is given, [`ProblemKind::UnsupportedModel`] with the list of those that there are.
+    pub fn supported_model_type(&self) -> Result<&str, Problem> {
+        let supported = format!("supported are {}", SUPPORTED_MODEL_TYPES.join(", "));
+        let problem = |kind, message: String| {
+            Err(Problem::new(kind, "config.json", message)
+                .in_column("model_type")
+                .hint(supported.clone()))
+        };
+        match self.model_type.as_deref() {
+            None => problem(
+                ProblemKind::Config,
+                "the model type is not given".to_owned(),
+            ),
+            Some(name) if SUPPORTED_MODEL_TYPES.contains(&name) => Ok(name),
+            Some(name) => problem(
+                ProblemKind::UnsupportedModel,
+                format!("the model type `{name}` is not supported"),
+            ),
+        }
+    }
+}
