@@ -11,6 +11,7 @@ pub use optimizer::{Optimizer, Schedule, ScheduleName};
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, Precision, Training};
 pub use validate::SpecError;
 
+pub use formats::dataset::{Columns, ProblemType};
 use serde::{Deserialize, Serialize};
 
 /// A fine-tune, ready to run.
@@ -61,33 +62,6 @@ impl Task {
             Task::TextClassification => "text-classification",
         }
     }
-}
-
-/// What a label is; the values are those of transformers' `config.problem_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ProblemType {
-    /// Exactly one class a row; cross-entropy.
-    #[serde(rename = "single_label_classification", alias = "single_label")]
-    SingleLabel,
-    /// Any number of classes a row; binary cross-entropy on each.
-    #[serde(rename = "multi_label_classification", alias = "multi_label")]
-    MultiLabel,
-    /// A number a row; mean squared error.
-    #[serde(rename = "regression")]
-    Regression,
-}
-
-/// Role → column name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Columns {
-    /// The text, or the first of a pair.
-    pub text: String,
-    /// The second text of a pair.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text_pair: Option<String>,
-    /// The class, the list of classes or the number to learn.
-    pub label: String,
 }
 
 /// Files under `DIR/data`.
