@@ -1,2 +1,58 @@
-//! Luthier.
-fn main() {}
+//! `luthier-trainer`: runs fine-tunes, by hand or for a server.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use luthier_trainer::{agent, device, job, predict};
+use tracing_subscriber::EnvFilter;
+
+/// Fine-tunes models with libtorch.
+#[derive(Parser)]
+#[command(name = "luthier-trainer", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the job in a directory to its end, or go on where it was.
+    Job(job::JobArgs),
+    /// Take jobs from a server's queue.
+    Agent(agent::AgentArgs),
+    /// Answer requests on stdin with a finished model.
+    Predict(predict::PredictArgs),
+    /// Print what this machine can compute with, as JSON.
+    Devices,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Job(args) => job::run(&args),
+        Command::Agent(args) => agent::run_blocking(args),
+        Command::Predict(args) => predict::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Devices => {
+            println!("{}", serde_json::to_string(&device::report()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

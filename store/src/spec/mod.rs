@@ -4,10 +4,13 @@
 //! file run again does the same work. Names follow transformers' `TrainingArguments` and `torch.optim`.
 
 mod optimizer;
+mod reader;
+pub mod request;
 mod training;
 mod validate;
 
 pub use optimizer::{Optimizer, Schedule, ScheduleName};
+pub use reader::Reader;
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, Precision, Training};
 pub use validate::SpecError;
 
@@ -94,12 +97,7 @@ pub struct Split {
 
 impl Default for Split {
     fn default() -> Self {
-        Split {
-            fraction: 0.1,
-            test_fraction: 0.0,
-            seed: 0,
-            stratify: true,
-        }
+        Split { fraction: 0.1, test_fraction: 0.0, seed: 0, stratify: true }
     }
 }
 
@@ -130,10 +128,6 @@ pub struct Resources {
 
 impl Default for Resources {
     fn default() -> Self {
-        Resources {
-            device: Device::Auto,
-            devices: 1,
-            threads: 0,
-        }
+        Resources { device: Device::Auto, devices: 1, threads: 0 }
     }
 }

@@ -1,0 +1,118 @@
+//! Why a job ended before its end: whose fault it is decides whether it is tried again.
+
+use serde::{Deserialize, Serialize};
+
+/// Whose fault a failure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Data, checkpoint or settings: trying again would end the same way.
+    User,
+    /// Ours, or the machine's: trying again may help.
+    Internal,
+}
+
+/// A failure with a message for the person who started the job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Failure {
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// A stable name, in snake case.
+    pub code: String,
+    /// What is wrong, where, and what to do.
+    pub message: String,
+    /// The field of the specification that it belongs to.
+    pub param: Option<String>,
+}
+
+impl Failure {
+    /// The user's fault: final.
+    pub fn user(code: &str, message: impl Into<String>) -> Self {
+        Failure { fault: Fault::User, code: code.into(), message: message.into(), param: None }
+    }
+
+    /// Ours: the job may be tried again.
+    pub fn internal(code: &str, message: impl Into<String>) -> Self {
+        Failure { fault: Fault::Internal, code: code.into(), message: message.into(), param: None }
+    }
+
+    /// Names the field at fault.
+    pub fn at(mut self, param: &str) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// The failure behind an error: the one that was raised, or an internal one with the whole chain as its message.
+    pub fn of(error: &anyhow::Error) -> Self {
+        if let Some(failure) = error.downcast_ref::<Failure>() {
+            return failure.clone();
+        }
+        if let Some(problem) = error.downcast_ref::<formats::Problem>() {
+            return problem.into();
+        }
+        if let Some(problems) = error.downcast_ref::<formats::Problems>() {
+            return problems.into();
+        }
+        Failure::internal("internal_error", format!("{error:#}"))
+    }
+
+    /// The failure that a panic's payload tells of.
+    ///
+    /// libtorch's errors arrive as panics of tch's plain operations; running out of memory is told from the rest.
+    pub fn of_panic(payload: &(dyn std::any::Any + Send)) -> Self {
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("the reason is unknown");
+        // libtorch appends its C++ stack after the first lines.
+        let text = text.split("\nException raised from").next().unwrap_or(text).trim();
+        if text.contains("out of memory") || text.contains("can't allocate memory") {
+            return Failure::user(
+                "out_of_memory",
+                format!(
+                    "Memory ran out: {text}. Take a smaller batch_size with more gradient_accumulation_steps, or a \
+                     smaller max_length."
+                ),
+            )
+            .at("batch_size");
+        }
+        Failure::internal("panic", format!("The training stopped on an error inside: {text}"))
+    }
+}
+
+impl From<&formats::Problem> for Failure {
+    fn from(problem: &formats::Problem) -> Self {
+        Failure::user(&code_of(problem.kind), problem.to_string())
+    }
+}
+
+impl From<&formats::Problems> for Failure {
+    fn from(problems: &formats::Problems) -> Self {
+        let code = problems.listed.first().map_or("invalid_data".into(), |first| code_of(first.kind));
+        Failure::user(&code, problems.to_string())
+    }
+}
+
+/// The stable name that a kind of problem is serialized as.
+fn code_of(kind: formats::ProblemKind) -> String {
+    serde_json::to_value(kind).ok().and_then(|name| Some(name.as_str()?.to_string())).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_out_of_memory_is_not_tried_again() {
+        let failure = Failure::of_panic(&"DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes");
+        assert_eq!((failure.fault, failure.code.as_str()), (Fault::User, "out_of_memory"));
+    }
+
+    #[test]
+    fn the_stack_of_libtorch_is_not_shown() {
+        let failure = Failure::of_panic(&"shape mismatch\nException raised from here\nframe #0".to_string());
+        assert_eq!(failure.message, "The training stopped on an error inside: shape mismatch");
+    }
+}

@@ -1,0 +1,49 @@
+//! What the model says of rows, without gradients.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::setup::Session;
+use crate::data::{Row, Split, collate};
+use crate::metrics::Metrics;
+use crate::nn::Context;
+use crate::tasks::text_classification::Predictions;
+
+/// Metrics of a split, and the predictions behind them.
+pub struct Evaluation {
+    /// All metrics.
+    pub metrics: Metrics,
+    /// Logits and losses, row by row.
+    pub predictions: Predictions,
+}
+
+/// Evaluates a split. Rows are taken in order of length, so that little is padded; the result is in the split's order.
+pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
+    let training = &session.spec.training;
+    let size = training.eval_batch_size.unwrap_or(training.batch_size) as usize;
+    let mut order: Vec<usize> = (0..split.rows.len()).collect();
+    order.sort_by_key(|&row| (split.rows[row].ids.len(), row));
+    let outputs = session.objective.labels.len();
+    let mut predictions =
+        Predictions { logits: vec![0.0; order.len() * outputs], losses: vec![0.0; order.len()] };
+    let _guard = tch::no_grad_guard();
+    for rows in order.chunks(size) {
+        let own: Vec<&Row> = rows.iter().map(|&row| &split.rows[row]).collect();
+        let batch = collate(&own, session.padding, session.device);
+        let context = Context::evaluation();
+        let logits = session.model.classify(&session.model.encode(&batch.inputs, &context), &context);
+        let losses = session.objective.row_losses(&logits, &split.targets, rows);
+        let (logits, losses) = (floats(&logits)?, floats(&losses)?);
+        for (at, &row) in rows.iter().enumerate() {
+            predictions.logits[row * outputs..][..outputs].copy_from_slice(&logits[at * outputs..][..outputs]);
+            predictions.losses[row] = f64::from(losses[at]);
+        }
+    }
+    let metrics = session.objective.metrics(&split.targets, &predictions)?;
+    Ok(Evaluation { metrics, predictions })
+}
+
+/// All numbers of a tensor, row by row.
+pub fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(Vec::try_from(tensor.to_kind(Kind::Float).contiguous().view(-1))?)
+}

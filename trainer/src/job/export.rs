@@ -1,0 +1,112 @@
+//! The model as transformers saves it: weights, configuration, tokenizer files, and a card that tells where it is from.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+use store::spec::ProblemType;
+use tch::Tensor;
+
+use super::checkpoint::{sync_folder, write_synced};
+use crate::failure::Failure;
+use crate::tensors;
+
+/// Files of a checkpoint that belong to its tokenizer and are carried over byte by byte.
+const TOKENIZER_FILES: [&str; 10] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "chat_template.jinja",
+];
+
+/// What is needed to write a model folder at any step.
+pub struct ModelFiles {
+    /// Parameters by transformers' names; they share their storage with the model in training.
+    pub params: Vec<(String, Tensor)>,
+    config: Value,
+    base: PathBuf,
+}
+
+impl ModelFiles {
+    /// A classifier tuned from the checkpoint in `base`, whose `config.json` is `config`.
+    pub fn new(
+        params: Vec<(String, Tensor)>,
+        config: &Value,
+        base: &Path,
+        problem: ProblemType,
+        labels: &[String],
+    ) -> Result<Self> {
+        Ok(ModelFiles { params, config: tuned_config(config, problem, labels)?, base: base.to_path_buf() })
+    }
+
+    /// Writes weights, configuration and tokenizer into a folder that exists.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        tensors::save(&folder.join("model.safetensors"), &self.params)?;
+        write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(&self.config)?)?;
+        for name in TOKENIZER_FILES {
+            let from = self.base.join(name);
+            if from.exists() {
+                let to = folder.join(name);
+                std::fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+                std::fs::File::open(to)?.sync_all()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The base checkpoint's licence, where it states one, goes with what is derived from it.
+    pub fn write_licence(&self, folder: &Path) -> Result<()> {
+        for name in ["LICENSE", "LICENSE.txt", "LICENSE.md"] {
+            if self.base.join(name).exists() {
+                std::fs::copy(self.base.join(name), folder.join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The base model's configuration, with the head that was tuned.
+fn tuned_config(base: &Value, problem: ProblemType, labels: &[String]) -> Result<Value> {
+    let model_type = base["model_type"].as_str().unwrap_or_default();
+    let class = match model_type {
+        "bert" => "BertForSequenceClassification",
+        "roberta" => "RobertaForSequenceClassification",
+        "xlm-roberta" => "XLMRobertaForSequenceClassification",
+        "distilbert" => "DistilBertForSequenceClassification",
+        other => return Err(Failure::internal("internal_error", format!("no class name for {other}")).into()),
+    };
+    let mut config: Map<String, Value> = base.as_object().cloned().unwrap_or_default();
+    let ids = |(id, name): (usize, &String)| (id.to_string(), json!(name));
+    let names = |(id, name): (usize, &String)| (name.clone(), json!(id));
+    config.insert("architectures".into(), json!([class]));
+    config.insert("problem_type".into(), serde_json::to_value(problem)?);
+    config.insert("id2label".into(), labels.iter().enumerate().map(ids).collect::<Map<_, _>>().into());
+    config.insert("label2id".into(), labels.iter().enumerate().map(names).collect::<Map<_, _>>().into());
+    config.insert("dtype".into(), "float32".into());
+    for gone in ["torch_dtype", "_name_or_path", "num_labels", "_num_labels"] {
+        config.shift_remove(gone);
+    }
+    Ok(config.into())
+}
+
+/// Makes `out/model` whole in one rename: `fill` writes into a folder beside it.
+pub fn commit_folder(path: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let parent = path.parent().context("a folder has a parent")?;
+    let unfinished = parent.join(format!(".{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished)?;
+    }
+    std::fs::create_dir_all(&unfinished)?;
+    fill(&unfinished)?;
+    if path.exists() {
+        std::fs::remove_dir_all(path)?;
+    }
+    std::fs::rename(&unfinished, path)?;
+    sync_folder(parent)
+}

@@ -1,0 +1,280 @@
+//! From a job's directory to everything that the training needs in memory.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use formats::checkpoint::Weights;
+use formats::tokenizer::Tokenizer;
+use serde_json::{Map, Value, json};
+use store::spec::{JobSpec, ProblemType};
+use tch::{Device, Tensor};
+
+use super::checkpoint::{Checkpoints, State};
+use super::events::{Event, Events};
+use super::export::ModelFiles;
+use super::manifest;
+use crate::data::{Data, Order};
+use crate::failure::Failure;
+use crate::metrics::best::{Rule, Tracker};
+use crate::models::{self, TextModel};
+use crate::nn::{LoadReport, Loader};
+use crate::optim::Optimizer;
+use crate::tasks::text_classification::Objective;
+use crate::{device, tensors};
+
+/// The tokens that a row is cut to when neither the settings nor the model say less.
+const DEFAULT_MAX_LENGTH: usize = 512;
+
+/// A job in memory.
+pub struct Session {
+    /// The job's `out` folder.
+    pub out: PathBuf,
+    /// The folder of the base checkpoint.
+    pub base: PathBuf,
+    /// What is to be done.
+    pub spec: JobSpec,
+    /// Where the model lives.
+    pub device: Device,
+    /// Tokenized rows.
+    pub data: Data,
+    /// Labels and loss.
+    pub objective: Objective,
+    /// The model in training.
+    pub model: Box<dyn TextModel>,
+    /// Its parameters, and how they are written.
+    pub files: ModelFiles,
+    /// The update rule with its state.
+    pub optimizer: Optimizer,
+    /// Which rows each step takes.
+    pub order: Order,
+    /// Steps of the whole training.
+    pub total_steps: u64,
+    /// The checkpoints of this job.
+    pub checkpoints: Checkpoints,
+    /// Where the training is.
+    pub state: State,
+    /// What the model card and a repeat need to know.
+    pub manifest: Value,
+    /// Padding of token ids and of type ids.
+    pub padding: (u32, u32),
+    /// When this attempt began to train.
+    pub began: Instant,
+}
+
+/// Reads and checks everything, builds the model, and takes up the newest checkpoint.
+pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
+    let spec = read_spec(dir)?;
+    if spec.resources.threads > 0 {
+        native::runtime::set_threads(spec.resources.threads as usize)?;
+    }
+    let device = device::choose(spec.resources.device)?;
+    announce(events, device)?;
+    native::runtime::set_deterministic(spec.training.deterministic)?;
+
+    let base = dir.join("model");
+    let config = models::read_config(&base)?;
+    models::base_of(config["model_type"].as_str().unwrap_or_default())?;
+    let tokenizer = Tokenizer::load(&base)?;
+    let max_length = max_length(&spec, &config, &tokenizer)?;
+    let data = Data::read(dir, &spec, &tokenizer, max_length, events)?;
+    let objective =
+        Objective::new(data.problem, data.labels.clone(), &spec.training, &data.train.targets, device)?;
+
+    let weights = Weights::open(&base)?;
+    let (model, mut params) = build(&config, &weights, &spec, &data.labels, data.problem, device, events)?;
+    let identity = manifest::identity(dir, &spec)?;
+    let manifest = manifest::manifest(dir, &spec, &identity, device)?;
+    let training = &spec.training;
+    let order = Order::new(
+        data.train.rows.len(),
+        training.batch_size as usize,
+        training.gradient_accumulation_steps as usize,
+        u64::from(spec.seed),
+    );
+    let total_steps = total_steps(&spec, order.steps_per_epoch());
+    let out = dir.join("out");
+    let checkpoints = Checkpoints::open(&out, training.keep_checkpoints as usize)?;
+    let resumed = checkpoints.newest(&identity)?;
+    if let Some(state) = &resumed {
+        restore(&mut params, &checkpoints.path(state.step))?;
+    }
+    let mut optimizer = Optimizer::new(&spec.training, &params, model.as_ref())?;
+    if let Some(state) = &resumed {
+        checkpoints.load_optimizer(state.step, &mut optimizer)?;
+        tell_resume(state, &checkpoints, events)?;
+    }
+    let files = ModelFiles::new(params, &config, &base, data.problem, &data.labels)?;
+    let state = match resumed {
+        Some(state) => state,
+        None => fresh_state(&spec, data.validation.is_some(), identity)?,
+    };
+    Ok(Session {
+        out,
+        base,
+        device,
+        objective,
+        model,
+        files,
+        optimizer,
+        order,
+        total_steps,
+        checkpoints,
+        state,
+        manifest,
+        padding: (tokenizer.pad_id().unwrap_or(0), tokenizer.pad_type_id()),
+        began: Instant::now(),
+        data,
+        spec,
+    })
+}
+
+fn read_spec(dir: &Path) -> Result<JobSpec> {
+    let path = dir.join("spec.json");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::user("no_spec", format!("{} cannot be read: {error}.", path.display())))?;
+    let spec: JobSpec = serde_json::from_str(&text)
+        .map_err(|error| Failure::user("invalid_spec", format!("spec.json: {error}.")))?;
+    spec.validate().map_err(|error| Failure::user("invalid_spec", error.to_string()).at(&error.param))?;
+    Ok(spec)
+}
+
+fn announce(events: &mut Events, device: Device) -> Result<()> {
+    let mut data = Map::new();
+    data.insert("device".into(), device::name(device).into());
+    data.insert("threads".into(), native::runtime::threads()?.into());
+    data.insert("libtorch".into(), native::runtime::libtorch_version()?.loaded.into());
+    data.insert("luthier".into(), env!("CARGO_PKG_VERSION").into());
+    events.phase(0, "loading", data)
+}
+
+/// The shortest of what was asked for, what the model has positions for, and what the tokenizer says.
+fn max_length(spec: &JobSpec, config: &Value, tokenizer: &Tokenizer) -> Result<usize> {
+    let positions = models::max_positions(config).unwrap_or(DEFAULT_MAX_LENGTH);
+    if let Some(asked) = spec.training.max_length {
+        let asked = asked as usize;
+        if asked > positions {
+            return Err(Failure::user(
+                "invalid_max_length",
+                format!("max_length is {asked}, and this model has {positions} positions."),
+            )
+            .at("max_length")
+            .into());
+        }
+        return Ok(asked);
+    }
+    let stated = tokenizer.model_max_length().unwrap_or(DEFAULT_MAX_LENGTH);
+    Ok(positions.min(stated).min(DEFAULT_MAX_LENGTH))
+}
+
+/// Optimizer steps of the whole training.
+fn total_steps(spec: &JobSpec, steps_per_epoch: u64) -> u64 {
+    let by_epochs = (spec.training.epochs * steps_per_epoch as f64).ceil() as u64;
+    spec.training.max_steps.unwrap_or(by_epochs).max(1)
+}
+
+fn build(
+    config: &Value,
+    weights: &Weights,
+    spec: &JobSpec,
+    labels: &[String],
+    problem: ProblemType,
+    device: Device,
+    events: &mut Events,
+) -> Result<(Box<dyn TextModel>, Vec<(String, Tensor)>)> {
+    let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
+    let mut loader = Loader::new(weights, base, u64::from(spec.seed), device);
+    if let Some(rows) = kept_head(config, problem, labels) {
+        events.log(0, "The checkpoint's classification head has the same classes; it is kept, matched by name.")?;
+        loader = loader.keep_head(rows);
+    }
+    let model = models::build(config, &loader, labels.len() as i64, spec.training.dropout)?;
+    let (params, report) = loader.finish()?;
+    tell_load(&report, events)?;
+    Ok((model, params))
+}
+
+/// For each label its row in the checkpoint's head, where that head is a classifier of exactly these labels.
+fn kept_head(config: &Value, problem: ProblemType, labels: &[String]) -> Option<Vec<i64>> {
+    let class = config["architectures"][0].as_str()?;
+    if !class.ends_with("ForSequenceClassification") {
+        return None;
+    }
+    let stated = config.get("problem_type").and_then(Value::as_str);
+    let stated = stated.map(|name| serde_json::from_value::<ProblemType>(name.into()).ok());
+    if stated.is_some_and(|stated| stated != Some(problem)) {
+        return None;
+    }
+    let names = config["id2label"].as_object()?;
+    if names.len() != labels.len() {
+        return None;
+    }
+    labels
+        .iter()
+        .map(|label| names.iter().find(|(_, name)| name.as_str() == Some(label))?.0.parse().ok())
+        .collect()
+}
+
+fn tell_load(report: &LoadReport, events: &mut Events) -> Result<()> {
+    if !report.made.is_empty() {
+        events.log(0, format!("Not in the checkpoint and made anew: {}.", report.made.join(", ")))?;
+    }
+    if !report.dropped.is_empty() {
+        events.log(0, format!("In the checkpoint and not used: {}.", report.dropped.join(", ")))?;
+    }
+    Ok(())
+}
+
+/// Puts the weights of a checkpoint of this job in place of the base model's.
+pub fn restore(params: &mut [(String, Tensor)], checkpoint: &Path) -> Result<()> {
+    let path = checkpoint.join("model.safetensors");
+    let mut saved: std::collections::HashMap<_, _> = tensors::load(&path)?.into_iter().collect();
+    tch::no_grad(|| {
+        for (name, param) in params {
+            let value = saved.remove(name).with_context(|| format!("{name} is not in {}", path.display()))?;
+            param.f_copy_(&value)?;
+        }
+        Ok(())
+    })
+}
+
+fn tell_resume(state: &State, checkpoints: &Checkpoints, events: &mut Events) -> Result<()> {
+    let step = state.step;
+    let message = format!("Going on from the checkpoint of step {step}.");
+    let data = json!({"from_step": step});
+    events.emit(Event { kind: "resume", step, message, data, ..Event::default() })?;
+    if !events.has_told(step) {
+        // Killed between the commit and its event: without it the agent would never know of this checkpoint.
+        super::train::tell_checkpoint(state, &checkpoints.path(step), events)?;
+    }
+    Ok(())
+}
+
+fn fresh_state(spec: &JobSpec, validated: bool, identity: String) -> Result<State> {
+    let training = &spec.training;
+    let metric = training.best_metric.clone().unwrap_or_else(|| "loss".into());
+    let (metric, early) = match &training.early_stopping {
+        Some(early) => (early.metric.clone().unwrap_or(metric), Some(early)),
+        None => (metric, None),
+    };
+    if early.is_some() && !validated {
+        return Err(Failure::user("invalid_spec", "early_stopping needs validation rows.")
+            .at("early_stopping")
+            .into());
+    }
+    let mut rule = Rule::by(&metric)
+        .map_err(|error| Failure::user("invalid_spec", error.to_string()).at("best_metric"))?;
+    if let Some(early) = early {
+        rule = rule.stopping_after(early.patience, early.min_delta);
+    }
+    Ok(State {
+        step: 0,
+        tracker: Tracker::new(rule),
+        stop: false,
+        samples: 0,
+        tokens: 0,
+        seconds: 0.0,
+        log_history: Vec::new(),
+        identity,
+    })
+}

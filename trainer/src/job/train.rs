@@ -1,0 +1,318 @@
+//! The training loop: it moves the weights, and says what happens only through events.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use store::spec::Every;
+use tch::{Device, Kind, Tensor};
+
+use super::checkpoint::State;
+use super::control::{Asked, Control};
+use super::evaluate::{self, Evaluation};
+use super::events::{Event, Events};
+use super::setup::Session;
+use crate::data::{Row, collate};
+use crate::failure::Failure;
+use crate::nn::{Context, Draw};
+
+/// A checkpoint is written at the latest this long after the one before.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Points of the training curve, at most, when nothing else is asked for.
+const CURVE_POINTS: u64 = 2000;
+
+/// Why the loop ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// All steps were made, or early stopping asked for the end.
+    Done,
+    /// Someone asked.
+    Asked(Asked),
+}
+
+/// Trains from where the session stands to the end. `step` follows along for whoever reports a failure.
+pub fn train(session: &mut Session, events: &mut Events, control: &Control, step: &mut u64) -> Result<End> {
+    *step = session.state.step;
+    session.began = Instant::now();
+    events.phase(*step, "training", serde_json::Map::new())?;
+    let every = session.spec.training.log_every.unwrap_or(session.total_steps.div_ceil(CURVE_POINTS)).max(1);
+    let mut window = Window::new();
+    let mut last_checkpoint = Instant::now();
+    while session.state.step < session.total_steps && !session.state.stop {
+        let made = one_step(session, &mut window)?;
+        session.state.step += 1;
+        *step = session.state.step;
+        if step.is_multiple_of(every) || *step == session.total_steps {
+            tell_step(session, &made, &mut window, events)?;
+        }
+        let evaluated = evaluation_due(session, *step);
+        if evaluated {
+            validate(session, events)?;
+        }
+        let asked = control.asked();
+        if evaluated || asked == Some(Asked::Pause) || checkpoint_due(session, last_checkpoint) {
+            save_checkpoint(session, events)?;
+            last_checkpoint = Instant::now();
+        }
+        if evaluated {
+            window = Window::new();
+        }
+        if let Some(asked) = asked.filter(|_| *step < session.total_steps) {
+            return Ok(End::Asked(asked));
+        }
+    }
+    Ok(End::Done)
+}
+
+/// What a step gave.
+struct Step {
+    loss: f64,
+    grad_norm: f64,
+    learning_rate: f64,
+}
+
+/// Gradients of every micro-batch, one update.
+fn one_step(session: &mut Session, window: &mut Window) -> Result<Step> {
+    let step = session.state.step;
+    let batches = session.order.step(step);
+    let all: Vec<usize> = batches.iter().flatten().copied().collect();
+    let weight = session.objective.weight(&session.data.train.targets, &all);
+    let mut loss = Tensor::zeros([], (Kind::Float, session.device));
+    session.optimizer.zero_grad()?;
+    for rows in &batches {
+        let own: Vec<&Row> = rows.iter().map(|&row| &session.data.train.rows[row]).collect();
+        let batch = collate(&own, session.padding, session.device);
+        let draw = Draw { seed: u64::from(session.spec.seed), step, examples: &batch.examples };
+        let context = Context { draw: Some(draw) };
+        let states = session.model.encode(&batch.inputs, &context);
+        let logits = session.model.classify(&states, &context);
+        let losses = session.objective.row_losses(&logits, &session.data.train.targets, rows);
+        let share = losses.sum(Kind::Float) / weight;
+        share.f_backward()?;
+        loss += share.detach();
+        window.count(rows.len() as u64, batch.tokens);
+        session.state.samples += rows.len() as u64;
+        session.state.tokens += batch.tokens;
+    }
+    let grad_norm = session.optimizer.clip_grad_norm(session.spec.training.max_grad_norm)?;
+    let learning_rate = session.optimizer.learning_rate(step, session.total_steps);
+    let made = Step { loss: f64::try_from(&loss)?, grad_norm: f64::try_from(&grad_norm)?, learning_rate };
+    refuse_non_finite(session, &made, &all)?;
+    session.optimizer.step(learning_rate)?;
+    Ok(made)
+}
+
+/// Stops before the update that would ruin the weights.
+fn refuse_non_finite(session: &Session, made: &Step, rows: &[usize]) -> Result<()> {
+    let what = match (made.loss.is_finite(), made.grad_norm.is_finite()) {
+        (true, true) => return Ok(()),
+        (false, _) => format!("The loss is {}", made.loss),
+        _ => format!("The gradient's norm is {}", made.grad_norm),
+    };
+    let shown: Vec<String> =
+        rows.iter().take(8).map(|&row| session.data.train.rows[row].number.to_string()).collect();
+    Err(Failure::user(
+        "loss_not_finite",
+        format!(
+            "{what} at step {}, with a learning rate of {:.3e}. The weights were left as they were before it. Try a \
+             lower learning_rate, a longer warm-up or max_grad_norm 1, and look at the rows of this step (counted \
+             from 0: {}{}).",
+            session.state.step + 1,
+            made.learning_rate,
+            shown.join(", "),
+            if rows.len() > shown.len() { ", …" } else { "" },
+        ),
+    )
+    .at("learning_rate")
+    .into())
+}
+
+/// Rows, tokens and time since the last point of the curve.
+struct Window {
+    began: Instant,
+    steps: u64,
+    samples: u64,
+    tokens: u64,
+    batches: u64,
+}
+
+impl Window {
+    fn new() -> Self {
+        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, batches: 0 }
+    }
+
+    fn count(&mut self, samples: u64, tokens: u64) {
+        self.samples += samples;
+        self.tokens += tokens;
+        self.batches += 1;
+    }
+}
+
+fn epoch_of(session: &Session, step: u64) -> f64 {
+    step as f64 / session.order.steps_per_epoch() as f64
+}
+
+fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &mut Events) -> Result<()> {
+    let step = session.state.step;
+    let seconds = window.began.elapsed().as_secs_f64().max(1e-9);
+    let accumulation = u64::from(session.spec.training.gradient_accumulation_steps);
+    window.steps = window.batches.div_ceil(accumulation).max(1);
+    let step_seconds = seconds / window.steps as f64;
+    let epoch = epoch_of(session, step);
+    let values = json!({
+        "loss": made.loss,
+        "learning_rate": made.learning_rate,
+        "grad_norm": made.grad_norm,
+        "epoch": epoch,
+    });
+    let data = json!({
+        "total_steps": session.total_steps,
+        "samples": session.state.samples,
+        "tokens": session.state.tokens,
+        "samples_per_second": window.samples as f64 / seconds,
+        "tokens_per_second": window.tokens as f64 / seconds,
+        "step_seconds": step_seconds,
+        "memory_bytes": native::memory::rss_bytes()?,
+        "eta_seconds": step_seconds * (session.total_steps - step) as f64,
+    });
+    let message = format!("Step {step} of {}: loss {:.4}", session.total_steps, made.loss);
+    tracing::debug!(step, "{message}");
+    let mut logged = values.clone();
+    logged["step"] = step.into();
+    session.state.log_history.push(logged);
+    events.emit(Event { kind: "train", step, message, values, data })?;
+    *window = Window::new();
+    Ok(())
+}
+
+/// Whether the validation rows are looked at after this step; after the last they always are.
+fn evaluation_due(session: &Session, step: u64) -> bool {
+    if session.data.validation.is_none() {
+        return step == session.total_steps;
+    }
+    let due = match session.spec.training.eval_every {
+        Every::Steps(steps) => step.is_multiple_of(steps.max(1)),
+        Every::Epochs(epochs) => {
+            let interval = epochs * session.order.steps_per_epoch() as f64;
+            let nearest = (step as f64 / interval).round();
+            nearest >= 1.0 && (nearest * interval).round() as u64 == step
+        }
+    };
+    due || step == session.total_steps
+}
+
+fn checkpoint_due(session: &Session, last: Instant) -> bool {
+    let by_steps = session.spec.training.checkpoint_every.is_some_and(|n| session.state.step.is_multiple_of(n.max(1)));
+    by_steps || last.elapsed() >= CHECKPOINT_INTERVAL
+}
+
+/// Evaluates the validation rows, and lets the rule for the best checkpoint see the result.
+fn validate(session: &mut Session, events: &mut Events) -> Result<()> {
+    let Some(split) = &session.data.validation else { return Ok(()) };
+    let step = session.state.step;
+    events.phase(step, "evaluating", serde_json::Map::new())?;
+    let began = Instant::now();
+    let evaluation = evaluate::evaluate(session, split)?;
+    let verdict = session.state.tracker.observe(step, &evaluation.metrics.values);
+    session.state.stop = verdict.stop;
+    let epoch = epoch_of(session, step);
+    tell_evaluation(session, "eval", &evaluation, epoch, verdict.best, began.elapsed(), events)?;
+    let shown = session.objective.examples(split, &evaluation.predictions, u64::from(session.spec.seed));
+    events.emit(Event { kind: "examples", step, data: shown, ..Event::default() })?;
+    let mut logged = json!({"step": step, "epoch": epoch});
+    for (name, value) in evaluation.metrics.values.iter() {
+        logged[format!("eval_{name}")] = json!(value);
+    }
+    session.state.log_history.push(logged);
+    if verdict.stop && step < session.total_steps {
+        let rule = session.state.tracker.rule();
+        let best = session.state.tracker.best().map_or(step, |best| best.step);
+        events.log(
+            step,
+            format!(
+                "Stopping early: {} has not improved in {} evaluations; the best is that of step {best}.",
+                rule.metric,
+                session.state.tracker.without_improvement()
+            ),
+        )?;
+    }
+    events.phase(step, "training", serde_json::Map::new())
+}
+
+/// Writes an `eval` or `test` event.
+pub fn tell_evaluation(
+    session: &Session,
+    kind: &str,
+    evaluation: &Evaluation,
+    epoch: f64,
+    best: bool,
+    took: Duration,
+    events: &mut Events,
+) -> Result<()> {
+    let metrics = &evaluation.metrics;
+    let mut values = serde_json::Map::new();
+    for (name, value) in metrics.values.iter() {
+        values.insert(name.to_string(), json!(value));
+    }
+    let rows = evaluation.predictions.losses.len();
+    let data = json!({
+        "epoch": epoch,
+        "seconds": took.as_secs_f64(),
+        "rows": rows,
+        "labels": session.objective.labels,
+        "per_class": metrics.per_class,
+        "confusion_matrix": metrics.confusion_matrix,
+        "undefined": metrics.undefined,
+        "best": best,
+    });
+    let shown = |name| metrics.get(name).map_or_else(String::new, |value| format!(", {name} {value:.4}"));
+    let message = format!(
+        "{} of {rows} rows{}{}{}",
+        if kind == "test" { "Test" } else { "Validation" },
+        shown("loss"),
+        shown("accuracy"),
+        shown("f1")
+    );
+    events.emit(Event { kind, step: session.state.step, message, values: Value::Object(values), data })
+}
+
+fn save_checkpoint(session: &mut Session, events: &mut Events) -> Result<()> {
+    // What the checkpoint stands for must be on the disk before the checkpoint is.
+    events.sync()?;
+    session.state.seconds += session.began.elapsed().as_secs_f64();
+    session.began = Instant::now();
+    if session.device != Device::Cpu {
+        tch::Cuda::synchronize(0);
+    }
+    let path = session.checkpoints.save(&session.files, &session.optimizer, &session.state)?;
+    tell_checkpoint(&session.state, &path, events)
+}
+
+/// Writes a `checkpoint` event.
+pub fn tell_checkpoint(state: &State, path: &Path, events: &mut Events) -> Result<()> {
+    let step = state.step;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let metrics = state.log_history.iter().rev().find(|logged| logged["step"] == json!(step) && logged.get("eval_loss").is_some());
+    let data = json!({
+        "path": format!("checkpoints/{name}"),
+        "best": state.tracker.best().is_some_and(|best| best.step == step),
+        "metrics": metrics,
+        "bytes": folder_bytes(path)?,
+    });
+    let message = format!("Checkpoint of step {step}");
+    events.emit(Event { kind: "checkpoint", step, message, data, ..Event::default() })
+}
+
+fn folder_bytes(path: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        bytes += match entry.file_type()?.is_dir() {
+            true => folder_bytes(&entry.path())?,
+            false => entry.metadata()?.len(),
+        };
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,17 @@
+//! The trainer: computes jobs with libtorch.
+//!
+//! [`job`] is the blocking part, a function of a directory; [`agent`] takes jobs from the queue and runs each in a
+//! process of its own. Models are in [`models`], tasks in [`tasks`]; both stand on [`nn`], [`data`] and [`optim`].
+
+pub mod agent;
+pub mod data;
+pub mod device;
+pub mod failure;
+pub mod job;
+pub mod metrics;
+pub mod models;
+pub mod nn;
+pub mod optim;
+pub mod predict;
+pub mod tasks;
+pub mod tensors;

@@ -1,0 +1,127 @@
+//! The model families: one file each, in the names of its upstream.
+
+mod bert;
+mod distilbert;
+mod roberta;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use tch::Tensor;
+
+use crate::failure::Failure;
+use crate::nn::{Context, Loader};
+
+/// The inputs of a text model, padded on the right to one length.
+pub struct Inputs {
+    /// Int64 `[b, t]`.
+    pub input_ids: Tensor,
+    /// Int64 `[b, t]`: 1 for a token, 0 for padding.
+    pub attention_mask: Tensor,
+    /// Int64 `[b, t]`: which text of a pair.
+    pub token_type_ids: Tensor,
+}
+
+impl Inputs {
+    /// The attention mask as scores to add, `[b, 1, 1, t]`: 0 for a token, the lowest number for padding.
+    pub fn additive_mask(&self) -> Tensor {
+        let padding = self.attention_mask.eq(0).unsqueeze(1).unsqueeze(1);
+        Tensor::zeros(padding.size(), (tch::Kind::Float, padding.device()))
+            .masked_fill(&padding, f64::from(f32::MIN))
+    }
+}
+
+/// Where a parameter lies between input and output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Embeddings.
+    Embeddings,
+    /// Encoder layer, counted from 0 at the input.
+    Layer(usize),
+    /// Pooler and head.
+    Head,
+}
+
+/// An encoder of text with a sequence-classification head.
+pub trait TextModel {
+    /// Token states `[b, t, d]`.
+    fn encode(&self, inputs: &Inputs, context: &Context) -> Tensor;
+    /// Token states `[b, t, d]` → logits `[b, labels]`.
+    fn classify(&self, states: &Tensor, context: &Context) -> Tensor;
+    /// Number of encoder layers.
+    fn layers(&self) -> usize;
+    /// Where the parameter of this name lies.
+    fn depth(&self, name: &str) -> Depth;
+}
+
+/// What any `config.json` says.
+#[derive(Debug, Deserialize)]
+pub struct Family {
+    /// transformers' name of the architecture.
+    pub model_type: String,
+}
+
+/// The families that can be trained, by `model_type`.
+pub const SUPPORTED: [&str; 4] = ["bert", "roberta", "xlm-roberta", "distilbert"];
+
+/// The prefix below which a family's encoder lives.
+pub fn base_of(model_type: &str) -> Result<&'static str> {
+    match model_type {
+        "bert" => Ok("bert"),
+        "roberta" | "xlm-roberta" => Ok("roberta"),
+        "distilbert" => Ok("distilbert"),
+        other => Err(Failure::user(
+            "unsupported_model",
+            format!("config.json: model_type `{other}` is not supported; supported are {}.", SUPPORTED.join(", ")),
+        )
+        .into()),
+    }
+}
+
+/// Builds the model that `config.json` describes, with a head of `labels` outputs.
+///
+/// `dropout` takes the place of the configured dropout everywhere.
+pub fn build(config: &serde_json::Value, loader: &Loader, labels: i64, dropout: Option<f64>) -> Result<Box<dyn TextModel>> {
+    let family: Family = parse(config)?;
+    Ok(match family.model_type.as_str() {
+        "bert" => Box::new(bert::Bert::new(&loader.root(), parse(config)?, labels, dropout)?),
+        "roberta" | "xlm-roberta" => Box::new(roberta::Roberta::new(&loader.root(), parse(config)?, labels, dropout)?),
+        "distilbert" => Box::new(distilbert::DistilBert::new(&loader.root(), parse(config)?, labels, dropout)?),
+        other => return Err(base_of(other).expect_err("known families are built above")),
+    })
+}
+
+/// Tokens that the model's positions leave room for.
+pub fn max_positions(config: &serde_json::Value) -> Option<usize> {
+    let field = |name| config.get(name).and_then(serde_json::Value::as_u64);
+    let positions = usize::try_from(field("max_position_embeddings")?).ok()?;
+    match config.get("model_type").and_then(serde_json::Value::as_str) {
+        // Positions start after the padding index.
+        Some("roberta" | "xlm-roberta") => {
+            let padding = usize::try_from(field("pad_token_id").unwrap_or(1)).ok()?;
+            positions.checked_sub(padding + 1)
+        }
+        _ => Some(positions),
+    }
+}
+
+/// Reads a checkpoint's `config.json`.
+pub fn read_config(model: &Path) -> Result<serde_json::Value> {
+    let path = model.join("config.json");
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::user("no_config", format!("The checkpoint's config.json cannot be read: {error}.")))?;
+    serde_json::from_str(&text)
+        .map_err(|error| Failure::user("bad_config", format!("config.json is not valid JSON: {error}.")).into())
+}
+
+fn parse<T: serde::de::DeserializeOwned>(config: &serde_json::Value) -> Result<T> {
+    T::deserialize(config)
+        .map_err(|error| Failure::user("bad_config", format!("config.json: {error}.")))
+        .context("reading config.json")
+}
+
+/// The number in `{prefix}{number}.…`.
+fn layer_number(name: &str, prefix: &str) -> Option<usize> {
+    name.strip_prefix(prefix)?.split('.').next()?.parse().ok()
+}

@@ -1,0 +1,90 @@
+//! RoBERTa (Liu et al., 2019) and XLM-RoBERTa (Conneau et al., 2020) as in transformers'
+//! `models/roberta/modeling_roberta.py`: BERT's layers, positions counted from the padding index, another head.
+
+use anyhow::Result;
+use tch::{Kind, Tensor};
+
+use super::bert::{self, Config, Encoder};
+use super::{Depth, Inputs, TextModel};
+use crate::nn::{Context, Dropout, Embedding, LayerNorm, Linear, Path};
+
+struct Embeddings {
+    word_embeddings: Embedding,
+    position_embeddings: Embedding,
+    token_type_embeddings: Embedding,
+    layer_norm: LayerNorm,
+    dropout: Dropout,
+    padding: i64,
+}
+
+impl Embeddings {
+    fn new(path: &Path, config: &Config, padding: i64) -> Self {
+        let (size, std) = (config.hidden_size, config.initializer_range);
+        let table = |name, rows, padding| Embedding::new(&path.sub(name), rows, size, padding, std);
+        Embeddings {
+            word_embeddings: table("word_embeddings", config.vocab_size, Some(padding)),
+            position_embeddings: table("position_embeddings", config.max_position_embeddings, Some(padding)),
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size, None),
+            layer_norm: LayerNorm::new(&path.sub("LayerNorm"), size, config.layer_norm_eps),
+            dropout: Dropout::new(path, config.hidden_dropout_prob),
+            padding,
+        }
+    }
+
+    fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
+        // Tokens are numbered from padding + 1; padding keeps its own index. [b, t]
+        let token = inputs.input_ids.ne(self.padding).to_kind(Kind::Int64);
+        let positions = token.cumsum(1, Kind::Int64) * &token + self.padding;
+        let states = self.word_embeddings.forward(&inputs.input_ids) // [b, t, d]
+            + self.token_type_embeddings.forward(&inputs.token_type_ids)
+            + self.position_embeddings.forward(&positions);
+        self.dropout.forward(self.layer_norm.forward(&states), context)
+    }
+}
+
+/// `RobertaForSequenceClassification` and `XLMRobertaForSequenceClassification`.
+pub(super) struct Roberta {
+    embeddings: Embeddings,
+    encoder: Encoder,
+    dropout: Dropout,
+    dense: Linear,
+    dense_dropout: Dropout,
+    out_proj: Linear,
+}
+
+impl Roberta {
+    pub(super) fn new(root: &Path, config: Config, labels: i64, dropout: Option<f64>) -> Result<Self> {
+        let config = config.checked(dropout)?;
+        let (roberta, head) = (root.sub("roberta"), root.sub("classifier").may_be_new());
+        let (size, std) = (config.hidden_size, config.initializer_range);
+        Ok(Roberta {
+            embeddings: Embeddings::new(&roberta.sub("embeddings"), &config, config.pad_token_id.unwrap_or(1)),
+            encoder: Encoder::new(&roberta.sub("encoder"), &config)?,
+            dropout: Dropout::new(root, config.head_dropout()),
+            dense: Linear::new(&head.sub("dense"), size, size, std),
+            dense_dropout: Dropout::new(root, config.head_dropout()),
+            out_proj: Linear::of_labels(&head.sub("out_proj"), size, labels, std),
+        })
+    }
+}
+
+impl TextModel for Roberta {
+    fn encode(&self, inputs: &Inputs, context: &Context) -> Tensor {
+        let states = self.embeddings.forward(inputs, context);
+        self.encoder.forward(states, &inputs.additive_mask(), context)
+    }
+
+    fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
+        let first = self.dropout.forward(states.select(1, 0), context); // [b, d]
+        let inner = self.dense.forward(&first).tanh();
+        self.out_proj.forward(&self.dense_dropout.forward(inner, context))
+    }
+
+    fn layers(&self) -> usize {
+        self.encoder.len()
+    }
+
+    fn depth(&self, name: &str) -> Depth {
+        bert::depth(name, "roberta")
+    }
+}

@@ -1,0 +1,259 @@
+//! Finds each parameter of a model in a checkpoint, strictly, and reports what was dropped or made anew.
+//!
+//! `tch::nn::VarStore` is not used: it changes dtypes on loading, renames repeated names and ignores what it does not
+//! know. Here a model asks for a parameter by the name that transformers gives it, and everything that does not fit
+//! is collected, so that a wrong checkpoint is explained at once and as a whole.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use anyhow::Result;
+use formats::checkpoint::Weights;
+use tch::{Device, Kind, Tensor};
+
+use crate::failure::Failure;
+use crate::tensors;
+
+/// How a parameter that is not in the checkpoint begins.
+#[derive(Clone, Copy, Debug)]
+pub enum Init {
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// All 0.
+    Zeros,
+    /// All 1.
+    Ones,
+}
+
+/// What became of the checkpoint's tensors.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadReport {
+    /// Parameters that were made anew, by the model's names.
+    pub made: Vec<String>,
+    /// Tensors of the checkpoint that the model has no use for, by the file's names.
+    pub dropped: Vec<String>,
+}
+
+/// A checkpoint, and the parameters taken from it so far.
+pub struct Loader<'a> {
+    weights: &'a Weights,
+    /// Model name → file name.
+    names: BTreeMap<String, String>,
+    base: &'static str,
+    /// For each label, its row in the checkpoint's own head; `None` for a new head.
+    label_rows: Option<Vec<i64>>,
+    seed: u64,
+    device: Device,
+    sites: Cell<u64>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    params: Vec<(String, Tensor)>,
+    taken: BTreeSet<String>,
+    made: Vec<String>,
+    missing: Vec<String>,
+    misshaped: Vec<String>,
+}
+
+impl<'a> Loader<'a> {
+    /// Prepares to load a model whose encoder lives below `base` (`bert`, `roberta`, …).
+    ///
+    /// A checkpoint of the bare encoder has no such prefix; old ones say `gamma` and `beta` in their norms.
+    pub fn new(weights: &'a Weights, base: &'static str, seed: u64, device: Device) -> Self {
+        let prefix = format!("{base}.");
+        let bare = !weights.names().any(|name| name.starts_with(&prefix));
+        let names = weights
+            .names()
+            .map(|name| {
+                let modern = name.replace("LayerNorm.gamma", "LayerNorm.weight");
+                let modern = modern.replace("LayerNorm.beta", "LayerNorm.bias");
+                let full = if bare { format!("{prefix}{modern}") } else { modern };
+                (full, name.to_string())
+            })
+            .collect();
+        Loader {
+            weights,
+            names,
+            base,
+            label_rows: None,
+            seed,
+            device,
+            sites: Cell::new(0),
+            state: RefCell::default(),
+        }
+    }
+
+    /// Keeps the checkpoint's head: label `i` takes row `rows[i]`.
+    pub fn keep_head(mut self, rows: Vec<i64>) -> Self {
+        self.label_rows = Some(rows);
+        self
+    }
+
+    /// The root of the parameter names.
+    pub fn root(&self) -> Path<'_> {
+        Path { loader: self, name: String::new(), may_be_new: false }
+    }
+
+    /// The parameters by name in the order they were asked for, and the report; an error lists all that does not fit.
+    pub fn finish(self) -> Result<(Vec<(String, Tensor)>, LoadReport)> {
+        let state = self.state.into_inner();
+        let (mut dropped, mut surplus) = (Vec::new(), Vec::new());
+        for (full, name) in &self.names {
+            if state.taken.contains(full) {
+                continue;
+            }
+            match is_surplus(full, self.base) {
+                true => surplus.push(name.clone()),
+                false => dropped.push(name.clone()),
+            }
+        }
+        let mut faults = state.misshaped;
+        if !state.missing.is_empty() {
+            faults.push(format!("not in the checkpoint: {}", listed(&state.missing)));
+        }
+        if !surplus.is_empty() {
+            faults.push(format!("in the checkpoint, but not in a model of this config.json: {}", listed(&surplus)));
+        }
+        if !faults.is_empty() {
+            return Err(Failure::user(
+                "checkpoint_mismatch",
+                format!("The weights do not fit config.json: {}.", faults.join("; ")),
+            )
+            .into());
+        }
+        Ok((state.params, LoadReport { made: state.made, dropped }))
+    }
+}
+
+/// Whether an unused tensor lies in the encoder itself, where every tensor must be known.
+fn is_surplus(full: &str, base: &str) -> bool {
+    let Some(inner) = full.strip_prefix(base).and_then(|rest| rest.strip_prefix('.')) else {
+        return false;
+    };
+    let buffer = inner.ends_with("position_ids") || inner.ends_with("embeddings.token_type_ids");
+    let head = ["pooler.", "cls.", "lm_head.", "classifier.", "vocab_", "qa_outputs.", "pre_classifier."];
+    !buffer && !head.iter().any(|start| inner.starts_with(start))
+}
+
+/// The first names of a list, and how many there are more.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let first = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// A place in the tree of parameter names.
+#[derive(Clone)]
+pub struct Path<'a> {
+    loader: &'a Loader<'a>,
+    name: String,
+    may_be_new: bool,
+}
+
+impl<'a> Path<'a> {
+    /// One or more segments further down.
+    pub fn sub(&self, segment: impl Display) -> Path<'a> {
+        Path { name: self.join(segment), ..self.clone() }
+    }
+
+    /// The same place, where parameters that are not in the checkpoint are made anew.
+    pub fn may_be_new(&self) -> Path<'a> {
+        Path { may_be_new: true, ..self.clone() }
+    }
+
+    /// A parameter of the model. What is wrong with it is reported by [`Loader::finish`].
+    pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        let full = self.join(name);
+        let value = match self.loader.names.get(&full) {
+            Some(file_name) => self.loader.read(&full, file_name, shape),
+            None => None,
+        };
+        self.register(full, value, shape, init)
+    }
+
+    /// A parameter of a head with one row a label.
+    pub fn label_param(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        let full = self.join(name);
+        let value = self.loader.label_rows.as_ref().and_then(|rows| {
+            let file_name = self.loader.names.get(&full)?;
+            let all = self.loader.tensor(file_name).ok()?;
+            self.loader.state.borrow_mut().taken.insert(full.clone());
+            Some(all.index_select(0, &Tensor::from_slice(rows)))
+        });
+        self.may_be_new().register(full, value, shape, init)
+    }
+
+    /// A number for each place where something is drawn, by the order in which the model is built.
+    pub fn next_site(&self) -> u64 {
+        let site = self.loader.sites.get();
+        self.loader.sites.set(site + 1);
+        site
+    }
+
+    fn join(&self, segment: impl Display) -> String {
+        if self.name.is_empty() { segment.to_string() } else { format!("{}.{segment}", self.name) }
+    }
+
+    fn register(&self, full: String, value: Option<Tensor>, shape: &[i64], init: Init) -> Tensor {
+        let value = value.unwrap_or_else(|| {
+            let mut state = self.loader.state.borrow_mut();
+            if self.may_be_new {
+                state.made.push(full.clone());
+            } else if !state.taken.contains(&full) {
+                state.missing.push(full.clone());
+            }
+            drop(state);
+            self.loader.make(&full, shape, init)
+        });
+        let param = value.to_device(self.loader.device).to_kind(Kind::Float).set_requires_grad(true);
+        self.loader.state.borrow_mut().params.push((full, param.shallow_clone()));
+        param
+    }
+}
+
+impl Loader<'_> {
+    fn tensor(&self, file_name: &str) -> Result<Tensor> {
+        tensors::of_checkpoint(&self.weights.tensor(file_name)?)
+    }
+
+    /// The file's tensor, or `None` with the trouble noted where its shape is another.
+    fn read(&self, full: &str, file_name: &str, shape: &[i64]) -> Option<Tensor> {
+        let mut state = self.state.borrow_mut();
+        state.taken.insert(full.to_string());
+        let found = match self.tensor(file_name) {
+            Ok(tensor) => tensor,
+            Err(error) => {
+                state.misshaped.push(format!("{file_name}: {error:#}"));
+                return None;
+            }
+        };
+        if found.size() == shape {
+            return Some(found);
+        }
+        state.misshaped.push(format!("{file_name} has shape {:?}, config.json asks for {shape:?}", found.size()));
+        None
+    }
+
+    /// A new parameter, drawn as a function of seed and name.
+    fn make(&self, full: &str, shape: &[i64], init: Init) -> Tensor {
+        let options = (Kind::Float, Device::Cpu);
+        match init {
+            Init::Zeros => Tensor::zeros(shape, options),
+            Init::Ones => Tensor::ones(shape, options),
+            Init::Normal(std) => {
+                // FNV-1a of the name: the order in which parameters are made does not matter.
+                let name = full.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+                });
+                tch::manual_seed(native::key(self.seed, 0, name, 0));
+                Tensor::randn(shape, options) * std
+            }
+        }
+    }
+}

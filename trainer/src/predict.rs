@@ -1,0 +1,185 @@
+//! Answers of a finished model: JSON lines in, JSON lines out, for as long as stdin is open.
+//!
+//! ```text
+//! > {"id": 1, "inputs": ["a text", {"text": "first", "text_pair": "second"}]}
+//! < {"id": 1, "outputs": [{"label": "positive", "score": 0.98, "scores": {"negative": 0.02, "positive": 0.98}}, …]}
+//! ```
+
+use std::io::{BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use formats::checkpoint::Weights;
+use formats::tokenizer::Tokenizer;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use store::spec::{self, ProblemType};
+use tch::Device;
+
+use crate::data::{Row, collate};
+use crate::device;
+use crate::failure::Failure;
+use crate::job::floats;
+use crate::metrics::examples::Answer;
+use crate::models::{self, TextModel};
+use crate::nn::{Context, Loader};
+use crate::tasks::text_classification::scored;
+
+/// Rows that go through the model at once.
+const BATCH: usize = 32;
+
+/// Which model answers.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PredictArgs {
+    /// A finished model's folder.
+    pub model: PathBuf,
+    /// CPU threads; 0 for all cores.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+#[derive(Deserialize)]
+struct Request {
+    #[serde(default)]
+    id: Value,
+    inputs: Vec<Input>,
+}
+
+/// A text, or a pair of texts.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Input {
+    Text(String),
+    Pair {
+        text: String,
+        #[serde(default)]
+        text_pair: Option<String>,
+    },
+}
+
+/// A model ready to answer.
+pub struct Predictor {
+    model: Box<dyn TextModel>,
+    tokenizer: Tokenizer,
+    labels: Vec<String>,
+    problem: ProblemType,
+    max_length: usize,
+    device: Device,
+}
+
+/// Answers requests until stdin closes.
+pub fn run(args: &PredictArgs) -> Result<()> {
+    if args.threads > 0 {
+        native::runtime::set_threads(args.threads)?;
+    }
+    let predictor = Predictor::open(&args.model)?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{}",
+        json!({"ready": true, "task": spec::Task::TextClassification, "device": device::name(predictor.device)})
+    )?;
+    out.flush()?;
+    for line in std::io::stdin().lock().lines() {
+        writeln!(out, "{}", predictor.answer(&line?))?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
+impl Predictor {
+    /// Loads a sequence classifier; a checkpoint without such a head is refused.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let config = models::read_config(folder)?;
+        let device = device::choose(spec::Device::Auto)?;
+        let labels = labels(&config)?;
+        let weights = Weights::open(folder)?;
+        let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
+        let loader = Loader::new(&weights, base, 0, device).keep_head((0..labels.len() as i64).collect());
+        let model = models::build(&config, &loader, labels.len() as i64, None)?;
+        let (_, report) = loader.finish()?;
+        if !report.made.is_empty() {
+            let message = format!("This checkpoint has no classification head: {} missing.", report.made.join(", "));
+            return Err(Failure::user("no_head", message).into());
+        }
+        let tokenizer = Tokenizer::load(folder)?;
+        let positions = models::max_positions(&config).unwrap_or(512);
+        Ok(Predictor {
+            max_length: tokenizer.model_max_length().unwrap_or(positions).min(positions),
+            problem: problem(&config, labels.len()),
+            model,
+            tokenizer,
+            labels,
+            device,
+        })
+    }
+
+    /// The answer to one line; an error is an answer too.
+    fn answer(&self, line: &str) -> Value {
+        let request: Request = match serde_json::from_str(line) {
+            Ok(request) => request,
+            Err(error) => return json!({"id": null, "error": {"message": format!("not a request: {error}")}}),
+        };
+        let outputs = catch_unwind(AssertUnwindSafe(|| self.predict(&request.inputs)))
+            .map_err(|payload| Failure::of_panic(payload.as_ref()))
+            .and_then(|outputs| outputs.map_err(|error| Failure::of(&error)));
+        match outputs {
+            Ok(outputs) => json!({"id": request.id, "outputs": outputs}),
+            Err(failure) => json!({"id": request.id, "error": {"message": failure.message, "code": failure.code}}),
+        }
+    }
+
+    fn predict(&self, inputs: &[Input]) -> Result<Vec<Value>> {
+        let texts: Vec<(&str, Option<&str>)> = inputs
+            .iter()
+            .map(|input| match input {
+                Input::Text(text) => (text.as_str(), None),
+                Input::Pair { text, text_pair } => (text.as_str(), text_pair.as_deref()),
+            })
+            .collect();
+        let rows: Vec<Row> = self
+            .tokenizer
+            .encode_pairs(&texts, self.max_length)?
+            .into_iter()
+            .map(|encoding| Row { number: 0, ids: encoding.ids, type_ids: encoding.type_ids })
+            .collect();
+        let _guard = tch::no_grad_guard();
+        let mut outputs = Vec::with_capacity(rows.len());
+        for rows in rows.chunks(BATCH) {
+            let rows: Vec<&Row> = rows.iter().collect();
+            let padding = (self.tokenizer.pad_id().unwrap_or(0), self.tokenizer.pad_type_id());
+            let batch = collate(&rows, padding, self.device);
+            let context = Context::evaluation();
+            let logits = self.model.classify(&self.model.encode(&batch.inputs, &context), &context);
+            outputs.extend(floats(&logits)?.chunks(self.labels.len()).map(|logits| self.shown(logits)));
+        }
+        Ok(outputs)
+    }
+
+    fn shown(&self, logits: &[f32]) -> Value {
+        let scored = scored(self.problem, &self.labels, logits);
+        let scores: Map<String, Value> =
+            self.labels.iter().cloned().zip(scored.scores.iter().map(|&score| json!(score))).collect();
+        match scored.answer {
+            Answer::Label(label) => json!({"label": label, "score": scored.probability, "scores": scores}),
+            Answer::Labels(labels) => json!({"labels": labels, "scores": scores}),
+            Answer::Number(value) => json!({"value": value}),
+        }
+    }
+}
+
+/// Label names by id.
+fn labels(config: &Value) -> Result<Vec<String>> {
+    let missing = || Failure::user("no_labels", "config.json has no id2label, so this model is no finished classifier.");
+    let names = config["id2label"].as_object().ok_or_else(missing)?;
+    (0..names.len())
+        .map(|id| Ok(names.get(&id.to_string()).and_then(Value::as_str).ok_or_else(missing)?.to_string()))
+        .collect()
+}
+
+/// What a label is, as transformers reads it from `config.json`.
+fn problem(config: &Value, labels: usize) -> ProblemType {
+    let stated = config.get("problem_type").and_then(|name| serde_json::from_value(name.clone()).ok());
+    stated.unwrap_or(if labels == 1 { ProblemType::Regression } else { ProblemType::SingleLabel })
+}

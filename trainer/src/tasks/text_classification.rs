@@ -1,0 +1,275 @@
+//! Text classification: one label, several labels or a number for each text or pair of texts.
+//!
+//! Losses are those of transformers' `…ForSequenceClassification`: cross-entropy, binary cross-entropy on each label,
+//! mean squared error. A loss is summed over rows and divided once by the weight of all rows of the optimizer step, so
+//! that accumulation and unequal batches give the mean over the rows.
+
+use anyhow::{Result, ensure};
+use store::spec::{ClassWeights, ProblemType, Training};
+use tch::{Device, Kind, Reduction, Tensor};
+
+use crate::data::Split;
+use crate::failure::Failure;
+use crate::metrics::examples::{Answer, Example, pick};
+use crate::metrics::{self, Metrics, MultiLabel, Regression, SingleLabel};
+
+/// What the rows of a split are to be taken for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// A label id a row.
+    Classes(Vec<usize>),
+    /// Whether a row has each label, `[rows, labels]` row by row.
+    Flags(Vec<bool>),
+    /// A number a row.
+    Numbers(Vec<f64>),
+}
+
+impl Targets {
+    /// Those of some rows, as the loss takes them.
+    fn tensor(&self, rows: &[usize], labels: usize, device: Device) -> Tensor {
+        let tensor = match self {
+            Targets::Classes(ids) => {
+                Tensor::from_slice(&rows.iter().map(|&row| ids[row] as i64).collect::<Vec<_>>())
+            }
+            Targets::Flags(flags) => {
+                let values = rows.iter().flat_map(|&row| &flags[row * labels..(row + 1) * labels]);
+                let values: Vec<f32> = values.map(|&flag| f32::from(u8::from(flag))).collect();
+                Tensor::from_slice(&values).view([rows.len() as i64, labels as i64])
+            }
+            Targets::Numbers(numbers) => {
+                Tensor::from_slice(&rows.iter().map(|&row| numbers[row] as f32).collect::<Vec<_>>())
+            }
+        };
+        tensor.to_device(device)
+    }
+}
+
+/// Labels and loss.
+pub struct Objective {
+    /// What a label is.
+    pub problem: ProblemType,
+    /// Names by id; one made-up name for a regression.
+    pub labels: Vec<String>,
+    /// Weight of each class, `[labels]`.
+    weights: Option<Tensor>,
+    weight_of: Vec<f64>,
+    smoothing: f64,
+}
+
+/// What the model said of a split.
+#[derive(Clone, Debug, Default)]
+pub struct Predictions {
+    /// `[rows, outputs]`, row by row.
+    pub logits: Vec<f32>,
+    /// Loss of each row.
+    pub losses: Vec<f64>,
+}
+
+impl Objective {
+    /// The loss that the settings describe; class weights are counted from the training rows where they are balanced.
+    pub fn new(
+        problem: ProblemType,
+        labels: Vec<String>,
+        training: &Training,
+        train: &Targets,
+        device: Device,
+    ) -> Result<Self> {
+        let weight_of = match &training.class_weights {
+            Some(weights) => class_weights(weights, &labels, train)?,
+            None => vec![1.0; labels.len()],
+        };
+        let weights = training.class_weights.as_ref().map(|_| {
+            let values: Vec<f32> = weight_of.iter().map(|&weight| weight as f32).collect();
+            Tensor::from_slice(&values).to_device(device)
+        });
+        Ok(Objective { problem, labels, weights, weight_of, smoothing: training.label_smoothing })
+    }
+
+    /// Loss of each row, `[b]`, and the weights of the rows together.
+    pub fn row_losses(&self, logits: &Tensor, targets: &Targets, rows: &[usize]) -> Tensor {
+        let target = targets.tensor(rows, self.labels.len(), logits.device());
+        match self.problem {
+            ProblemType::SingleLabel => logits.cross_entropy_loss(
+                &target,
+                self.weights.as_ref(),
+                Reduction::None,
+                -100,
+                self.smoothing,
+            ),
+            ProblemType::MultiLabel => logits
+                .binary_cross_entropy_with_logits(&target, None::<&Tensor>, None::<&Tensor>, Reduction::None)
+                .mean_dim(1, false, Kind::Float),
+            ProblemType::Regression => (logits.squeeze_dim(1) - target).square(),
+        }
+    }
+
+    /// What the summed loss of these rows is divided by: their number, or the weights of their classes.
+    pub fn weight(&self, targets: &Targets, rows: &[usize]) -> f64 {
+        match targets {
+            Targets::Classes(ids) => rows.iter().map(|&row| self.weight_of[ids[row]]).sum(),
+            _ => rows.len() as f64,
+        }
+    }
+
+    /// The metrics of a split.
+    pub fn metrics(&self, targets: &Targets, predictions: &Predictions) -> Result<Metrics> {
+        let rows: Vec<usize> = (0..predictions.losses.len()).collect();
+        let sum: f64 = predictions.losses.iter().sum();
+        let loss = Some(sum / self.weight(targets, &rows));
+        let (labels, logits) = (&self.labels, &predictions.logits);
+        Ok(match targets {
+            Targets::Classes(gold) => SingleLabel {
+                labels,
+                gold,
+                predicted: &metrics::argmax_rows(logits, labels.len()),
+                probabilities: &metrics::softmax_rows(logits, labels.len()),
+                loss,
+            }
+            .metrics()?,
+            Targets::Flags(gold) => MultiLabel {
+                labels,
+                gold,
+                predicted: &metrics::above_half(logits),
+                probabilities: &metrics::sigmoid(logits),
+                loss,
+            }
+            .metrics()?,
+            Targets::Numbers(gold) => {
+                let predicted: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+                Regression { gold, predicted: &predicted, loss }.metrics()?
+            }
+        })
+    }
+
+    /// The answer that a row of logits gives.
+    pub fn answer(&self, logits: &[f32]) -> Scored {
+        scored(self.problem, &self.labels, logits)
+    }
+
+    fn gold(&self, targets: &Targets, row: usize) -> Answer {
+        match targets {
+            Targets::Classes(ids) => Answer::Label(self.labels[ids[row]].clone()),
+            Targets::Flags(flags) => {
+                let own = &flags[row * self.labels.len()..][..self.labels.len()];
+                let names = self.labels.iter().zip(own).filter(|(_, flag)| **flag);
+                Answer::Labels(names.map(|(name, _)| name.clone()).collect())
+            }
+            Targets::Numbers(numbers) => Answer::Number(numbers[row]),
+        }
+    }
+
+    /// The best, worst and some random predictions of a split, as the event `examples` has them.
+    pub fn examples(&self, split: &Split, predictions: &Predictions, seed: u64) -> serde_json::Value {
+        const SHOWN: usize = 5;
+        let picked = pick(&predictions.losses, SHOWN, seed);
+        let show = |rows: &[usize]| -> Vec<Example> {
+            let example = |&row: &usize| {
+                let scored = self.answer(self.logits_of(predictions, row));
+                let (text, pair) = &split.texts[row];
+                let number = split.rows[row].number;
+                let gold = self.gold(&split.targets, row);
+                let loss = predictions.losses[row];
+                let example = Example::new(number, text, gold, scored.answer, scored.probability, loss);
+                match pair {
+                    Some(pair) => example.with_pair(pair),
+                    None => example,
+                }
+            };
+            rows.iter().map(example).collect()
+        };
+        serde_json::json!({
+            "best": show(&picked.best),
+            "worst": show(&picked.worst),
+            "random": show(&picked.random),
+        })
+    }
+
+    /// Each row's prediction as CSV: row, label, predicted, and a score a label.
+    pub fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String> {
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        let mut header = vec!["row".to_string(), "label".into(), "predicted".into()];
+        header.extend(self.labels.iter().map(|label| format!("score {label}")));
+        csv.write_record(&header)?;
+        for (at, row) in split.rows.iter().enumerate() {
+            let scored = self.answer(self.logits_of(predictions, at));
+            let mut record = vec![row.number.to_string(), plain(&self.gold(&split.targets, at)), plain(&scored.answer)];
+            record.extend(scored.scores.iter().map(f64::to_string));
+            csv.write_record(&record)?;
+        }
+        Ok(String::from_utf8(csv.into_inner()?)?)
+    }
+
+    fn logits_of<'a>(&self, predictions: &'a Predictions, row: usize) -> &'a [f32] {
+        &predictions.logits[row * self.labels.len()..][..self.labels.len()]
+    }
+}
+
+/// An answer with its scores.
+pub struct Scored {
+    /// The label, the labels or the number.
+    pub answer: Answer,
+    /// Probability of the one label; `None` where there is no single one.
+    pub probability: Option<f64>,
+    /// Softmax, sigmoid or the number itself, one an output.
+    pub scores: Vec<f64>,
+}
+
+/// Reads a row of logits.
+pub fn scored(problem: ProblemType, labels: &[String], logits: &[f32]) -> Scored {
+    match problem {
+        ProblemType::SingleLabel => {
+            let scores = metrics::softmax_rows(logits, labels.len());
+            let id = metrics::argmax_rows(logits, labels.len())[0];
+            Scored { answer: Answer::Label(labels[id].clone()), probability: Some(scores[id]), scores }
+        }
+        ProblemType::MultiLabel => {
+            let flags = metrics::above_half(logits);
+            let names = labels.iter().zip(flags).filter(|(_, flag)| *flag).map(|(name, _)| name.clone());
+            Scored { answer: Answer::Labels(names.collect()), probability: None, scores: metrics::sigmoid(logits) }
+        }
+        ProblemType::Regression => {
+            let number = f64::from(logits[0]);
+            Scored { answer: Answer::Number(number), probability: None, scores: vec![number] }
+        }
+    }
+}
+
+fn plain(answer: &Answer) -> String {
+    match answer {
+        Answer::Label(label) => label.clone(),
+        Answer::Labels(labels) => labels.join("|"),
+        Answer::Number(number) => number.to_string(),
+    }
+}
+
+/// The weight of each class.
+fn class_weights(weights: &ClassWeights, labels: &[String], train: &Targets) -> Result<Vec<f64>> {
+    let Targets::Classes(ids) = train else {
+        return Err(Failure::user(
+            "invalid_class_weights",
+            "class_weights are for rows with exactly one label; leave them out for several labels or numbers.",
+        )
+        .at("class_weights")
+        .into());
+    };
+    match weights {
+        ClassWeights::Named(_) => {
+            let mut counts = vec![0_usize; labels.len()];
+            ids.iter().for_each(|&id| counts[id] += 1);
+            let share = ids.len() as f64 / labels.len() as f64;
+            Ok(counts.iter().map(|&count| share / count.max(1) as f64).collect())
+        }
+        ClassWeights::ByName(by_name) => {
+            let unknown: Vec<_> = by_name.keys().filter(|name| !labels.contains(name)).cloned().collect();
+            ensure!(
+                unknown.is_empty(),
+                Failure::user(
+                    "invalid_class_weights",
+                    format!("class_weights: no class {}; the classes are {}.", unknown.join(", "), labels.join(", ")),
+                )
+                .at("class_weights")
+            );
+            Ok(labels.iter().map(|label| by_name.get(label).copied().unwrap_or(1.0)).collect())
+        }
+    }
+}
