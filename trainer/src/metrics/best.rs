@@ -25,9 +25,7 @@ pub struct Rule {
 
 /// A metric whose name does not tell its direction.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error(
-    "cannot tell whether a higher \"{metric}\" is better; use a metric of this task, such as loss or f1"
-)]
+#[error("cannot tell whether a higher \"{metric}\" is better; use a metric of this task, such as loss or f1")]
 pub struct UnknownDirection {
     /// The name given.
     pub metric: String,
@@ -39,33 +37,19 @@ impl Rule {
     /// # Errors
     /// [`UnknownDirection`] when the name does not tell it.
     pub fn by(metric: &str) -> Result<Self, UnknownDirection> {
-        let higher_is_better = higher_is_better(metric).ok_or_else(|| UnknownDirection {
-            metric: metric.to_owned(),
-        })?;
-        Ok(Self {
-            metric: metric.to_owned(),
-            higher_is_better,
-            patience: None,
-            min_delta: 0.0,
-        })
+        let higher_is_better =
+            higher_is_better(metric).ok_or_else(|| UnknownDirection { metric: metric.to_owned() })?;
+        Ok(Self { metric: metric.to_owned(), higher_is_better, patience: None, min_delta: 0.0 })
     }
 
     /// The same rule with early stopping.
     pub fn stopping_after(self, patience: u32, min_delta: f64) -> Self {
-        Self {
-            patience: Some(patience),
-            min_delta,
-            ..self
-        }
+        Self { patience: Some(patience), min_delta, ..self }
     }
 
     /// Whether `value` is better than `other` by more than `by`.
     fn is_better(&self, value: f64, other: f64, by: f64) -> bool {
-        if self.higher_is_better {
-            value > other + by
-        } else {
-            value < other - by
-        }
+        if self.higher_is_better { value > other + by } else { value < other - by }
     }
 }
 
@@ -101,13 +85,7 @@ pub struct Tracker {
 impl Tracker {
     /// The state before the first evaluation.
     pub fn new(rule: Rule) -> Self {
-        Self {
-            rule,
-            best: None,
-            reference: None,
-            without_improvement: 0,
-            last_step: None,
-        }
+        Self { rule, best: None, reference: None, without_improvement: 0, last_step: None }
     }
 
     /// The rule in force.
@@ -140,10 +118,7 @@ impl Tracker {
         }
         Verdict {
             best: self.best.is_some_and(|best| best.step == step),
-            stop: self
-                .rule
-                .patience
-                .is_some_and(|patience| self.without_improvement >= patience.max(1)),
+            stop: self.rule.patience.is_some_and(|patience| self.without_improvement >= patience.max(1)),
         }
     }
 
@@ -152,16 +127,10 @@ impl Tracker {
             self.without_improvement += 1;
             return;
         };
-        if self
-            .best
-            .is_none_or(|best| self.rule.is_better(value, best.value, 0.0))
-        {
+        if self.best.is_none_or(|best| self.rule.is_better(value, best.value, 0.0)) {
             self.best = Some(Best { step, value });
         }
-        if self
-            .reference
-            .is_none_or(|reference| self.rule.is_better(value, reference, self.rule.min_delta))
-        {
+        if self.reference.is_none_or(|reference| self.rule.is_better(value, reference, self.rule.min_delta)) {
             self.reference = Some(value);
             self.without_improvement = 0;
         } else {
@@ -179,15 +148,9 @@ mod tests {
     /// `(step, value)` of a metric; null stands for NaN.
     fn history(metric: &str) -> Vec<(u64, Option<f64>)> {
         let rows: Vec<Value> =
-            serde_json::from_str(include_str!("../../tests/fixtures/best_checkpoint.json"))
-                .unwrap();
+            serde_json::from_str(include_str!("../../tests/fixtures/best_checkpoint.json")).unwrap();
         rows.iter()
-            .map(|row| {
-                (
-                    row["step"].as_u64().unwrap(),
-                    Some(row[metric].as_f64().unwrap_or(f64::NAN)),
-                )
-            })
+            .map(|row| (row["step"].as_u64().unwrap(), Some(row[metric].as_f64().unwrap_or(f64::NAN))))
             .collect()
     }
 
@@ -201,10 +164,7 @@ mod tests {
 
     /// The step after which the run stops.
     fn run(tracker: &mut Tracker, history: &[(u64, Option<f64>)]) -> Option<u64> {
-        history
-            .iter()
-            .find(|&&(step, value)| tracker.observe_value(step, value).stop)
-            .map(|&(step, _)| step)
+        history.iter().find(|&&(step, value)| tracker.observe_value(step, value).stop).map(|&(step, _)| step)
     }
 
     #[test]
@@ -231,13 +191,7 @@ mod tests {
     fn patience_of_two_stops_after_two_evaluations_without_improvement() {
         let mut tracker = Tracker::new(Rule::by("eval_loss").unwrap().stopping_after(2, 0.0));
         assert_eq!(run(&mut tracker, &history("eval_loss")), Some(40));
-        assert_eq!(
-            tracker.best(),
-            Some(Best {
-                step: 20,
-                value: 0.7
-            })
-        );
+        assert_eq!(tracker.best(), Some(Best { step: 20, value: 0.7 }));
     }
 
     #[test]
@@ -258,22 +212,10 @@ mod tests {
     #[test]
     fn min_delta_counts_for_patience_and_not_for_the_best() {
         let mut tracker = Tracker::new(Rule::by("f1").unwrap().stopping_after(2, 0.05));
-        let history = [
-            (1, Some(0.50)),
-            (2, Some(0.53)),
-            (3, Some(0.56)),
-            (4, Some(0.58)),
-            (5, Some(0.60)),
-        ];
+        let history = [(1, Some(0.50)), (2, Some(0.53)), (3, Some(0.56)), (4, Some(0.58)), (5, Some(0.60))];
         // 0.56 is 0.06 above 0.50, though each single step is smaller than 0.05.
         assert_eq!(run(&mut tracker, &history), Some(5));
-        assert_eq!(
-            tracker.best(),
-            Some(Best {
-                step: 5,
-                value: 0.60
-            })
-        );
+        assert_eq!(tracker.best(), Some(Best { step: 5, value: 0.60 }));
         assert_eq!(tracker.without_improvement(), 2);
     }
 
@@ -282,20 +224,11 @@ mod tests {
         let values: Values = [("loss", Some(0.5)), ("f1", None)].into_iter().collect();
         let mut tracker = Tracker::new(Rule::by("eval_loss").unwrap());
         assert!(tracker.observe(7, &values).best);
-        assert!(
-            !Tracker::new(Rule::by("f1").unwrap())
-                .observe(7, &values)
-                .best
-        );
+        assert!(!Tracker::new(Rule::by("f1").unwrap()).observe(7, &values).best);
     }
 
     #[test]
     fn a_name_without_direction_is_refused() {
-        assert_eq!(
-            Rule::by("speed"),
-            Err(UnknownDirection {
-                metric: "speed".to_owned()
-            })
-        );
+        assert_eq!(Rule::by("speed"), Err(UnknownDirection { metric: "speed".to_owned() }));
     }
 }

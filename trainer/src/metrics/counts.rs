@@ -56,11 +56,7 @@ impl std::iter::Sum for Counts {
 }
 
 pub(super) fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 /// The plain mean over labels; 0 for none.
@@ -82,9 +78,5 @@ pub(super) fn weighted_mean(counts: &[Counts], score: impl Fn(&Counts) -> f64) -
     if support == 0 {
         return 0.0;
     }
-    counts
-        .iter()
-        .map(|c| score(c) * c.support() as f64)
-        .sum::<f64>()
-        / support as f64
+    counts.iter().map(|c| score(c) * c.support() as f64).sum::<f64>() / support as f64
 }

@@ -1,20 +1,8 @@
 //! Whether a metric is better high or low, told by its name.
 
 /// Words that a name may end in, or hold, when a lower value is better.
-const LOWER: &[&str] = &[
-    "loss",
-    "mse",
-    "rmse",
-    "mae",
-    "mape",
-    "error",
-    "perplexity",
-    "ppl",
-    "wer",
-    "cer",
-    "ter",
-    "distance",
-];
+const LOWER: &[&str] =
+    &["loss", "mse", "rmse", "mae", "mape", "error", "perplexity", "ppl", "wer", "cer", "ter", "distance"];
 
 /// The same for a higher value.
 const HIGHER: &[&str] = &[

@@ -98,30 +98,17 @@ pub struct Picked {
 pub fn pick(losses: &[f64], n: usize, seed: u64) -> Picked {
     // All NaN sort alike, whatever their sign bit says.
     let key = |i: usize| {
-        if losses[i].is_nan() {
-            f64::INFINITY
-        } else {
-            losses[i]
-        }
+        if losses[i].is_nan() { f64::INFINITY } else { losses[i] }
     };
     let mut order: Vec<usize> = (0..losses.len()).collect();
     order.sort_by(|&a, &b| key(a).total_cmp(&key(b)));
     let best = order.iter().copied().take(n).collect();
-    order.sort_by(|&a, &b| {
-        losses[b]
-            .is_nan()
-            .cmp(&losses[a].is_nan())
-            .then(key(b).total_cmp(&key(a)))
-    });
+    order.sort_by(|&a, &b| losses[b].is_nan().cmp(&losses[a].is_nan()).then(key(b).total_cmp(&key(a))));
     let worst = order.iter().copied().take(n).collect();
     order.sort_by_key(|&i| (mix(seed, i as u64), i));
     let mut random: Vec<usize> = order.into_iter().take(n).collect();
     random.sort_unstable();
-    Picked {
-        best,
-        worst,
-        random,
-    }
+    Picked { best, worst, random }
 }
 
 /// The output of SplitMix64 (Steele, Lea, Flood 2014) with `seed` at position `counter`.
@@ -138,11 +125,7 @@ mod tests {
 
     #[test]
     fn best_and_worst_are_ordered_by_loss_and_nan_is_the_worst() {
-        let picked = pick(
-            &[0.5, f64::NAN, 0.1, 2.0, 0.1, f64::INFINITY, -f64::NAN],
-            3,
-            0,
-        );
+        let picked = pick(&[0.5, f64::NAN, 0.1, 2.0, 0.1, f64::INFINITY, -f64::NAN], 3, 0);
         assert_eq!(picked.best, [2, 4, 0]);
         assert_eq!(picked.worst, [1, 6, 5]);
     }
@@ -162,10 +145,7 @@ mod tests {
         let losses = [0.0; 10];
         let mut drawn = [0_u32; 10];
         for seed in 0..2000 {
-            pick(&losses, 3, seed)
-                .random
-                .into_iter()
-                .for_each(|i| drawn[i] += 1);
+            pick(&losses, 3, seed).random.into_iter().for_each(|i| drawn[i] += 1);
         }
         // 600 expected, standard deviation 20.
         assert!(drawn.iter().all(|&n| (500..700).contains(&n)), "{drawn:?}");
@@ -175,11 +155,7 @@ mod tests {
     fn fewer_rows_than_wanted_are_all_shown() {
         assert_eq!(
             pick(&[1.0, 0.0], 5, 9),
-            Picked {
-                best: vec![1, 0],
-                worst: vec![0, 1],
-                random: vec![0, 1]
-            }
+            Picked { best: vec![1, 0], worst: vec![0, 1], random: vec![0, 1] }
         );
         assert_eq!(pick(&[], 5, 9), Picked::default());
     }
@@ -189,10 +165,7 @@ mod tests {
         let answer = || Answer::Label("a".to_owned());
         let long = "é".repeat(TEXT_LIMIT + 1);
         let example = Example::new(3, &long, answer(), answer(), Some(0.5), f64::NAN);
-        assert_eq!(
-            (example.text.chars().count(), example.cut, example.loss),
-            (TEXT_LIMIT, true, None)
-        );
+        assert_eq!((example.text.chars().count(), example.cut, example.loss), (TEXT_LIMIT, true, None));
         let short = Example::new(3, "b", answer(), answer(), None, 1.5).with_pair("c");
         let json = serde_json::to_string(&short).unwrap();
         assert_eq!(

@@ -118,23 +118,14 @@ pub enum InputError {
 }
 
 fn expect_length(what: &'static str, found: usize, expected: usize) -> Result<(), InputError> {
-    if found == expected {
-        Ok(())
-    } else {
-        Err(InputError::Length {
-            what,
-            found,
-            expected,
-        })
-    }
+    if found == expected { Ok(()) } else { Err(InputError::Length { what, found, expected }) }
 }
 
 /// Index of the largest value of each row (the first of equals).
 ///
 /// `scores` is `[rows, labels]`, row by row; logits and probabilities give the same answer.
 pub fn argmax_rows(scores: &[f32], labels: usize) -> Vec<usize> {
-    let largest =
-        |row: &[f32]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+    let largest = |row: &[f32]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
     scores.chunks_exact(labels.max(1)).map(largest).collect()
 }
 
@@ -142,9 +133,7 @@ pub fn argmax_rows(scores: &[f32], labels: usize) -> Vec<usize> {
 pub fn softmax_rows(logits: &[f32], labels: usize) -> Vec<f64> {
     let mut out = Vec::with_capacity(logits.len());
     for row in logits.chunks_exact(labels.max(1)) {
-        let top = row
-            .iter()
-            .fold(f64::NEG_INFINITY, |top, &x| top.max(f64::from(x)));
+        let top = row.iter().fold(f64::NEG_INFINITY, |top, &x| top.max(f64::from(x)));
         let exp = row.iter().map(|&x| (f64::from(x) - top).exp());
         let sum: f64 = exp.clone().sum();
         out.extend(exp.map(|e| e / sum));
@@ -154,10 +143,7 @@ pub fn softmax_rows(logits: &[f32], labels: usize) -> Vec<f64> {
 
 /// `1 / (1 + exp(−x))` of every logit.
 pub fn sigmoid(logits: &[f32]) -> Vec<f64> {
-    logits
-        .iter()
-        .map(|&x| 1.0 / (1.0 + (-f64::from(x)).exp()))
-        .collect()
+    logits.iter().map(|&x| 1.0 / (1.0 + (-f64::from(x)).exp())).collect()
 }
 
 /// Which labels a multi-label model assigns: those with a probability above one half.

@@ -37,17 +37,11 @@ impl MultiLabel<'_> {
             for name in NAMES {
                 out.values.set(name, None);
             }
-            out.undefined
-                .push("Every metric is undefined: there are no rows.".to_owned());
+            out.undefined.push("Every metric is undefined: there are no rows.".to_owned());
             return Ok(out);
         }
         let by_label: Vec<Counts> = (0..labels)
-            .map(|label| {
-                count(
-                    column(self.gold, label, labels),
-                    column(self.predicted, label, labels),
-                )
-            })
+            .map(|label| count(column(self.gold, label, labels), column(self.predicted, label, labels)))
             .collect();
         let areas = self.areas(labels);
         out.per_class = per_class(self.labels, &by_label, &areas, &mut out.undefined);
@@ -70,18 +64,11 @@ impl MultiLabel<'_> {
     }
 
     fn put_label_scores(&self, out: &mut Metrics, by_label: &[Counts], labels: usize) {
-        let rows = self
-            .gold
-            .chunks_exact(labels)
-            .zip(self.predicted.chunks_exact(labels));
+        let rows = self.gold.chunks_exact(labels).zip(self.predicted.chunks_exact(labels));
         let exact = rows.filter(|(gold, predicted)| gold == predicted).count();
         let all: Counts = by_label.iter().copied().sum();
         let averages = |score: fn(&Counts) -> f64| {
-            (
-                macro_mean(by_label, score),
-                score(&all),
-                weighted_mean(by_label, score),
-            )
+            (macro_mean(by_label, score), score(&all), weighted_mean(by_label, score))
         };
         let (precision, precision_micro, precision_weighted) = averages(Counts::precision);
         let (recall, recall_micro, recall_weighted) = averages(Counts::recall);
@@ -105,26 +92,18 @@ impl MultiLabel<'_> {
             out.put(name, value);
         }
         if all.predicted() == 0 {
-            out.undefined.push(
-                "precision_micro is 0 by convention: no label was predicted for any row."
-                    .to_owned(),
-            );
+            out.undefined
+                .push("precision_micro is 0 by convention: no label was predicted for any row.".to_owned());
         }
         if all.support() == 0 {
-            out.undefined
-                .push("recall_micro is 0 by convention: no row has a label.".to_owned());
+            out.undefined.push("recall_micro is 0 by convention: no row has a label.".to_owned());
         }
     }
 
     /// The scores of each row's set of labels, averaged over the rows.
     fn put_sample_scores(&self, out: &mut Metrics, labels: usize) {
-        let rows = self
-            .gold
-            .chunks_exact(labels)
-            .zip(self.predicted.chunks_exact(labels));
-        let by_row: Vec<Counts> = rows
-            .map(|(gold, predicted)| count(gold, predicted))
-            .collect();
+        let rows = self.gold.chunks_exact(labels).zip(self.predicted.chunks_exact(labels));
+        let by_row: Vec<Counts> = rows.map(|(gold, predicted)| count(gold, predicted)).collect();
         out.put("precision_samples", macro_mean(&by_row, Counts::precision));
         out.put("recall_samples", macro_mean(&by_row, Counts::recall));
         out.put("f1_samples", macro_mean(&by_row, Counts::f1));
@@ -135,20 +114,11 @@ impl MultiLabel<'_> {
                 without(|row| row.predicted() > 0),
                 "rows for which no label was predicted",
             ),
-            (
-                "recall_samples",
-                without(|row| row.support() > 0),
-                "rows that have no label",
-            ),
-            (
-                "f1_samples",
-                without(Counts::occurs),
-                "rows with no label, neither right nor predicted",
-            ),
+            ("recall_samples", without(|row| row.support() > 0), "rows that have no label"),
+            ("f1_samples", without(Counts::occurs), "rows with no label, neither right nor predicted"),
         ];
         for (name, rows, what) in notes.into_iter().filter(|(_, rows, _)| *rows > 0) {
-            out.undefined
-                .push(format!("{name} counts 0 by convention for {rows} {what}."));
+            out.undefined.push(format!("{name} counts 0 by convention for {rows} {what}."));
         }
     }
 }
@@ -192,9 +162,6 @@ fn put_area(out: &mut Metrics, areas: &[Result<f64, NoArea>]) {
     let sum: Option<f64> = areas.iter().map(|area| area.ok()).sum();
     match sum {
         Some(sum) => out.put("roc_auc", sum / areas.len() as f64),
-        None => out.put_undefined(
-            "roc_auc",
-            "roc_auc is undefined: that of a label is.".to_owned(),
-        ),
+        None => out.put_undefined("roc_auc", "roc_auc is undefined: that of a label is.".to_owned()),
     }
 }

@@ -10,10 +10,7 @@ pub(super) fn average_ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let tie = order[start..]
-            .iter()
-            .take_while(|&&i| values[i] == values[order[start]])
-            .count();
+        let tie = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count();
         // Ranks start+1 ..= start+tie share their mean.
         let mean = start as f64 + (tie as f64 + 1.0) / 2.0;
         for &i in &order[start..start + tie] {
@@ -62,12 +59,7 @@ pub(super) fn roc_auc(gold: &[bool], scores: &[f64]) -> Result<f64, NoArea> {
         return Err(NoArea::NoNegative);
     }
     let ranks = average_ranks(scores);
-    let sum: f64 = ranks
-        .iter()
-        .zip(gold)
-        .filter(|&(_, &g)| g)
-        .map(|(rank, _)| rank)
-        .sum();
+    let sum: f64 = ranks.iter().zip(gold).filter(|&(_, &g)| g).map(|(rank, _)| rank).sum();
     let (positive, negative) = (positive as f64, negative as f64);
     Ok((sum - positive * (positive + 1.0) / 2.0) / (positive * negative))
 }
@@ -84,14 +76,10 @@ pub(super) fn per_class(
     let mut out = Vec::with_capacity(labels.len());
     for (i, (label, count)) in labels.iter().zip(counts).enumerate() {
         if count.predicted() == 0 {
-            notes.push(format!(
-                "precision of \"{label}\" is 0 by convention: no row was predicted as it."
-            ));
+            notes.push(format!("precision of \"{label}\" is 0 by convention: no row was predicted as it."));
         }
         if count.support() == 0 {
-            notes.push(format!(
-                "recall of \"{label}\" is 0 by convention: no row has this label."
-            ));
+            notes.push(format!("recall of \"{label}\" is 0 by convention: no row has this label."));
         }
         if !count.occurs() {
             notes.push(format!(
@@ -120,10 +108,7 @@ mod tests {
 
     #[test]
     fn equal_values_share_their_mean_rank() {
-        assert_eq!(
-            average_ranks(&[3.0, 1.0, 3.0, 2.0, 3.0]),
-            [4.0, 1.0, 4.0, 2.0, 4.0]
-        );
+        assert_eq!(average_ranks(&[3.0, 1.0, 3.0, 2.0, 3.0]), [4.0, 1.0, 4.0, 2.0, 4.0]);
         assert_eq!(average_ranks(&[0.0, -0.0]), [1.5, 1.5]);
         assert!(average_ranks(&[]).is_empty());
     }

@@ -23,43 +23,24 @@ impl Regression<'_> {
         expect_length("predicted", self.predicted.len(), self.gold.len())?;
         let mut out = Metrics::default();
         out.put_loss(self.loss);
-        let finite = self
-            .gold
-            .iter()
-            .chain(self.predicted)
-            .all(|x| x.is_finite());
+        let finite = self.gold.iter().chain(self.predicted).all(|x| x.is_finite());
         if self.gold.is_empty() || !finite {
             for name in ["mse", "rmse", "mae", "r2", "pearson", "spearman"] {
                 out.values.set(name, None);
             }
-            let why = if finite {
-                "there are no rows"
-            } else {
-                "a value is not finite"
-            };
-            out.undefined
-                .push(format!("Every metric is undefined: {why}."));
+            let why = if finite { "there are no rows" } else { "a value is not finite" };
+            out.undefined.push(format!("Every metric is undefined: {why}."));
             return Ok(out);
         }
         let rows = self.gold.len() as f64;
-        let errors = || {
-            self.gold
-                .iter()
-                .zip(self.predicted)
-                .map(|(gold, predicted)| predicted - gold)
-        };
+        let errors = || self.gold.iter().zip(self.predicted).map(|(gold, predicted)| predicted - gold);
         let squared: f64 = errors().map(|e| e * e).sum();
         out.put("mse", squared / rows);
         out.put("rmse", (squared / rows).sqrt());
         out.put("mae", errors().map(f64::abs).sum::<f64>() / rows);
         self.put_r2(&mut out, squared);
         put_correlation(&mut out, "pearson", self.gold, self.predicted);
-        put_correlation(
-            &mut out,
-            "spearman",
-            &average_ranks(self.gold),
-            &average_ranks(self.predicted),
-        );
+        put_correlation(&mut out, "spearman", &average_ranks(self.gold), &average_ranks(self.predicted));
         Ok(out)
     }
 
@@ -78,29 +59,18 @@ impl Regression<'_> {
         }
         let value = if squared_error == 0.0 { 1.0 } else { 0.0 };
         out.put("r2", value);
-        out.undefined.push(format!(
-            "r2 is {value} by convention: the targets are all equal."
-        ));
+        out.undefined.push(format!("r2 is {value} by convention: the targets are all equal."));
     }
 }
 
 fn put_correlation(out: &mut Metrics, name: &str, a: &[f64], b: &[f64]) {
     let constant = |values: &[f64]| values.iter().all(|v| *v == values[0]);
     if a.len() < 2 {
-        out.put_undefined(
-            name,
-            format!("{name} is undefined for fewer than two rows."),
-        );
+        out.put_undefined(name, format!("{name} is undefined for fewer than two rows."));
     } else if constant(a) {
-        out.put_undefined(
-            name,
-            format!("{name} is undefined: the targets are all equal."),
-        );
+        out.put_undefined(name, format!("{name} is undefined: the targets are all equal."));
     } else if constant(b) {
-        out.put_undefined(
-            name,
-            format!("{name} is undefined: the predictions are all equal."),
-        );
+        out.put_undefined(name, format!("{name} is undefined: the predictions are all equal."));
     } else {
         out.put(name, correlation(a, b));
     }
@@ -118,11 +88,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
         (scaled, norm)
     };
     let ((a, a_norm), (b, b_norm)) = (centred(a), centred(b));
-    let product: f64 = a
-        .iter()
-        .zip(&b)
-        .map(|(a, b)| (a / a_norm) * (b / b_norm))
-        .sum();
+    let product: f64 = a.iter().zip(&b).map(|(a, b)| (a / a_norm) * (b / b_norm)).sum();
     // Rounding may step over ±1.
     product.clamp(-1.0, 1.0)
 }

@@ -36,8 +36,7 @@ impl SingleLabel<'_> {
             for name in NAMES {
                 out.values.set(name, None);
             }
-            out.undefined
-                .push("Every metric is undefined: there are no rows.".to_owned());
+            out.undefined.push("Every metric is undefined: there are no rows.".to_owned());
             out.confusion_matrix = Some(matrix);
             return Ok(out);
         }
@@ -55,20 +54,11 @@ impl SingleLabel<'_> {
         let labels = self.labels.len();
         expect_length("predicted", self.predicted.len(), self.gold.len())?;
         if !self.probabilities.is_empty() {
-            expect_length(
-                "probabilities",
-                self.probabilities.len(),
-                self.gold.len() * labels,
-            )?;
+            expect_length("probabilities", self.probabilities.len(), self.gold.len() * labels)?;
         }
         for (what, ids) in [("gold", self.gold), ("predicted", self.predicted)] {
             if let Some((row, &id)) = ids.iter().enumerate().find(|&(_, &id)| id >= labels) {
-                return Err(InputError::Label {
-                    what,
-                    row,
-                    id,
-                    labels,
-                });
+                return Err(InputError::Label { what, row, id, labels });
             }
         }
         Ok(())
@@ -90,13 +80,7 @@ impl SingleLabel<'_> {
         let labels = self.labels.len();
         let area = |label: usize| {
             let gold: Vec<bool> = self.gold.iter().map(|&g| g == label).collect();
-            let scores: Vec<f64> = self
-                .probabilities
-                .iter()
-                .skip(label)
-                .step_by(labels)
-                .copied()
-                .collect();
+            let scores: Vec<f64> = self.probabilities.iter().skip(label).step_by(labels).copied().collect();
             roc_auc(&gold, &scores)
         };
         (0..labels).map(area).collect()
@@ -115,14 +99,10 @@ impl SingleLabel<'_> {
         };
         match value {
             Some(value) => out.put("roc_auc", value),
-            None if areas.len() == 2 => out.put_undefined(
-                "roc_auc",
-                "roc_auc is undefined: the rows have one class only.".to_owned(),
-            ),
-            None => out.put_undefined(
-                "roc_auc",
-                "roc_auc is undefined: that of a label is.".to_owned(),
-            ),
+            None if areas.len() == 2 => {
+                out.put_undefined("roc_auc", "roc_auc is undefined: the rows have one class only.".to_owned())
+            }
+            None => out.put_undefined("roc_auc", "roc_auc is undefined: that of a label is.".to_owned()),
         }
     }
 
@@ -174,10 +154,7 @@ fn put_scores(out: &mut Metrics, counts: &[Counts], binary: bool) {
     out.put("recall_macro", recall_macro);
     out.put("f1_macro", f1_macro);
     out.put("f1_micro", all.f1());
-    out.put(
-        "precision_weighted",
-        weighted_mean(counts, Counts::precision),
-    );
+    out.put("precision_weighted", weighted_mean(counts, Counts::precision));
     out.put("recall_weighted", weighted_mean(counts, Counts::recall));
     out.put("f1_weighted", weighted_mean(counts, Counts::f1));
 }

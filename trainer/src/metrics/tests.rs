@@ -24,8 +24,7 @@ struct Case<T> {
 }
 
 fn cases<T: DeserializeOwned>(kind: &str) -> Vec<Case<T>> {
-    let mut all: Value =
-        serde_json::from_str(include_str!("../../tests/fixtures/metrics.json")).unwrap();
+    let mut all: Value = serde_json::from_str(include_str!("../../tests/fixtures/metrics.json")).unwrap();
     let cases: Vec<Case<T>> = serde_json::from_value(all[kind].take()).unwrap();
     assert!(cases.len() > 5, "{kind} has {} cases", cases.len());
     cases
@@ -49,16 +48,10 @@ fn expect_equal<T>(case: &Case<T>, found: &Metrics) {
     for (metric, expected) in &case.metrics {
         assert!(found.values.contains(metric), "{name}: no {metric}");
         let value = found.get(metric);
-        assert!(
-            close(value, expected.as_f64()),
-            "{name}: {metric} is {value:?}, expected {expected}"
-        );
+        assert!(close(value, expected.as_f64()), "{name}: {metric} is {value:?}, expected {expected}");
     }
     for (metric, _) in found.values.iter() {
-        assert!(
-            case.metrics.contains_key(metric),
-            "{name}: {metric} is not in the reference"
-        );
+        assert!(case.metrics.contains_key(metric), "{name}: {metric} is not in the reference");
     }
     assert_eq!(found.per_class.len(), case.per_class.len(), "{name}");
     for (found, expected) in found.per_class.iter().zip(&case.per_class) {
@@ -68,10 +61,7 @@ fn expect_equal<T>(case: &Case<T>, found: &Metrics) {
             (Some(found.f1), Some(expected.f1)),
             (found.roc_auc, expected.roc_auc),
         ];
-        assert!(
-            pairs.into_iter().all(|(a, b)| close(a, b)),
-            "{name}: {found:?}, expected {expected:?}"
-        );
+        assert!(pairs.into_iter().all(|(a, b)| close(a, b)), "{name}: {found:?}, expected {expected:?}");
         let counts = |c: &PerClass| (c.label.clone(), c.support, c.predicted);
         assert_eq!(counts(found), counts(expected), "{name}");
     }
@@ -101,12 +91,7 @@ fn single_label_metrics_equal_scikit_learns() {
 
 #[test]
 fn multi_label_metrics_equal_scikit_learns() {
-    let truth = |table: &Value| {
-        flat::<u8>(table.clone())
-            .into_iter()
-            .map(|x| x == 1)
-            .collect::<Vec<bool>>()
-    };
+    let truth = |table: &Value| flat::<u8>(table.clone()).into_iter().map(|x| x == 1).collect::<Vec<bool>>();
     for case in cases::<Value>("multi_label") {
         let (gold, predicted) = (truth(&case.gold), truth(&case.predicted));
         let probabilities: Vec<f64> = flat(case.probabilities.clone());
@@ -124,11 +109,7 @@ fn multi_label_metrics_equal_scikit_learns() {
 #[test]
 fn regression_metrics_equal_scikit_learns_and_scipys() {
     for case in cases::<Vec<f64>>("regression") {
-        let input = Regression {
-            gold: &case.gold,
-            predicted: &case.predicted,
-            loss: None,
-        };
+        let input = Regression { gold: &case.gold, predicted: &case.predicted, loss: None };
         expect_equal(&case, &input.metrics().unwrap());
     }
 }
@@ -149,51 +130,19 @@ fn what_is_zero_by_convention_is_said() {
     };
     let found = input.metrics().unwrap();
     assert_eq!(found.values.iter().next(), Some(("loss", Some(0.25))));
-    assert!(
-        found
-            .undefined
-            .iter()
-            .any(|why| why.contains("precision of \"yes\"")),
-        "{:?}",
-        found.undefined
-    );
-    assert!(
-        found
-            .undefined
-            .iter()
-            .any(|why| why.contains("matthews_correlation")),
-        "{:?}",
-        found.undefined
-    );
+    assert!(found.undefined.iter().any(|why| why.contains("precision of \"yes\"")), "{:?}", found.undefined);
+    assert!(found.undefined.iter().any(|why| why.contains("matthews_correlation")), "{:?}", found.undefined);
 }
 
 #[test]
 fn no_rows_give_no_numbers_and_no_panic() {
     let labels = names(&["no", "yes"]);
-    let single = SingleLabel {
-        labels: &labels,
-        gold: &[],
-        predicted: &[],
-        probabilities: &[],
-        loss: Some(f64::NAN),
-    };
-    let multi = MultiLabel {
-        labels: &labels,
-        gold: &[],
-        predicted: &[],
-        probabilities: &[],
-        loss: None,
-    };
-    let number = Regression {
-        gold: &[],
-        predicted: &[],
-        loss: None,
-    };
+    let single =
+        SingleLabel { labels: &labels, gold: &[], predicted: &[], probabilities: &[], loss: Some(f64::NAN) };
+    let multi = MultiLabel { labels: &labels, gold: &[], predicted: &[], probabilities: &[], loss: None };
+    let number = Regression { gold: &[], predicted: &[], loss: None };
     for found in [single.metrics(), multi.metrics(), number.metrics()].map(Result::unwrap) {
-        assert!(
-            found.values.iter().all(|(_, value)| value.is_none()),
-            "{found:?}"
-        );
+        assert!(found.values.iter().all(|(_, value)| value.is_none()), "{found:?}");
         assert!(!found.undefined.is_empty());
     }
 }
@@ -209,57 +158,21 @@ fn scores_that_are_not_finite_have_no_area() {
         loss: None,
     };
     let found = input.metrics().unwrap();
-    assert_eq!(
-        (found.get("roc_auc"), found.get("accuracy")),
-        (None, Some(1.0))
-    );
-    assert!(
-        found.undefined.iter().any(|why| why.contains("not finite")),
-        "{:?}",
-        found.undefined
-    );
-    let number = Regression {
-        gold: &[1.0, f64::INFINITY],
-        predicted: &[1.0, 2.0],
-        loss: None,
-    };
+    assert_eq!((found.get("roc_auc"), found.get("accuracy")), (None, Some(1.0)));
+    assert!(found.undefined.iter().any(|why| why.contains("not finite")), "{:?}", found.undefined);
+    let number = Regression { gold: &[1.0, f64::INFINITY], predicted: &[1.0, 2.0], loss: None };
     assert_eq!(number.metrics().unwrap().get("mse"), None);
 }
 
 #[test]
 fn inputs_that_do_not_fit_are_refused() {
     let labels = names(&["no", "yes"]);
-    let single = SingleLabel {
-        labels: &labels,
-        gold: &[0, 1],
-        predicted: &[0],
-        probabilities: &[],
-        loss: None,
-    };
-    assert_eq!(
-        single.metrics(),
-        Err(InputError::Length {
-            what: "predicted",
-            found: 1,
-            expected: 2
-        })
-    );
-    let single = SingleLabel {
-        labels: &labels,
-        gold: &[0, 2],
-        predicted: &[0, 0],
-        probabilities: &[],
-        loss: None,
-    };
-    assert_eq!(
-        single.metrics(),
-        Err(InputError::Label {
-            what: "gold",
-            row: 1,
-            id: 2,
-            labels: 2
-        })
-    );
+    let single =
+        SingleLabel { labels: &labels, gold: &[0, 1], predicted: &[0], probabilities: &[], loss: None };
+    assert_eq!(single.metrics(), Err(InputError::Length { what: "predicted", found: 1, expected: 2 }));
+    let single =
+        SingleLabel { labels: &labels, gold: &[0, 2], predicted: &[0, 0], probabilities: &[], loss: None };
+    assert_eq!(single.metrics(), Err(InputError::Label { what: "gold", row: 1, id: 2, labels: 2 }));
     let multi = MultiLabel {
         labels: &labels,
         gold: &[true; 3],
@@ -272,13 +185,7 @@ fn inputs_that_do_not_fit_are_refused() {
 
 #[test]
 fn metrics_survive_json_with_their_order_and_nulls() {
-    let found = Regression {
-        gold: &[2.0, 2.0],
-        predicted: &[1.0, 0.1],
-        loss: Some(0.3),
-    }
-    .metrics()
-    .unwrap();
+    let found = Regression { gold: &[2.0, 2.0], predicted: &[1.0, 0.1], loss: Some(0.3) }.metrics().unwrap();
     let json = serde_json::to_string(&found).unwrap();
     assert!(
         json.starts_with(r#"{"values":{"loss":0.3,"mse":"#) && json.contains(r#""pearson":null"#),
@@ -291,10 +198,7 @@ fn metrics_survive_json_with_their_order_and_nulls() {
 fn predictions_follow_from_logits() {
     assert_eq!(argmax_rows(&[1.0, 3.0, 3.0, -1.0, -2.0, -3.0], 3), [1, 0]);
     let probabilities = softmax_rows(&[1000.0, 1001.0], 2);
-    assert!(
-        (probabilities[1] - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-15,
-        "{probabilities:?}"
-    );
+    assert!((probabilities[1] - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-15, "{probabilities:?}");
     assert_eq!(above_half(&[-1e-20, 0.0, 1e-20]), [false, false, true]);
     assert_eq!(sigmoid(&[0.0, -800.0, 800.0]), [0.5, 0.0, 1.0]);
 }

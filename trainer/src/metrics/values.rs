@@ -35,21 +35,14 @@ impl Values {
     }
 
     fn find(&self, name: &str) -> Option<Option<f64>> {
-        let exact = |wanted: &str| {
-            self.0
-                .iter()
-                .find(|(key, _)| key == wanted)
-                .map(|(_, value)| *value)
-        };
+        let exact = |wanted: &str| self.0.iter().find(|(key, _)| key == wanted).map(|(_, value)| *value);
         exact(name).or_else(|| exact(bare(name)))
     }
 }
 
 /// A metric's name without the split in front of it.
 pub(super) fn bare(name: &str) -> &str {
-    name.strip_prefix("eval_")
-        .or_else(|| name.strip_prefix("test_"))
-        .unwrap_or(name)
+    name.strip_prefix("eval_").or_else(|| name.strip_prefix("test_")).unwrap_or(name)
 }
 
 impl<N: AsRef<str>> FromIterator<(N, Option<f64>)> for Values {
