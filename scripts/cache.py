@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -27,6 +28,11 @@ def root() -> pathlib.Path:
 def say(text: str) -> None:
     """One line of progress."""
     print(text, file=sys.stderr, flush=True)
+
+
+def stop_on_terminate() -> None:
+    """Lets `finally` blocks run when this process is asked to end."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def sha256_of(path: pathlib.Path) -> str:

@@ -8,7 +8,7 @@ import sys
 import time
 
 import artifacts
-import private_postgres
+import cache
 import setup
 import venv
 
@@ -90,7 +90,7 @@ def scripts() -> bool:
 
 
 def main() -> None:
-    private_postgres.stop_on_terminate()
+    cache.stop_on_terminate()
     setup.main()
     failed = []
     for check in (form, scripts, docker, dependencies, queries, clippy):

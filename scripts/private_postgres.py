@@ -71,8 +71,3 @@ def running(install: pathlib.Path):
                 server.send_signal(signal.SIGQUIT)
                 server.wait()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def stop_on_terminate() -> None:
-    """Lets `finally` blocks run when this process is asked to end."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import cache
 import private_postgres
 import results
 import setup
@@ -143,7 +144,7 @@ def find_chromium():
 
 
 def main() -> None:
-    private_postgres.stop_on_terminate()
+    cache.stop_on_terminate()
     setup.main()
     soak = "--soak" in sys.argv
     name_filter = [word for word in sys.argv[1:] if word != "--soak"]

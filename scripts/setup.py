@@ -24,7 +24,8 @@ def target() -> pathlib.Path:
 
 
 TOOLS = {
-    "cargo": ("Rust 1.95 or newer", "from Rust's own site by rustup, then `rustup toolchain install stable`"),
+    "cargo": ("Rust 1.95 or newer", "`apt-get install -y rustup && rustup default stable` (Debian 13), `dnf install rustup && rustup-init`, "
+              "or by the installer on Rust's own site"),
     "c++": ("a C++ compiler", "`apt-get install -y g++` (Debian), `dnf install gcc-c++`, `pacman -S gcc`"),
     "make": ("make", "`apt-get install -y make` (Debian), `dnf install make`, `pacman -S make`"),
     "node": ("Node.js 20 or newer", "`apt-get install -y nodejs npm` (Debian), `dnf install nodejs`, `pacman -S nodejs npm`"),
@@ -34,19 +35,22 @@ TOOLS = {
 
 def check_machine() -> None:
     """Ends with the list of what is missing and the commands that install it, before anything is fetched."""
-    missing = [f"{what} ({name} is not in the path): install it {how}"
+    if sys.version_info < (3, 9):
+        sys.exit("setup: this is Python {}.{}, at least 3.9 is needed: `apt-get install -y python3` (Debian 11 or newer), or run "
+                 "make with PYTHON=…".format(*sys.version_info))
+    missing = [f"{what} ({name} is not in the path): {how}"
                for name, (what, how) in TOOLS.items() if not shutil.which(name)]
     try:
         import pip  # noqa: F401
     except ImportError:
-        missing.append(f"pip for {sys.executable}: install it `apt-get install -y python3-pip python3-venv` (Debian), "
+        missing.append(f"pip for {sys.executable}: `apt-get install -y python3-pip python3-venv` (Debian), "
                        "`dnf install python3-pip`, or `python3 -m ensurepip --user`")
     machine = os.uname()
     if (machine.sysname, machine.machine) != ("Linux", "x86_64"):
         missing.append(f"Linux on x86-64: this is {machine.sysname} on {machine.machine}, for which no libtorch is pinned. "
                        "Use the Dockerfile there")
     if missing:
-        sys.exit("setup: this machine lacks:\n" + "\n".join(f"  - {line}" for line in missing))
+        sys.exit("setup: this machine lacks the following; the commands install it.\n" + "\n".join(f"  - {line}" for line in missing))
 
 
 def has_gpu() -> bool:
@@ -179,6 +183,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    cache.stop_on_terminate()
     try:
         main()
     except KeyboardInterrupt:

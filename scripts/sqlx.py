@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 
+import cache
 import private_postgres
 import setup
 
@@ -47,7 +48,7 @@ def _content(folder: pathlib.Path) -> dict:
 
 
 def main() -> None:
-    private_postgres.stop_on_terminate()
+    cache.stop_on_terminate()
     with tempfile.TemporaryDirectory(prefix="luthier-sqlx-") as temporary:
         fresh = pathlib.Path(temporary)
         expand(fresh)
