@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::agent;
+
 /// Where the server listens, where it keeps things, and what it allows.
 #[derive(Args, Clone, Debug)]
 pub struct Config {
@@ -94,6 +96,12 @@ impl Config {
         Duration::from_secs(self.lease_seconds)
     }
 
+    /// The trainer's program.
+    pub fn trainer_program(&self) -> PathBuf {
+        let beside = || agent::beside_this_program("luthier-trainer");
+        self.trainer_binary.clone().or_else(beside).unwrap_or_else(|| PathBuf::from("luthier-trainer"))
+    }
+
     /// What makes these settings unsafe or impossible, in a sentence for the person who started the server.
     pub fn check(&self) -> Result<(), String> {
         if !self.listen.ip().is_loopback() && self.api_key.is_none() {
@@ -103,11 +111,7 @@ impl Config {
                 self.listen
             ));
         }
-        if self
-            .api_key
-            .as_ref()
-            .is_some_and(|key| key.expose().trim().len() < 8)
-        {
+        if self.api_key.as_ref().is_some_and(|key| key.expose().trim().len() < 8) {
             return Err("LUTHIER_API_KEY is shorter than 8 characters".to_owned());
         }
         Ok(())

@@ -51,9 +51,7 @@ pub enum Error {
     #[error("{0}")]
     Unavailable(String),
     /// Returns `500 Internal Server Error`.
-    #[error(
-        "something went wrong inside Luthier; the server's log has the details under this request's id"
-    )]
+    #[error("something went wrong inside Luthier; the server's log has the details under this request's id")]
     Internal(anyhow::Error),
 }
 
@@ -82,28 +80,17 @@ struct Inner<'a> {
 impl Error {
     /// A value that cannot be accepted in field `param`.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Error::Invalid {
-            message: message.into(),
-            param: Some(param.into()),
-            code: "invalid_value",
-        }
+        Error::Invalid { message: message.into(), param: Some(param.into()), code: "invalid_value" }
     }
 
     /// A request that cannot be accepted as a whole.
     pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
-        Error::Invalid {
-            message: message.into(),
-            param: None,
-            code,
-        }
+        Error::Invalid { message: message.into(), param: None, code }
     }
 
     /// Nothing under this name.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Error::NotFound {
-            message: message.into(),
-            param: None,
-        }
+        Error::NotFound { message: message.into(), param: None }
     }
 
     /// Status of the answer.
@@ -146,14 +133,7 @@ impl Error {
     pub fn to_json(&self) -> serde_json::Value {
         let message = self.to_string();
         let (r#type, code) = self.kind();
-        serde_json::json!(Body {
-            error: Inner {
-                message: &message,
-                r#type,
-                param: self.param(),
-                code
-            }
-        })
+        serde_json::json!(Body { error: Inner { message: &message, r#type, param: self.param(), code } })
     }
 }
 
@@ -181,10 +161,7 @@ impl IntoResponse for Error {
             }
             _ => {}
         }
-        response.extensions_mut().insert(Problem {
-            status,
-            message: self.to_string(),
-        });
+        response.extensions_mut().insert(Problem { status, message: self.to_string() });
         response
     }
 }
@@ -203,8 +180,7 @@ impl From<sqlx::Error> for Error {
         if database_is_away(&cause) {
             tracing::warn!(error = %cause, "the database is away");
             return Error::Unavailable(
-                "the database is not reachable at the moment; try again in a few seconds"
-                    .to_owned(),
+                "the database is not reachable at the moment; try again in a few seconds".to_owned(),
             );
         }
         Error::Internal(anyhow::Error::new(cause).context("database"))
@@ -227,9 +203,9 @@ fn database_is_away(error: &sqlx::Error) -> bool {
         | sqlx::Error::Protocol(_)
         | sqlx::Error::WorkerCrashed => true,
         // Class 08: connection; 57P01..57P03: shutdown, crash, starting up; 53300: too many connections.
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            code.starts_with("08") || code.starts_with("57P") || code == "53300"
-        }),
+        sqlx::Error::Database(database) => database
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P") || code == "53300"),
         _ => false,
     }
 }

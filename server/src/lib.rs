@@ -3,14 +3,19 @@
 //! [`app`] builds the whole router from an [`AppState`]; tests and production use the same value.
 //! [`serve::launch`] adds what surrounds it: Postgres, the local trainer, signals.
 
+pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod error;
 pub mod pages;
+pub mod postgres;
+pub mod predictor;
+pub mod process;
 pub mod security;
 pub mod serve;
 pub mod state;
 pub mod telemetry;
+mod upkeep;
 
 use axum::Router;
 

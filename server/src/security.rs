@@ -50,16 +50,11 @@ async fn set_request_id(mut request: Request, next: Next) -> Response {
         .headers()
         .get(X_REQUEST_ID)
         .filter(|id| {
-            id.len() <= 64
-                && id
-                    .as_bytes()
-                    .iter()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+            id.len() <= 64 && id.as_bytes().iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
         })
         .cloned()
         .unwrap_or_else(|| {
-            HeaderValue::from_str(&format!("req_{}", uuid::Uuid::now_v7().simple()))
-                .expect("hex digits")
+            HeaderValue::from_str(&format!("req_{}", uuid::Uuid::now_v7().simple())).expect("hex digits")
         });
     request.headers_mut().insert(X_REQUEST_ID, id.clone());
     let mut response = next.run(request).await;
@@ -76,31 +71,18 @@ async fn set_headers(request: Request, next: Next) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "same-origin"),
-        (
-            HeaderName::from_static("cross-origin-resource-policy"),
-            "same-origin",
-        ),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
         (header::CACHE_CONTROL, "no-store"),
     ] {
-        headers
-            .entry(name)
-            .or_insert(HeaderValue::from_static(value));
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }
 
 /// Refuses names that a foreign page could have pointed at this machine.
-async fn check_host(
-    State(state): State<AppState>,
-    request: Request,
-    next: Next,
-) -> Result<Response> {
-    let host = host_of(&request)
-        .ok_or_else(|| Error::bad_request("no_host", "the request names no host"))?;
+async fn check_host(State(state): State<AppState>, request: Request, next: Next) -> Result<Response> {
+    let host = host_of(&request).ok_or_else(|| Error::bad_request("no_host", "the request names no host"))?;
     if !may_be_reached_as(&state.config, &host) {
         return Err(Error::Forbidden(format!(
             "this server does not answer to the name {host:?}; if it should, start it with LUTHIER_ALLOWED_HOSTS={}",
@@ -111,15 +93,8 @@ async fn check_host(
 }
 
 /// Refuses requests that another site's page sends to change something here.
-async fn check_origin(
-    State(state): State<AppState>,
-    request: Request,
-    next: Next,
-) -> Result<Response> {
-    if !matches!(
-        *request.method(),
-        Method::GET | Method::HEAD | Method::OPTIONS
-    ) {
+async fn check_origin(State(state): State<AppState>, request: Request, next: Next) -> Result<Response> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
         let host = host_of(&request).unwrap_or_default();
         if !comes_from_here(request.headers(), &host, &state.config) {
             return Err(Error::Forbidden(
@@ -136,20 +111,13 @@ async fn check_key(State(state): State<AppState>, request: Request, next: Next) 
     let Some(key) = state.config.api_key.as_ref().filter(|_| !open) else {
         return next.run(request).await;
     };
-    let shown = request
-        .headers()
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok());
-    if shown
-        .and_then(key_of)
-        .is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(key.expose().as_bytes())))
+    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if shown.and_then(key_of).is_some_and(|shown| bool::from(shown.as_bytes().ct_eq(key.expose().as_bytes())))
     {
         return next.run(request).await;
     }
     let sentence = match shown {
-        None => {
-            "an API key is needed: send it as Authorization: Bearer KEY, or as the password in a browser"
-        }
+        None => "an API key is needed: send it as Authorization: Bearer KEY, or as the password in a browser",
         Some(_) => "the API key is not right",
     };
     let challenge = match is_api(request.uri().path()) {
@@ -157,10 +125,7 @@ async fn check_key(State(state): State<AppState>, request: Request, next: Next) 
         false => "Basic realm=\"Luthier\", charset=\"UTF-8\"",
     };
     let mut response = Error::Unauthorized(sentence).into_response();
-    response.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static(challenge),
-    );
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     response
 }
 
@@ -199,10 +164,7 @@ fn is_text(
     headers: &HeaderMap,
     _: &axum::http::Extensions,
 ) -> bool {
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     [
         "text/html",
         "text/css",
@@ -217,10 +179,7 @@ fn is_text(
 
 /// The host of a request, with its port: HTTP/2 has it in the address, HTTP/1 in a header.
 fn host_of(request: &Request) -> Option<String> {
-    let header = request
-        .headers()
-        .get(header::HOST)
-        .map(|host| host.to_str().map(str::to_owned).ok());
+    let header = request.headers().get(header::HOST).map(|host| host.to_str().map(str::to_owned).ok());
     match header {
         Some(host) => host,
         None => request.uri().authority().map(ToString::to_string),
@@ -243,28 +202,18 @@ fn may_be_reached_as(config: &Config, host: &str) -> bool {
     plain.parse::<std::net::IpAddr>().is_ok()
         || name == "localhost"
         || name.ends_with(".localhost")
-        || config
-            .allowed_hosts
-            .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(&name))
+        || config.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(&name))
         || (config.api_key.is_some() && config.allowed_hosts.is_empty())
 }
 
 /// Browsers say where a request comes from; programs say nothing.
 fn comes_from_here(headers: &HeaderMap, host: &str, config: &Config) -> bool {
     if let Some(origin) = headers.get(header::ORIGIN) {
-        let Some((_, authority)) = origin
-            .to_str()
-            .ok()
-            .and_then(|origin| origin.split_once("://"))
-        else {
+        let Some((_, authority)) = origin.to_str().ok().and_then(|origin| origin.split_once("://")) else {
             return false;
         };
         return authority.eq_ignore_ascii_case(host)
-            || config
-                .allowed_hosts
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(name_of(authority)));
+            || config.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(name_of(authority)));
     }
     match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => true,
@@ -279,9 +228,7 @@ fn key_of(authorization: &str) -> Option<String> {
         "bearer" => Some(rest.trim().to_owned()),
         "basic" => {
             use base64::Engine;
-            let decoded = base64::engine::general_purpose::STANDARD
-                .decode(rest.trim())
-                .ok()?;
+            let decoded = base64::engine::general_purpose::STANDARD.decode(rest.trim()).ok()?;
             let (_, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
             Some(password.to_owned())
         }

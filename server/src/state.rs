@@ -2,21 +2,41 @@
 
 use std::sync::Arc;
 
-use sqlx::PgPool;
+use store::Store;
+use store::notify::Listener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::predictor::Predictors;
 use crate::telemetry::Requests;
 
 /// Shared by all requests; cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
-    /// The database.
-    pub db: PgPool,
+    /// Rows and bytes.
+    pub store: Store,
     /// Settings, as given at start.
     pub config: Arc<Config>,
+    /// The one database listener behind all event streams.
+    pub listener: Arc<Listener>,
+    /// Trainer processes that answer predictions.
+    pub predictors: Arc<Predictors>,
     /// Cancelled when the server stops: long answers such as event streams end on it.
     pub stopping: CancellationToken,
     /// Counts of requests, for `/metrics`.
     pub requests: Requests,
+}
+
+impl AppState {
+    /// Joins a store and settings; starts to listen for changes of jobs.
+    pub fn new(store: Store, config: Config, stopping: CancellationToken) -> Self {
+        AppState {
+            listener: Arc::new(Listener::spawn(store.db.clone())),
+            predictors: Arc::new(Predictors::new(&config, store.objects.clone())),
+            config: Arc::new(config),
+            requests: Requests::default(),
+            store,
+            stopping,
+        }
+    }
 }

@@ -19,7 +19,10 @@ const BUCKETS: [f64; 8] = [0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0];
 
 /// Requests counted by method, route and status.
 #[derive(Clone, Default)]
-pub struct Requests(Arc<Mutex<BTreeMap<(String, String, u16), Times>>>);
+pub struct Requests(Arc<Mutex<BTreeMap<Key, Times>>>);
+
+/// Method, route, status.
+type Key = (String, String, u16);
 
 #[derive(Clone, Default)]
 struct Times {
@@ -29,11 +32,8 @@ struct Times {
 }
 
 impl Requests {
-    fn add(&self, key: (String, String, u16), seconds: f64) {
-        let mut all = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn add(&self, key: Key, seconds: f64) {
+        let mut all = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let times = all.entry(key).or_default();
         for (bucket, bound) in times.buckets.iter_mut().zip(BUCKETS) {
             *bucket += u64::from(seconds <= bound);
@@ -47,11 +47,7 @@ impl Requests {
         use std::fmt::Write;
         out.push_str("# HELP luthier_http_request_seconds Time to the head of the answer.\n");
         out.push_str("# TYPE luthier_http_request_seconds histogram\n");
-        let all = self
-            .0
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-            .clone();
+        let all = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
         for ((method, route, status), times) in all {
             let labels = format!("method=\"{method}\",route=\"{route}\",status=\"{status}\"");
             let name = "luthier_http_request_seconds";
@@ -71,21 +67,10 @@ pub async fn observe(State(state): State<AppState>, request: Request, next: Next
     let method = request.method().to_string();
     let path = request.uri().path().to_owned();
     // The pattern, never the address itself: ids would make a count of their own each.
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("other".to_owned(), |path| path.as_str().to_owned());
-    let id = request
-        .headers()
-        .get("x-request-id")
-        .and_then(|id| id.to_str().ok())
-        .unwrap_or_default();
-    let span = tracing::info_span!(
-        "request",
-        request.id = id,
-        http.method = method,
-        http.path = path
-    );
+    let route =
+        request.extensions().get::<MatchedPath>().map_or("other".to_owned(), |path| path.as_str().to_owned());
+    let id = request.headers().get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let span = tracing::info_span!("request", request.id = id, http.method = method, http.path = path);
     let response = next.run(request).instrument(span.clone()).await;
     let elapsed = started.elapsed().as_secs_f64();
     let status = response.status().as_u16();
@@ -96,11 +81,8 @@ pub async fn observe(State(state): State<AppState>, request: Request, next: Next
 
 /// Starts logging to stderr; `RUST_LOG` chooses what is said.
 pub fn start_logging(format: LogFormat) {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,sqlx=warn"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start in one process (tests) keeps the first.
     let _ = match format {
         LogFormat::Text => lines.with_target(false).finish().try_init(),
