@@ -18,10 +18,7 @@ pub struct LineRange {
 impl LineRange {
     /// The range of a single line.
     pub fn one(line: u64) -> Self {
-        Self {
-            first: line,
-            last: line,
-        }
+        Self { first: line, last: line }
     }
 }
 
@@ -119,14 +116,7 @@ pub struct Problem {
 impl Problem {
     /// A problem of a whole file.
     pub fn new(kind: ProblemKind, file: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            file: file.into(),
-            line: None,
-            column: None,
-            message: message.into(),
-            hint: None,
-        }
+        Self { kind, file: file.into(), line: None, column: None, message: message.into(), hint: None }
     }
 
     /// Says on which lines.
@@ -151,11 +141,9 @@ impl Problem {
     pub(crate) fn from_io(error: io::Error, file: &str) -> Self {
         match error.downcast::<Self>() {
             Ok(problem) => problem,
-            Err(error) => Self::new(
-                ProblemKind::Unreadable,
-                file,
-                format!("the file cannot be read: {error}"),
-            ),
+            Err(error) => {
+                Self::new(ProblemKind::Unreadable, file, format!("the file cannot be read: {error}"))
+            }
         }
     }
 }
@@ -207,20 +195,13 @@ impl Problems {
 
     /// The value, if nothing was wrong.
     pub fn or<T>(self, value: T) -> Result<T, Self> {
-        if self.is_empty() {
-            Ok(value)
-        } else {
-            Err(self)
-        }
+        if self.is_empty() { Ok(value) } else { Err(self) }
     }
 }
 
 impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
-        Self {
-            listed: vec![problem],
-            total: 1,
-        }
+        Self { listed: vec![problem], total: 1 }
     }
 }
 

@@ -16,8 +16,8 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken, EncodeInput, NormalizerWrapper, PostProcessor, PostProcessorWrapper,
-    PreTokenizerWrapper, TruncationDirection, TruncationParams, TruncationStrategy,
+    AddedToken, EncodeInput, NormalizerWrapper, PostProcessor, PostProcessorWrapper, PreTokenizerWrapper,
+    TruncationDirection, TruncationParams, TruncationStrategy,
 };
 
 use crate::checkpoint::{read_json, read_text};
@@ -60,8 +60,8 @@ impl Tokenizer {
     /// # Errors
     /// [`ProblemKind::Tokenizer`] where `tokenizer.json` is absent (naming what is there instead) or cannot be read.
     pub fn load(dir: &Path) -> Result<Self, Problem> {
-        let text = read_text(dir, FILE, ProblemKind::Tokenizer)
-            .map_err(|problem| explain_absence(dir, problem))?;
+        let text =
+            read_text(dir, FILE, ProblemKind::Tokenizer).map_err(|problem| explain_absence(dir, problem))?;
         let inner = tokenizers::Tokenizer::from_bytes(text).map_err(|error| unusable(&error))?;
         let names = Names::read(dir)?;
         let mut tokenizer = Self {
@@ -96,19 +96,11 @@ impl Tokenizer {
             None => {}
         }
         self.inner.add_tokens(names.listed_tokens())?;
-        let known: Vec<String> = self
-            .inner
-            .get_added_tokens_decoder()
-            .into_values()
-            .map(|token| token.content)
-            .collect();
-        let named = names
-            .special_tokens()
-            .into_iter()
-            .filter(|token| !known.contains(&token.content));
+        let known: Vec<String> =
+            self.inner.get_added_tokens_decoder().into_values().map(|token| token.content).collect();
+        let named = names.special_tokens().into_iter().filter(|token| !known.contains(&token.content));
         self.inner.add_tokens(named)?;
-        self.inner
-            .set_encode_special_tokens(names.flag("split_special_tokens").unwrap_or(false));
+        self.inner.set_encode_special_tokens(names.flag("split_special_tokens").unwrap_or(false));
         Ok(())
     }
 
@@ -119,11 +111,7 @@ impl Tokenizer {
 
     /// One more than the greatest token id: the rows that a word embedding needs.
     pub fn vocab_size(&self) -> u64 {
-        self.inner
-            .get_vocab(true)
-            .into_values()
-            .max()
-            .map_or(0, |id| u64::from(id) + 1)
+        self.inner.get_vocab(true).into_values().max().map_or(0, |id| u64::from(id) + 1)
     }
 
     /// The longest input it was made for, in tokens, where it says so.
@@ -172,9 +160,7 @@ impl Tokenizer {
                     None => EncodeInput::Single((*text).into()),
                 })
                 .collect();
-            let encoded = inner
-                .encode_batch_fast(inputs, true)
-                .map_err(|error| unusable(&error))?;
+            let encoded = inner.encode_batch_fast(inputs, true).map_err(|error| unusable(&error))?;
             encodings.extend(encoded.into_iter().map(|encoding| Encoding {
                 ids: encoding.get_ids().to_vec(),
                 type_ids: encoding.get_type_ids().to_vec(),
@@ -185,23 +171,17 @@ impl Tokenizer {
     }
 
     fn truncating_to(&self, max_length: usize) -> Result<Arc<tokenizers::Tokenizer>, Problem> {
-        let mut cached = self
-            .truncating
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.truncating.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, inner)) = cached.as_ref().filter(|(length, _)| *length == max_length) {
             return Ok(Arc::clone(inner));
         }
-        let special = self
-            .inner
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(true));
+        let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
         if max_length <= special {
-            let message = format!(
-                "a length of {max_length} tokens leaves no room beside {special} special ones"
+            let message =
+                format!("a length of {max_length} tokens leaves no room beside {special} special ones");
+            return Err(
+                Problem::new(ProblemKind::Tokenizer, FILE, message).hint("choose a greater max_length")
             );
-            return Err(Problem::new(ProblemKind::Tokenizer, FILE, message)
-                .hint("choose a greater max_length"));
         }
         let mut inner = self.inner.clone();
         let truncation = TruncationParams {
@@ -210,9 +190,7 @@ impl Tokenizer {
             strategy: TruncationStrategy::LongestFirst,
             stride: 0,
         };
-        inner
-            .with_truncation(Some(truncation))
-            .map_err(|error| unusable(&error))?;
+        inner.with_truncation(Some(truncation)).map_err(|error| unusable(&error))?;
         let inner = Arc::new(inner);
         *cached = Some((max_length, Arc::clone(&inner)));
         Ok(inner)
@@ -220,12 +198,8 @@ impl Tokenizer {
 }
 
 fn unusable(error: &tokenizers::Error) -> Problem {
-    Problem::new(
-        ProblemKind::Tokenizer,
-        FILE,
-        format!("the tokenizer cannot be used: {error}"),
-    )
-    .hint("upload the original file again, or save it anew with transformers' `save_pretrained`")
+    Problem::new(ProblemKind::Tokenizer, FILE, format!("the tokenizer cannot be used: {error}"))
+        .hint("upload the original file again, or save it anew with transformers' `save_pretrained`")
 }
 
 /// Names the vocabulary that is there in place of `tokenizer.json`.
@@ -268,15 +242,8 @@ struct Names {
     class: Option<String>,
 }
 
-const NAMED_TOKENS: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+const NAMED_TOKENS: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 impl Names {
     fn read(dir: &Path) -> Result<Self, Problem> {
@@ -337,29 +304,16 @@ impl Names {
     }
 
     fn special_tokens(&self) -> Vec<AddedToken> {
-        let mut tokens: Vec<AddedToken> = NAMED_TOKENS
-            .iter()
-            .filter_map(|name| self.token(name))
-            .collect();
+        let mut tokens: Vec<AddedToken> = NAMED_TOKENS.iter().filter_map(|name| self.token(name)).collect();
         let further = ["extra_special_tokens", "additional_special_tokens"];
-        let lists = further
-            .iter()
-            .filter_map(|name| self.config.get(*name)?.as_array());
-        tokens.extend(
-            lists
-                .flatten()
-                .filter_map(|written| added_token(written, true)),
-        );
+        let lists = further.iter().filter_map(|name| self.config.get(*name)?.as_array());
+        tokens.extend(lists.flatten().filter_map(|written| added_token(written, true)));
         tokens
     }
 
     /// `added_tokens_decoder`, by number.
     fn listed_tokens(&self) -> Vec<AddedToken> {
-        let Some(listed) = self
-            .config
-            .get("added_tokens_decoder")
-            .and_then(Value::as_object)
-        else {
+        let Some(listed) = self.config.get("added_tokens_decoder").and_then(Value::as_object) else {
             return Vec::new();
         };
         let mut tokens: Vec<(u32, AddedToken)> = listed
@@ -378,9 +332,7 @@ impl Names {
             self.flag("do_lower_case").unwrap_or(true),
         );
         inner.with_normalizer(Some(NormalizerWrapper::BertNormalizer(normalizer)))?;
-        inner.with_pre_tokenizer(Some(PreTokenizerWrapper::BertPreTokenizer(
-            BertPreTokenizer,
-        )));
+        inner.with_pre_tokenizer(Some(PreTokenizerWrapper::BertPreTokenizer(BertPreTokenizer)));
         let id = |name: &str| {
             let token = self.token(name)?.content;
             Some((token.clone(), inner.token_to_id(&token)?))
@@ -406,9 +358,8 @@ impl Names {
             Some((token.clone(), inner.token_to_id(&token)?))
         };
         if let (Some(sep), Some(cls)) = (id("sep_token"), id("cls_token")) {
-            let processing = RobertaProcessing::new(sep, cls)
-                .trim_offsets(trim_offsets)
-                .add_prefix_space(prefix_space);
+            let processing =
+                RobertaProcessing::new(sep, cls).trim_offsets(trim_offsets).add_prefix_space(prefix_space);
             inner.with_post_processor(Some(PostProcessorWrapper::Roberta(processing)));
         }
     }

@@ -93,10 +93,7 @@ impl From<Written> for Config {
             max_position_embeddings: written.max_position_embeddings,
             type_vocab_size: written.type_vocab_size,
             pad_token_id: written.pad_token_id,
-            id2label: labels
-                .into_iter()
-                .map(|(id, name)| (id, text(name)))
-                .collect(),
+            id2label: labels.into_iter().map(|(id, name)| (id, text(name))).collect(),
             problem_type: written.problem_type,
             dtype: written.dtype.or(written.torch_dtype).map(text),
             has_own_code: written.auto_map.is_some(),
@@ -117,26 +114,18 @@ impl Config {
             ("max_position_embeddings", self.max_position_embeddings),
             ("type_vocab_size", self.type_vocab_size),
         ];
-        sizes
-            .into_iter()
-            .filter_map(|(name, size)| Some((name.to_owned(), size?)))
-            .collect()
+        sizes.into_iter().filter_map(|(name, size)| Some((name.to_owned(), size?))).collect()
     }
 
     /// Class names in the order of their numbers; empty where numbers are missing or doubled.
     pub fn labels(&self) -> Vec<String> {
         let map = &self.id2label;
-        (0..map.len())
-            .map(|id| map.get(&id.to_string()).cloned())
-            .collect::<Option<_>>()
-            .unwrap_or_default()
+        (0..map.len()).map(|id| map.get(&id.to_string()).cloned()).collect::<Option<_>>().unwrap_or_default()
     }
 
     /// Whether it was saved with a head that tells classes apart.
     pub fn is_classifier(&self) -> bool {
-        self.architectures
-            .iter()
-            .any(|name| name.ends_with("ForSequenceClassification"))
+        self.architectures.iter().any(|name| name.ends_with("ForSequenceClassification"))
     }
 
     /// The model type, if there is an implementation for it.
@@ -146,20 +135,14 @@ impl Config {
     pub fn supported_model_type(&self) -> Result<&str, Problem> {
         let supported = format!("supported are {}", SUPPORTED_MODEL_TYPES.join(", "));
         let problem = |kind, message: String| {
-            Err(Problem::new(kind, "config.json", message)
-                .in_column("model_type")
-                .hint(supported.clone()))
+            Err(Problem::new(kind, "config.json", message).in_column("model_type").hint(supported.clone()))
         };
         match self.model_type.as_deref() {
-            None => problem(
-                ProblemKind::Config,
-                "the model type is not given".to_owned(),
-            ),
+            None => problem(ProblemKind::Config, "the model type is not given".to_owned()),
             Some(name) if SUPPORTED_MODEL_TYPES.contains(&name) => Ok(name),
-            Some(name) => problem(
-                ProblemKind::UnsupportedModel,
-                format!("the model type `{name}` is not supported"),
-            ),
+            Some(name) => {
+                problem(ProblemKind::UnsupportedModel, format!("the model type `{name}` is not supported"))
+            }
         }
     }
 }

@@ -10,11 +10,7 @@ use crate::problem::{Problem, ProblemKind};
 /// Tensors that are absent, or have another shape than the configuration says.
 pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
     let model_type = config.model_type.as_deref().unwrap_or_default();
-    let names = if model_type == "distilbert" {
-        &DISTILBERT
-    } else {
-        &BERT
-    };
+    let names = if model_type == "distilbert" { &DISTILBERT } else { &BERT };
     let sizes = match Sizes::of(config, model_type == "distilbert") {
         Ok(sizes) => sizes,
         Err(problem) => return vec![problem],
@@ -24,9 +20,8 @@ pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
         match find(weights, names.prefixes, &name) {
             None => problems.push(problem(weights, format!("the tensor `{name}` is missing"))),
             Some((found, has)) if has != shape => {
-                let message = format!(
-                    "the tensor `{found}` has the shape {has:?}, config.json says {shape:?}"
-                );
+                let message =
+                    format!("the tensor `{found}` has the shape {has:?}, config.json says {shape:?}");
                 problems.push(problem(weights, message));
             }
             Some(_) => {}
@@ -36,19 +31,14 @@ pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
 }
 
 fn problem(weights: &Weights, message: String) -> Problem {
-    let file = weights
-        .files()
-        .next()
-        .map_or("checkpoint", |(name, _)| name);
+    let file = weights.files().next().map_or("checkpoint", |(name, _)| name);
     Problem::new(ProblemKind::Tensor, file, message)
         .hint("upload the config.json that belongs to these weights")
 }
 
 /// A tensor under one of the prefixes, its layer norm also under its names of old.
 fn find(weights: &Weights, prefixes: &[&str], name: &str) -> Option<(String, Vec<u64>)> {
-    let old = name
-        .replace("LayerNorm.weight", "LayerNorm.gamma")
-        .replace("LayerNorm.bias", "LayerNorm.beta");
+    let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
     prefixes
         .iter()
         .flat_map(|prefix| [format!("{prefix}{name}"), format!("{prefix}{old}")])
@@ -68,32 +58,21 @@ impl Sizes {
     fn of(config: &Config, distilbert: bool) -> Result<Self, Problem> {
         let need = |size: Option<u64>, name: &str| {
             size.filter(|size| *size > 0).ok_or_else(|| {
-                Problem::new(
-                    ProblemKind::Config,
-                    "config.json",
-                    format!("the size `{name}` is not given"),
-                )
-                .in_column(name)
-                .hint("upload the original config.json")
+                Problem::new(ProblemKind::Config, "config.json", format!("the size `{name}` is not given"))
+                    .in_column(name)
+                    .hint("upload the original config.json")
             })
         };
         let names = if distilbert {
             ["dim", "n_layers", "hidden_dim", "n_heads"]
         } else {
-            [
-                "hidden_size",
-                "num_hidden_layers",
-                "intermediate_size",
-                "num_attention_heads",
-            ]
+            ["hidden_size", "num_hidden_layers", "intermediate_size", "num_attention_heads"]
         };
         let hidden = need(config.hidden_size, names[0])?;
         let heads = need(config.num_attention_heads, names[3])?;
         if hidden % heads != 0 {
             let message = format!("{heads} attention heads do not divide the width of {hidden}");
-            return Err(
-                Problem::new(ProblemKind::Config, "config.json", message).in_column(names[3])
-            );
+            return Err(Problem::new(ProblemKind::Config, "config.json", message).in_column(names[3]));
         }
         Ok(Self {
             hidden,
@@ -101,11 +80,7 @@ impl Sizes {
             intermediate: need(config.intermediate_size, names[2])?,
             vocab: need(config.vocab_size, "vocab_size")?,
             positions: need(config.max_position_embeddings, "max_position_embeddings")?,
-            types: if distilbert {
-                None
-            } else {
-                Some(need(config.type_vocab_size, "type_vocab_size")?)
-            },
+            types: if distilbert { None } else { Some(need(config.type_vocab_size, "type_vocab_size")?) },
         })
     }
 }
@@ -124,12 +99,7 @@ struct Names {
 const BERT: Names = Names {
     prefixes: &["", "bert.", "roberta."],
     layer: "encoder.layer",
-    square: &[
-        "attention.self.query",
-        "attention.self.key",
-        "attention.self.value",
-        "attention.output.dense",
-    ],
+    square: &["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"],
     widening: "intermediate.dense",
     narrowing: "output.dense",
     norms: &["attention.output.LayerNorm", "output.LayerNorm"],
@@ -138,12 +108,7 @@ const BERT: Names = Names {
 const DISTILBERT: Names = Names {
     prefixes: &["", "distilbert."],
     layer: "transformer.layer",
-    square: &[
-        "attention.q_lin",
-        "attention.k_lin",
-        "attention.v_lin",
-        "attention.out_lin",
-    ],
+    square: &["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"],
     widening: "ffn.lin1",
     narrowing: "ffn.lin2",
     norms: &["sa_layer_norm", "output_layer_norm"],
@@ -151,41 +116,23 @@ const DISTILBERT: Names = Names {
 
 impl Names {
     fn expected(&self, sizes: &Sizes) -> Vec<(String, Vec<u64>)> {
-        let Sizes {
-            hidden,
-            layers,
-            intermediate,
-            vocab,
-            positions,
-            types,
-        } = *sizes;
+        let Sizes { hidden, layers, intermediate, vocab, positions, types } = *sizes;
         let mut expected = vec![
-            (
-                "embeddings.word_embeddings.weight".to_owned(),
-                vec![vocab, hidden],
-            ),
-            (
-                "embeddings.position_embeddings.weight".to_owned(),
-                vec![positions, hidden],
-            ),
+            ("embeddings.word_embeddings.weight".to_owned(), vec![vocab, hidden]),
+            ("embeddings.position_embeddings.weight".to_owned(), vec![positions, hidden]),
             ("embeddings.LayerNorm.weight".to_owned(), vec![hidden]),
             ("embeddings.LayerNorm.bias".to_owned(), vec![hidden]),
         ];
-        expected.extend(types.map(|types| {
-            (
-                "embeddings.token_type_embeddings.weight".to_owned(),
-                vec![types, hidden],
-            )
-        }));
+        expected.extend(
+            types.map(|types| ("embeddings.token_type_embeddings.weight".to_owned(), vec![types, hidden])),
+        );
         for layer in 0..layers.min(10_000) {
             let at = |part: &str, leaf: &str| format!("{}.{layer}.{part}.{leaf}", self.layer);
             let mut linear = |part: &str, output: u64, input: u64| {
                 expected.push((at(part, "weight"), vec![output, input]));
                 expected.push((at(part, "bias"), vec![output]));
             };
-            self.square
-                .iter()
-                .for_each(|part| linear(part, hidden, hidden));
+            self.square.iter().for_each(|part| linear(part, hidden, hidden));
             linear(self.widening, intermediate, hidden);
             linear(self.narrowing, hidden, intermediate);
             for part in self.norms {

@@ -54,9 +54,7 @@ pub fn inspect_checkpoint(dir: &Path) -> CheckpointInfo {
     sort_files(&mut info, &files);
     describe_tokenizer(&mut info, dir, config.as_ref());
     if let (Some(config), Some(weights)) = (&config, &weights) {
-        encoder::check(config, weights)
-            .into_iter()
-            .for_each(|problem| info.add(problem));
+        encoder::check(config, weights).into_iter().for_each(|problem| info.add(problem));
     }
     info
 }
@@ -71,18 +69,13 @@ fn describe_config(info: &mut CheckpointInfo, config: Config) -> Option<Config> 
         info.labels = config.labels();
     }
     if config.has_own_code {
-        info.notices
-            .push("config.json names code of its own (`auto_map`); it is not run".to_owned());
+        info.notices.push("config.json names code of its own (`auto_map`); it is not run".to_owned());
     }
     if config.is_quantized {
         info.add(
-            Problem::new(
-                ProblemKind::UnsupportedModel,
-                CONFIG,
-                "the weights are quantized",
-            )
-            .in_column("quantization_config")
-            .hint("upload the checkpoint it was quantized from"),
+            Problem::new(ProblemKind::UnsupportedModel, CONFIG, "the weights are quantized")
+                .in_column("quantization_config")
+                .hint("upload the checkpoint it was quantized from"),
         );
     }
     match config.supported_model_type() {
@@ -101,52 +94,25 @@ fn describe_weights(info: &mut CheckpointInfo, weights: &Weights) {
     }
     info.tensors = weights.len() as u64;
     info.parameters = elements.values().sum();
-    info.dtype = elements
-        .iter()
-        .max_by_key(|(_, count)| **count)
-        .map(|(dtype, _)| format!("{dtype:?}"));
+    info.dtype = elements.iter().max_by_key(|(_, count)| **count).map(|(dtype, _)| format!("{dtype:?}"));
     info.weights = weights.files().map(|(name, _)| name.to_owned()).collect();
     info.weight_bytes = weights.files().map(|(_, bytes)| bytes).sum();
     if weights.is_empty() {
-        info.add(Problem::new(
-            ProblemKind::MissingWeights,
-            SINGLE,
-            "the file holds no tensors",
-        ));
+        info.add(Problem::new(ProblemKind::MissingWeights, SINGLE, "the file holds no tensors"));
     }
 }
 
 /// Tells weights that are not used from whatever else is there.
 fn sort_files(info: &mut CheckpointInfo, files: &[String]) {
-    const WEIGHT_ENDINGS: [&str; 11] = [
-        ".safetensors",
-        ".bin",
-        ".pt",
-        ".pth",
-        ".h5",
-        ".msgpack",
-        ".gguf",
-        ".onnx",
-        ".ckpt",
-        ".ot",
-        ".pkl",
-    ];
-    const USED: [&str; 5] = [
-        CONFIG,
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-        "training_args.bin",
-    ];
+    const WEIGHT_ENDINGS: [&str; 11] =
+        [".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt", ".ot", ".pkl"];
+    const USED: [&str; 5] =
+        [CONFIG, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "training_args.bin"];
     let sharded = info.weights.first().is_some_and(|name| name != SINGLE);
-    for file in files
-        .iter()
-        .filter(|file| !info.weights.contains(file) && !USED.contains(&file.as_str()))
-    {
+    for file in files.iter().filter(|file| !info.weights.contains(file) && !USED.contains(&file.as_str())) {
         if file == INDEX {
             if !sharded && !info.weights.is_empty() {
-                info.notices
-                    .push(format!("{INDEX} is ignored, {SINGLE} is used"));
+                info.notices.push(format!("{INDEX} is ignored, {SINGLE} is used"));
                 info.unused_weights.push(file.clone());
             }
         } else if WEIGHT_ENDINGS.iter().any(|ending| file.ends_with(ending)) {
@@ -156,10 +122,7 @@ fn sort_files(info: &mut CheckpointInfo, files: &[String]) {
         }
     }
     if !info.weights.is_empty() && !info.unused_weights.is_empty() {
-        info.notices.push(format!(
-            "weight files that are not used: {}",
-            info.unused_weights.join(", ")
-        ));
+        info.notices.push(format!("weight files that are not used: {}", info.unused_weights.join(", ")));
     }
 }
 
@@ -169,22 +132,16 @@ fn describe_tokenizer(info: &mut CheckpointInfo, dir: &Path, config: Option<&Con
         Err(problem) => return info.add(problem),
     };
     let vocab_size = tokenizer.vocab_size();
-    if let Some(rows) = config
-        .and_then(|config| config.vocab_size)
-        .filter(|rows| vocab_size > *rows)
-    {
-        let message = format!(
-            "the tokenizer has ids up to {}, the word embedding has {rows} rows",
-            vocab_size - 1
-        );
+    if let Some(rows) = config.and_then(|config| config.vocab_size).filter(|rows| vocab_size > *rows) {
+        let message =
+            format!("the tokenizer has ids up to {}, the word embedding has {rows} rows", vocab_size - 1);
         info.add(
             Problem::new(ProblemKind::Tokenizer, tokenizer::FILE, message)
                 .hint("upload the tokenizer that belongs to these weights"),
         );
     }
     if tokenizer.pad_token().is_none() {
-        info.notices
-            .push("the tokenizer names no padding token".to_owned());
+        info.notices.push("the tokenizer names no padding token".to_owned());
     }
     info.tokenizer = Some(TokenizerInfo {
         class: tokenizer.class().map(str::to_owned),
@@ -221,16 +178,10 @@ pub(super) fn weights_of(dir: &Path) -> Result<Set, Problem> {
             file,
             "this is an adapter without its base model",
         )
-        .hint(
-            "merge it into its base model with peft's `merge_and_unload`, then upload the result",
-        ));
+        .hint("merge it into its base model with peft's `merge_and_unload`, then upload the result"));
     }
-    let problem = Problem::new(
-        ProblemKind::MissingWeights,
-        "checkpoint",
-        "no weights found",
-    )
-    .hint(format!("add {SINGLE}, or {INDEX} with its shards"));
+    let problem = Problem::new(ProblemKind::MissingWeights, "checkpoint", "no weights found")
+        .hint(format!("add {SINGLE}, or {INDEX} with its shards"));
     Err(
         match has(|file| {
             [".safetensors", ".h5", ".msgpack", ".gguf", ".onnx", ".bin"]
@@ -271,19 +222,12 @@ fn list(dir: &Path) -> io::Result<Vec<String>> {
 /// # Errors
 /// A problem of `kind` where it is absent or not what is expected, with the line; [`ProblemKind::LfsPointer`] where it was
 /// not fetched.
-pub fn read_json<T: DeserializeOwned>(
-    dir: &Path,
-    name: &str,
-    kind: ProblemKind,
-) -> Result<T, Problem> {
+pub fn read_json<T: DeserializeOwned>(dir: &Path, name: &str, kind: ProblemKind) -> Result<T, Problem> {
     let text = read_text(dir, name, kind)?;
     serde_json::from_slice(&text).map_err(|error| {
         let problem = Problem::new(kind, name, format!("not what was expected: {error}"));
-        let problem = if error.line() > 0 {
-            problem.at(LineRange::one(error.line() as u64))
-        } else {
-            problem
-        };
+        let problem =
+            if error.line() > 0 { problem.at(LineRange::one(error.line() as u64)) } else { problem };
         problem.hint("upload the original file again")
     })
 }
@@ -291,20 +235,15 @@ pub fn read_json<T: DeserializeOwned>(
 /// Reads a file that is known to be small.
 pub(crate) fn read_text(dir: &Path, name: &str, kind: ProblemKind) -> Result<Vec<u8>, Problem> {
     let file = fs::File::open(dir.join(name)).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => Problem::new(kind, name, "the file is missing")
-            .hint(format!("add {name} to the checkpoint")),
+        io::ErrorKind::NotFound => {
+            Problem::new(kind, name, "the file is missing").hint(format!("add {name} to the checkpoint"))
+        }
         _ => Problem::from_io(error, name),
     })?;
     let mut text = Vec::new();
-    file.take(MAX_JSON + 1)
-        .read_to_end(&mut text)
-        .map_err(|error| Problem::from_io(error, name))?;
+    file.take(MAX_JSON + 1).read_to_end(&mut text).map_err(|error| Problem::from_io(error, name))?;
     if text.len() as u64 > MAX_JSON {
-        return Err(Problem::new(
-            ProblemKind::TooLarge,
-            name,
-            "the file has more than 512 MiB",
-        ));
+        return Err(Problem::new(ProblemKind::TooLarge, name, "the file has more than 512 MiB"));
     }
     match lfs_pointer(&text[..text.len().min(256)], name) {
         Some(problem) => Err(problem),

@@ -69,30 +69,20 @@ impl Header {
         let mut file = File::open(path).map_err(unreadable)?;
         let file_bytes = file.metadata().map_err(unreadable)?.len();
         let mut head = Vec::new();
-        file.by_ref()
-            .take(256)
-            .read_to_end(&mut head)
-            .map_err(unreadable)?;
+        file.by_ref().take(256).read_to_end(&mut head).map_err(unreadable)?;
         if let Some(problem) = lfs_pointer(&head, name) {
             return Err(problem);
         }
         let length = header_length(&head, file_bytes, name)?;
         let known = (head.len() as u64).min(LENGTH_BYTES + length);
         let mut json = head[LENGTH_BYTES as usize..known as usize].to_vec();
-        file.take(length - json.len() as u64)
-            .read_to_end(&mut json)
-            .map_err(unreadable)?;
+        file.take(length - json.len() as u64).read_to_end(&mut json).map_err(unreadable)?;
         let entries: Entries = serde_json::from_slice(&json)
             .map_err(|error| corrupt(name, format!("the header is not valid: {error}")))?;
         Self::checked(entries, LENGTH_BYTES + length, file_bytes, name)
     }
 
-    fn checked(
-        entries: Entries,
-        data_start: u64,
-        file_bytes: u64,
-        name: &str,
-    ) -> Result<Self, Problem> {
+    fn checked(entries: Entries, data_start: u64, file_bytes: u64, name: &str) -> Result<Self, Problem> {
         let mut tensors = BTreeMap::new();
         for (tensor, entry) in entries.tensors {
             let info = entry
@@ -105,11 +95,8 @@ impl Header {
         let mut end = data_start;
         for (tensor, info) in by_place {
             if info.start != end {
-                let how = if info.start < end {
-                    "overlaps the one before it"
-                } else {
-                    "leaves a gap before it"
-                };
+                let how =
+                    if info.start < end { "overlaps the one before it" } else { "leaves a gap before it" };
                 let message = format!(
                     "tensor `{tensor}` {how}: it begins at byte {}, the one before ends at {end}",
                     info.start
@@ -119,11 +106,7 @@ impl Header {
             end = info.end;
         }
         check_length(end, file_bytes, name)?;
-        Ok(Self {
-            tensors,
-            metadata: entries.metadata,
-            file_bytes,
-        })
+        Ok(Self { tensors, metadata: entries.metadata, file_bytes })
     }
 }
 
@@ -131,15 +114,13 @@ fn check_length(accounted: u64, file_bytes: u64, name: &str) -> Result<(), Probl
     let message = format!("the header accounts for {accounted} bytes, the file has {file_bytes}");
     match file_bytes.cmp(&accounted) {
         std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Less => Err(corrupt(
-            name,
-            format!("{message}: {} are missing", accounted - file_bytes),
-        )
-        .hint("the file was cut short, upload it again")),
-        std::cmp::Ordering::Greater => Err(corrupt(
-            name,
-            format!("{message}: {} are too many", file_bytes - accounted),
-        )),
+        std::cmp::Ordering::Less => {
+            Err(corrupt(name, format!("{message}: {} are missing", accounted - file_bytes))
+                .hint("the file was cut short, upload it again"))
+        }
+        std::cmp::Ordering::Greater => {
+            Err(corrupt(name, format!("{message}: {} are too many", file_bytes - accounted)))
+        }
     }
 }
 
@@ -150,9 +131,7 @@ pub(super) fn lfs_pointer(head: &[u8], name: &str) -> Option<Problem> {
     }
     let text = String::from_utf8_lossy(head);
     let size = text.lines().find_map(|line| line.strip_prefix("size "));
-    let expected = size.map_or(String::new(), |size| {
-        format!(" ({} bytes expected)", size.trim())
-    });
+    let expected = size.map_or(String::new(), |size| format!(" ({} bytes expected)", size.trim()));
     Some(
         Problem::new(
             ProblemKind::LfsPointer,
@@ -172,8 +151,7 @@ fn header_length(head: &[u8], file_bytes: u64, name: &str) -> Result<u64, Proble
     };
     let length = u64::from_le_bytes(*bytes);
     if length > MAX_HEADER {
-        let message =
-            format!("the header would have {length} bytes, the format allows {MAX_HEADER}");
+        let message = format!("the header would have {length} bytes, the format allows {MAX_HEADER}");
         return Err(corrupt(name, message).hint("this is not a safetensors file, or it is damaged"));
     }
     if LENGTH_BYTES + length > file_bytes {
@@ -205,27 +183,17 @@ struct Entry {
 
 impl Entry {
     fn checked(self, data_start: u64) -> Result<TensorInfo, String> {
-        let Self {
-            dtype,
-            shape,
-            data_offsets: (from, to),
-        } = self;
-        let elements = shape
-            .iter()
-            .try_fold(1u64, |product, size| product.checked_mul(*size));
+        let Self { dtype, shape, data_offsets: (from, to) } = self;
+        let elements = shape.iter().try_fold(1u64, |product, size| product.checked_mul(*size));
         let bits = elements.and_then(|elements| elements.checked_mul(dtype.bitsize() as u64));
         let Some(bits) = bits else {
             return Err(format!("the shape {shape:?} is impossibly large"));
         };
         if bits % 8 != 0 {
-            return Err(format!(
-                "the shape {shape:?} of {dtype:?} does not fill whole bytes"
-            ));
+            return Err(format!("the shape {shape:?} of {dtype:?} does not fill whole bytes"));
         }
         let wanted = bits / 8;
-        let has = to
-            .checked_sub(from)
-            .ok_or(format!("it ends at {to}, before it begins at {from}"))?;
+        let has = to.checked_sub(from).ok_or(format!("it ends at {to}, before it begins at {from}"))?;
         if has != wanted {
             return Err(format!(
                 "the shape {shape:?} of {dtype:?} takes {wanted} bytes, its place has {has}"
@@ -235,12 +203,7 @@ impl Entry {
         let Some((start, end)) = place else {
             return Err(format!("it ends at byte {to}, which no file has"));
         };
-        Ok(TensorInfo {
-            dtype,
-            shape,
-            start,
-            end,
-        })
+        Ok(TensorInfo { dtype, shape, start, end })
     }
 }
 
@@ -261,9 +224,7 @@ impl<'de> Deserialize<'de> for Entries {
                     if name == "__metadata__" {
                         entries.metadata = map.next_value()?;
                     } else if entries.tensors.contains_key(&name) {
-                        return Err(A::Error::custom(format!(
-                            "the tensor `{name}` occurs twice"
-                        )));
+                        return Err(A::Error::custom(format!("the tensor `{name}` occurs twice")));
                     } else {
                         let entry = map.next_value()?;
                         entries.tensors.insert(name, entry);

@@ -68,47 +68,32 @@ impl Weights {
         }
         let weights = Self::of_files(dir, &shards)?;
         for (tensor, shard) in &index.weight_map {
-            let place = weights
-                .tensors
-                .get(tensor)
-                .map(|(file, _)| &weights.files[*file].name);
+            let place = weights.tensors.get(tensor).map(|(file, _)| &weights.files[*file].name);
             if place != Some(shard) {
-                let message =
-                    format!("the tensor `{tensor}` is listed for `{shard}` and is not in it");
-                return Err(
-                    Problem::new(ProblemKind::MissingWeights, folder::INDEX, message)
-                        .hint("upload the index that belongs to these shards"),
-                );
+                let message = format!("the tensor `{tensor}` is listed for `{shard}` and is not in it");
+                return Err(Problem::new(ProblemKind::MissingWeights, folder::INDEX, message)
+                    .hint("upload the index that belongs to these shards"));
             }
         }
         Ok(weights)
     }
 
     fn of_files(dir: &Path, names: &[String]) -> Result<Self, Problem> {
-        let mut weights = Self {
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
+        let mut weights = Self { files: Vec::new(), tensors: BTreeMap::new() };
         for name in names {
             let path: PathBuf = dir.join(name);
             let header = Header::read(&path, name)?;
             let file = File::open(&path).map_err(|error| Problem::from_io(error, name))?;
             for (tensor, info) in header.tensors {
                 if let Some((other, _)) = weights.tensors.get(&tensor) {
-                    let message = format!(
-                        "the tensor `{tensor}` is also in `{}`",
-                        weights.files[*other].name
-                    );
+                    let message =
+                        format!("the tensor `{tensor}` is also in `{}`", weights.files[*other].name);
                     return Err(Problem::new(ProblemKind::CorruptWeights, name, message)
                         .hint("remove the shard that does not belong to this checkpoint"));
                 }
                 weights.tensors.insert(tensor, (weights.files.len(), info));
             }
-            weights.files.push(WeightFile {
-                name: name.clone(),
-                bytes: header.file_bytes,
-                file,
-            });
+            weights.files.push(WeightFile { name: name.clone(), bytes: header.file_bytes, file });
         }
         Ok(weights)
     }
@@ -135,9 +120,7 @@ impl Weights {
 
     /// The files the tensors are read from, with their sizes in bytes.
     pub fn files(&self) -> impl Iterator<Item = (&str, u64)> {
-        self.files
-            .iter()
-            .map(|file| (file.name.as_str(), file.bytes))
+        self.files.iter().map(|file| (file.name.as_str(), file.bytes))
     }
 
     /// Reads a tensor.
@@ -148,11 +131,7 @@ impl Weights {
         let (_, info) = self.find(name)?;
         let mut bytes = vec![0; info.bytes() as usize];
         self.read_into(name, &mut bytes)?;
-        Ok(Tensor {
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            bytes,
-        })
+        Ok(Tensor { dtype: info.dtype, shape: info.shape.clone(), bytes })
     }
 
     /// Reads a tensor's bytes into `buffer`, which must have their number.
@@ -162,19 +141,14 @@ impl Weights {
     pub fn read_into(&self, name: &str, buffer: &mut [u8]) -> Result<(), Problem> {
         let (file, info) = self.find(name)?;
         if buffer.len() as u64 != info.bytes() {
-            let message = format!(
-                "the tensor `{name}` has {} bytes, room was made for {}",
-                info.bytes(),
-                buffer.len()
-            );
+            let message =
+                format!("the tensor `{name}` has {} bytes, room was made for {}", info.bytes(), buffer.len());
             return Err(Problem::new(ProblemKind::Tensor, &file.name, message));
         }
-        file.file
-            .read_exact_at(buffer, info.start)
-            .map_err(|error| {
-                let message = format!("the tensor `{name}` cannot be read: {error}");
-                Problem::new(ProblemKind::Unreadable, &file.name, message)
-            })
+        file.file.read_exact_at(buffer, info.start).map_err(|error| {
+            let message = format!("the tensor `{name}` cannot be read: {error}");
+            Problem::new(ProblemKind::Unreadable, &file.name, message)
+        })
     }
 
     fn find(&self, name: &str) -> Result<(&WeightFile, &TensorInfo), Problem> {
@@ -196,17 +170,13 @@ impl Weights {
 fn check_shard(dir: &Path, shard: &str) -> Result<(), Problem> {
     if shard.is_empty() || shard.contains(['/', '\\', '\0']) || shard == "." || shard == ".." {
         let message = format!("the shard name `{shard}` is not a file name");
-        return Err(
-            Problem::new(ProblemKind::CorruptWeights, folder::INDEX, message)
-                .hint("shards lie beside the index"),
-        );
+        return Err(Problem::new(ProblemKind::CorruptWeights, folder::INDEX, message)
+            .hint("shards lie beside the index"));
     }
     if dir.join(shard).is_file() {
         return Ok(());
     }
     let message = format!("the shard `{shard}` is listed in the index and absent");
-    Err(
-        Problem::new(ProblemKind::MissingWeights, folder::INDEX, message)
-            .hint("upload the missing shard too"),
-    )
+    Err(Problem::new(ProblemKind::MissingWeights, folder::INDEX, message)
+        .hint("upload the missing shard too"))
 }

@@ -70,21 +70,13 @@ fn shortest_number(text: &str) -> Option<String> {
         return None;
     }
     let fraction = fraction.trim_end_matches('0');
-    let sign = if negative && (whole != "0" || !fraction.is_empty()) {
-        "-"
-    } else {
-        ""
-    };
+    let sign = if negative && (whole != "0" || !fraction.is_empty()) { "-" } else { "" };
     let point = if fraction.is_empty() { "" } else { "." };
     Some(format!("{sign}{whole}{point}{fraction}"))
 }
 
 fn missing() -> Wrong {
-    (
-        ProblemKind::MissingLabel,
-        "the label is missing".to_owned(),
-        FILL_IN,
-    )
+    (ProblemKind::MissingLabel, "the label is missing".to_owned(), FILL_IN)
 }
 
 fn single(cell: &Cell) -> Result<String, Wrong> {
@@ -95,11 +87,9 @@ fn single(cell: &Cell) -> Result<String, Wrong> {
             "expected one label, found a list".to_owned(),
             "write one name, or choose the problem type multi_label",
         )),
-        Cell::Object(_) => Err((
-            ProblemKind::InvalidValue,
-            "expected a label, found an object".to_owned(),
-            "write one name",
-        )),
+        Cell::Object(_) => {
+            Err((ProblemKind::InvalidValue, "expected a label, found an object".to_owned(), "write one name"))
+        }
         cell => Ok(class_name(&cell.written().unwrap_or_default())),
     }
 }
@@ -122,6 +112,11 @@ fn several(cell: &Cell) -> Result<Vec<String>, Wrong> {
     Ok(unique)
 }
 
+/// The names of a JSON list, where it is a list of names.
+pub(crate) fn names_of_list(list: &str) -> Option<Vec<String>> {
+    list_of_names(list).ok()
+}
+
 fn list_of_names(list: &str) -> Result<Vec<String>, Wrong> {
     let wrong = || {
         (
@@ -130,37 +125,19 @@ fn list_of_names(list: &str) -> Result<Vec<String>, Wrong> {
             r#"write a JSON list such as ["a", "b"], or names separated by |"#,
         )
     };
-    let values: Vec<&serde_json::value::RawValue> =
-        serde_json::from_str(list).map_err(|_| wrong())?;
+    let values: Vec<&serde_json::value::RawValue> = serde_json::from_str(list).map_err(|_| wrong())?;
     let name = |value: &&serde_json::value::RawValue| match value.get().as_bytes() {
-        [b'"', ..] => serde_json::from_str::<String>(value.get())
-            .ok()
-            .map(|text| class_name(&text)),
+        [b'"', ..] => serde_json::from_str::<String>(value.get()).ok().map(|text| class_name(&text)),
         [b'[' | b'{' | b'n', ..] => None,
         _ => Some(class_name(value.get())),
     };
-    values
-        .iter()
-        .map(|value| {
-            name(value)
-                .filter(|name| !name.is_empty())
-                .ok_or_else(wrong)
-        })
-        .collect()
+    values.iter().map(|value| name(value).filter(|name| !name.is_empty()).ok_or_else(wrong)).collect()
 }
 
 fn number(cell: &Cell) -> Result<f64, Wrong> {
     let wrong = |text: &str| {
-        let hint = if text.contains(',') {
-            "write decimals with a point"
-        } else {
-            "write a finite number"
-        };
-        (
-            ProblemKind::InvalidValue,
-            format!("expected a number, found {}", shortened(text)),
-            hint,
-        )
+        let hint = if text.contains(',') { "write decimals with a point" } else { "write a finite number" };
+        (ProblemKind::InvalidValue, format!("expected a number, found {}", shortened(text)), hint)
     };
     if cell.is_blank() {
         return Err(missing());

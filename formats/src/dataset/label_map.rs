@@ -22,10 +22,7 @@ impl LabelMap {
     ///
     /// # Errors
     /// [`ProblemKind::OneClass`] where there are fewer than two (for multi-label rows: none at all).
-    pub fn from_train<'a>(
-        file: &str,
-        labels: impl IntoIterator<Item = &'a Label>,
-    ) -> Result<Self, Problem> {
+    pub fn from_train<'a>(file: &str, labels: impl IntoIterator<Item = &'a Label>) -> Result<Self, Problem> {
         let mut names = Vec::new();
         let mut least = 2;
         for label in labels {
@@ -61,10 +58,8 @@ impl LabelMap {
         let mut names: Vec<String> = names.into_iter().collect();
         names.sort_unstable();
         names.dedup();
-        let values: Option<Vec<f64>> = names
-            .iter()
-            .map(|name| name.parse().ok().filter(|value: &f64| value.is_finite()))
-            .collect();
+        let values: Option<Vec<f64>> =
+            names.iter().map(|name| name.parse().ok().filter(|value: &f64| value.is_finite())).collect();
         if let Some(values) = values {
             let mut pairs: Vec<_> = values.into_iter().zip(names).collect();
             pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -100,23 +95,14 @@ impl LabelMap {
 
     /// `label2id` of a `config.json`, the inverse of [`LabelMap::id2label`].
     pub fn label2id(&self) -> BTreeMap<&str, usize> {
-        self.names
-            .iter()
-            .enumerate()
-            .map(|(id, name)| (name.as_str(), id))
-            .collect()
+        self.names.iter().enumerate().map(|(id, name)| (name.as_str(), id)).collect()
     }
 
     /// Checks that no example has a class that the training data lacks.
     ///
     /// # Errors
     /// Each such label, with file and line.
-    pub fn check(
-        &self,
-        file: &str,
-        label_column: &str,
-        examples: &[Example],
-    ) -> Result<(), Problems> {
+    pub fn check(&self, file: &str, label_column: &str, examples: &[Example]) -> Result<(), Problems> {
         let mut problems = Problems::default();
         for example in examples {
             problems.extend(self.check_example(file, label_column, example).err());
@@ -124,18 +110,8 @@ impl LabelMap {
         problems.or(())
     }
 
-    pub(super) fn check_example(
-        &self,
-        file: &str,
-        column: &str,
-        example: &Example,
-    ) -> Result<(), Problem> {
-        match example
-            .label
-            .classes()
-            .iter()
-            .find(|name| self.id(name).is_none())
-        {
+    pub(super) fn check_example(&self, file: &str, column: &str, example: &Example) -> Result<(), Problem> {
+        match example.label.classes().iter().find(|name| self.id(name).is_none()) {
             None => Ok(()),
             Some(name) => {
                 let message = format!("the label `{name}` does not occur in the training data");
@@ -151,22 +127,13 @@ impl LabelMap {
 fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 10;
     let shown = names[..names.len().min(SHOWN)].join(", ");
-    if names.len() > SHOWN {
-        format!("{shown} and {} more", names.len() - SHOWN)
-    } else {
-        shown
-    }
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 impl From<Vec<String>> for LabelMap {
     /// These names in this order: the map of a checkpoint that was trained before.
     fn from(names: Vec<String>) -> Self {
-        let ids = names
-            .iter()
-            .cloned()
-            .enumerate()
-            .map(|(id, name)| (name, id))
-            .collect();
+        let ids = names.iter().cloned().enumerate().map(|(id, name)| (name, id)).collect();
         Self { names, ids }
     }
 }

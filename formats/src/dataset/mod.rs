@@ -17,6 +17,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use label::names_of_list;
 pub use label::{Label, class_name};
 pub use label_map::LabelMap;
 pub use split::{Split, SplitSizes, random_split, split_examples, stratified_split};
@@ -132,19 +133,13 @@ pub fn check_classification(
                 let (low, high) = summary.range.unwrap_or((*value, *value));
                 summary.range = Some((low.min(*value), high.max(*value)));
             }
-            label => label
-                .classes()
-                .iter()
-                .for_each(|class| *counts.entry(class.clone()).or_default() += 1),
+            label => label.classes().iter().for_each(|class| *counts.entry(class.clone()).or_default() += 1),
         }
         Ok(())
     })?;
     summary.notices = notices(&counts);
     let map = LabelMap::from_names(counts.keys().cloned());
-    let count = |label: &String| ClassCount {
-        label: label.clone(),
-        rows: counts[label],
-    };
+    let count = |label: &String| ClassCount { label: label.clone(), rows: counts[label] };
     summary.classes = map.names().iter().map(count).collect();
     Ok(summary)
 }
@@ -153,10 +148,7 @@ pub fn check_classification(
 pub fn overlap(train: &[Example], held_out: &[Example]) -> u64 {
     let key = |example: &Example| (example.text.clone(), example.text_pair.clone());
     let known: HashSet<_> = train.iter().map(key).collect();
-    held_out
-        .iter()
-        .filter(|example| known.contains(&key(example)))
-        .count() as u64
+    held_out.iter().filter(|example| known.contains(&key(example))).count() as u64
 }
 
 fn notices(counts: &BTreeMap<String, u64>) -> Vec<String> {
@@ -166,17 +158,12 @@ fn notices(counts: &BTreeMap<String, u64>) -> Vec<String> {
         by_lower.entry(name.to_lowercase()).or_default().push(name);
     }
     for alike in by_lower.values().filter(|names| names.len() > 1).take(10) {
-        notices.push(format!(
-            "classes that differ in upper and lower case alone: {}",
-            alike.join(", ")
-        ));
+        notices.push(format!("classes that differ in upper and lower case alone: {}", alike.join(", ")));
     }
     let single = counts.values().filter(|rows| **rows == 1).count();
     if single > 0 {
-        notices.push(format!(
-            "classes with a single row, which cannot be split: {single} of {}",
-            counts.len()
-        ));
+        notices
+            .push(format!("classes with a single row, which cannot be split: {single} of {}", counts.len()));
     }
     notices
 }
@@ -199,10 +186,7 @@ fn each_example(
     let mut number = 0;
     while let Some(row) = rows.next() {
         roles.find(rows.columns());
-        match row
-            .map_err(Problems::from)
-            .and_then(|row| roles.example(number, &row))
-        {
+        match row.map_err(Problems::from).and_then(|row| roles.example(number, &row)) {
             Ok(example) => problems.extend(use_example(example).err()),
             Err(wrong) => problems.extend(wrong.listed),
         }
@@ -234,10 +218,7 @@ struct Role<'a> {
 
 impl<'a> Role<'a> {
     fn new(column: &'a str) -> Self {
-        Self {
-            column: column.trim(),
-            place: None,
-        }
+        Self { column: column.trim(), place: None }
     }
 
     fn find(&mut self, columns: &[String]) {
@@ -252,21 +233,13 @@ impl<'a> Role<'a> {
 }
 
 impl<'a> Roles<'a> {
-    fn new(
-        file: &'a str,
-        columns: &'a Columns,
-        problem_type: ProblemType,
-    ) -> Result<Self, Problem> {
+    fn new(file: &'a str, columns: &'a Columns, problem_type: ProblemType) -> Result<Self, Problem> {
         let text = Role::new(&columns.text);
         let text_pair = columns.text_pair.as_deref().map(Role::new);
         let label = Role::new(&columns.label);
         let pair = text_pair.as_ref().map(|role| role.column);
         if text.column == label.column || pair == Some(label.column) || pair == Some(text.column) {
-            let twice = if pair == Some(text.column) {
-                text.column
-            } else {
-                label.column
-            };
+            let twice = if pair == Some(text.column) { text.column } else { label.column };
             return Err(Problem::new(
                 ProblemKind::AmbiguousColumns,
                 file,
@@ -275,13 +248,7 @@ impl<'a> Roles<'a> {
             .in_column(twice)
             .hint("choose a column for the text and another one for the label"));
         }
-        Ok(Self {
-            file,
-            problem_type,
-            text,
-            text_pair,
-            label,
-        })
+        Ok(Self { file, problem_type, text, text_pair, label })
     }
 
     fn find(&mut self, columns: &[String]) {
@@ -295,10 +262,7 @@ impl<'a> Roles<'a> {
     /// Every column was seen by the end of the file.
     fn all_found(&self, columns: &[String]) -> Result<(), Problems> {
         let mut problems = Problems::default();
-        for role in [Some(&self.text), self.text_pair.as_ref(), Some(&self.label)]
-            .into_iter()
-            .flatten()
-        {
+        for role in [Some(&self.text), self.text_pair.as_ref(), Some(&self.label)].into_iter().flatten() {
             if role.place.is_none() {
                 problems.extend(find_column(columns, role.column, self.file).err());
             }
@@ -308,37 +272,20 @@ impl<'a> Roles<'a> {
 
     fn example(&self, number: u64, row: &Row) -> Result<Example, Problems> {
         let mut problems = Problems::default();
-        let mut keep = |outcome: Result<String, Problem>| {
-            outcome.map_err(|problem| problems.push(problem)).ok()
-        };
+        let mut keep =
+            |outcome: Result<String, Problem>| outcome.map_err(|problem| problems.push(problem)).ok();
         let text = keep(self.text(&self.text, row));
-        let pair = self
-            .text_pair
-            .as_ref()
-            .map(|role| keep(self.text(role, row)));
-        let label = label::read(self.label.cell(row), self.problem_type).map_err(
-            |(kind, message, hint)| {
-                Problem::new(kind, self.file, message)
-                    .at(row.lines)
-                    .in_column(self.label.column)
-                    .hint(hint)
-            },
-        );
+        let pair = self.text_pair.as_ref().map(|role| keep(self.text(role, row)));
+        let label = label::read(self.label.cell(row), self.problem_type).map_err(|(kind, message, hint)| {
+            Problem::new(kind, self.file, message).at(row.lines).in_column(self.label.column).hint(hint)
+        });
         match (text, pair, label) {
-            (Some(text), None, Ok(label)) => Ok(Example {
-                row: number,
-                lines: row.lines,
-                text,
-                text_pair: None,
-                label,
-            }),
-            (Some(text), Some(Some(pair)), Ok(label)) => Ok(Example {
-                row: number,
-                lines: row.lines,
-                text,
-                text_pair: Some(pair),
-                label,
-            }),
+            (Some(text), None, Ok(label)) => {
+                Ok(Example { row: number, lines: row.lines, text, text_pair: None, label })
+            }
+            (Some(text), Some(Some(pair)), Ok(label)) => {
+                Ok(Example { row: number, lines: row.lines, text, text_pair: Some(pair), label })
+            }
             (_, _, label) => {
                 problems.extend(label.err());
                 Err(problems)
@@ -349,27 +296,18 @@ impl<'a> Roles<'a> {
     fn text(&self, role: &Role<'_>, row: &Row) -> Result<String, Problem> {
         let cell = role.cell(row);
         let problem = |kind, message: &str, hint: &str| {
-            Err(Problem::new(kind, self.file, message)
-                .at(row.lines)
-                .in_column(role.column)
-                .hint(hint))
+            Err(Problem::new(kind, self.file, message).at(row.lines).in_column(role.column).hint(hint))
         };
         match cell {
-            cell if cell.is_blank() => problem(
-                ProblemKind::MissingText,
-                "the text is missing",
-                "fill it in or remove the row",
-            ),
-            Cell::List(_) => problem(
-                ProblemKind::InvalidValue,
-                "expected a text, found a list",
-                "write one text",
-            ),
-            Cell::Object(_) => problem(
-                ProblemKind::InvalidValue,
-                "expected a text, found an object",
-                "write one text",
-            ),
+            cell if cell.is_blank() => {
+                problem(ProblemKind::MissingText, "the text is missing", "fill it in or remove the row")
+            }
+            Cell::List(_) => {
+                problem(ProblemKind::InvalidValue, "expected a text, found a list", "write one text")
+            }
+            Cell::Object(_) => {
+                problem(ProblemKind::InvalidValue, "expected a text, found an object", "write one text")
+            }
             cell => Ok(cell.written().unwrap_or_default().into_owned()),
         }
     }

@@ -48,10 +48,7 @@ pub fn split_examples(
         Err(Problem::new(ProblemKind::InvalidValue, file, message)
             .hint("choose other shares, or upload separate files"))
     };
-    if ![validation, test, validation + test]
-        .iter()
-        .all(|share| (0.0..1.0).contains(share))
-    {
+    if ![validation, test, validation + test].iter().all(|share| (0.0..1.0).contains(share)) {
         return problem(format!(
             "shares of {validation} for validation and {test} for test leave nothing to train on"
         ));
@@ -69,17 +66,11 @@ pub fn split_examples(
     };
     let lacking = [
         (split.train.is_empty(), "training"),
-        (
-            validation > 0.0 && split.validation.is_empty(),
-            "validation",
-        ),
+        (validation > 0.0 && split.validation.is_empty(), "validation"),
         (test > 0.0 && split.test.is_empty(), "test"),
     ];
     match lacking.iter().find(|(lacks, _)| *lacks) {
-        Some((_, part)) => problem(format!(
-            "{} rows are too few to hold any out for {part}",
-            examples.len()
-        )),
+        Some((_, part)) => problem(format!("{} rows are too few to hold any out for {part}", examples.len())),
         None => Ok(split),
     }
 }
@@ -96,11 +87,7 @@ pub fn stratified_split<C: Ord>(classes: &[C], sizes: SplitSizes, seed: u64) -> 
     let counts: Vec<usize> = rows_of.values().map(Vec::len).collect();
     // The part that is served first takes from classes of two rows, so validation comes before test.
     let validation = allot(&counts, sizes.validation, |count| usize::from(count >= 2));
-    let kept: Vec<usize> = counts
-        .iter()
-        .zip(&validation)
-        .map(|(count, taken)| count - taken)
-        .collect();
+    let kept: Vec<usize> = counts.iter().zip(&validation).map(|(count, taken)| count - taken).collect();
     let share = sizes.test / (1.0 - sizes.validation);
     let test = allot(&kept, share, |count| usize::from(count >= 2));
     let mut split = Split::default();
@@ -135,9 +122,7 @@ fn allot(counts: &[usize], share: f64, least: impl Fn(usize) -> usize) -> Vec<us
     let mut taken: Vec<usize> = counts
         .iter()
         .zip(&exact)
-        .map(|(count, exact)| {
-            (exact.floor() as usize).clamp(least(*count).min(most(*count)), most(*count))
-        })
+        .map(|(count, exact)| (exact.floor() as usize).clamp(least(*count).min(most(*count)), most(*count)))
         .collect();
     let mut by_remainder: Vec<usize> = (0..counts.len()).collect();
     by_remainder.sort_by(|a, b| {

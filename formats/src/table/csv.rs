@@ -31,11 +31,7 @@ impl CsvRows {
             Some((lines, names)) => header(names, lines, name)?,
             None => Vec::new(),
         };
-        Ok(Self {
-            name: name.to_owned(),
-            records,
-            columns,
-        })
+        Ok(Self { name: name.to_owned(), records, columns })
     }
 
     pub(super) fn columns(&self) -> &[String] {
@@ -65,36 +61,24 @@ impl CsvRows {
 
     fn ragged(&self, lines: LineRange, fields: usize) -> Problem {
         let columns = self.columns.len();
-        let message = format!(
-            "the row has {}, the header has {columns}",
-            count(fields, "field")
-        );
+        let message = format!("the row has {}, the header has {columns}", count(fields, "field"));
         let hint = if fields > columns {
             "put cells that hold the delimiter in quotation marks"
         } else {
             "fill in the cells that are absent"
         };
-        Problem::new(ProblemKind::RaggedRow, &self.name, message)
-            .at(lines)
-            .hint(hint)
+        Problem::new(ProblemKind::RaggedRow, &self.name, message).at(lines).hint(hint)
     }
 }
 
 pub(super) fn count(n: usize, noun: &str) -> String {
-    if n == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{n} {noun}s")
-    }
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
 /// Names of columns: trimmed, none twice, none empty.
 fn header(names: Vec<String>, lines: LineRange, file: &str) -> Result<Vec<String>, Problem> {
     if names.len() > MAX_COLUMNS {
-        let message = format!(
-            "the header has {} columns, more than {MAX_COLUMNS}",
-            names.len()
-        );
+        let message = format!("the header has {} columns, more than {MAX_COLUMNS}", names.len());
         return Err(Problem::new(ProblemKind::TooLarge, file, message).at(lines));
     }
     let mut seen = HashSet::new();
@@ -137,15 +121,7 @@ impl Records {
     fn new(lines: Lines, name: &str, delimiter: u8) -> Self {
         let core = ReaderBuilder::new().delimiter(delimiter).build();
         let (output, ends) = (vec![0; 1024], vec![0; 64]);
-        Self {
-            name: name.to_owned(),
-            lines,
-            core,
-            line: Vec::new(),
-            line_at: 0,
-            output,
-            ends,
-        }
+        Self { name: name.to_owned(), lines, core, line: Vec::new(), line_at: 0, output, ends }
     }
 
     fn next(&mut self) -> Result<Option<(LineRange, Vec<String>)>, Problem> {
@@ -164,8 +140,7 @@ impl Records {
                 first = Some(self.lines.number);
             }
             let (result, read, wrote, ends) =
-                self.core
-                    .read_record(input, &mut self.output[written..], &mut self.ends[fields..]);
+                self.core.read_record(input, &mut self.output[written..], &mut self.ends[fields..]);
             self.line_at += read;
             written += wrote;
             fields += ends;
@@ -173,13 +148,7 @@ impl Records {
             match result {
                 ReadRecordResult::InputEmpty if size > MAX_ROW => {
                     let first = first.unwrap_or(self.lines.number);
-                    return Err(too_large(
-                        &self.name,
-                        LineRange {
-                            first,
-                            last: self.lines.number,
-                        },
-                    ));
+                    return Err(too_large(&self.name, LineRange { first, last: self.lines.number }));
                 }
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => self.output.resize(self.output.len() * 2, 0),
@@ -187,10 +156,7 @@ impl Records {
                 ReadRecordResult::End => return Ok(None),
                 ReadRecordResult::Record => {
                     let last = self.lines.number;
-                    let lines = LineRange {
-                        first: first.unwrap_or(last),
-                        last,
-                    };
+                    let lines = LineRange { first: first.unwrap_or(last), last };
                     return Ok(Some((lines, self.fields(fields))));
                 }
             }

@@ -126,11 +126,8 @@ impl TextReader {
             }
             let input = &self.raw[self.raw_at..];
             self.text.resize(3 * CHUNK + 16, 0);
-            let (result, read, written) = self.decoder.decode_to_utf8_without_replacement(
-                input,
-                &mut self.text,
-                self.source_done,
-            );
+            let (result, read, written) =
+                self.decoder.decode_to_utf8_without_replacement(input, &mut self.text, self.source_done);
             self.text.truncate(written);
             self.raw_at += read;
             self.offset += read as u64;
@@ -149,18 +146,12 @@ impl TextReader {
         let Some(at) = self.text.iter().position(|byte| *byte == 0) else {
             return Ok(());
         };
-        let before = self.text[..at]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count() as u64;
+        let before = self.text[..at].iter().filter(|byte| **byte == b'\n').count() as u64;
         let line = LineRange::one(self.newlines + before + 1);
-        let problem = Problem::new(
-            ProblemKind::Encoding,
-            &self.name,
-            "there is a NUL byte, so this is not text",
-        )
-        .at(line)
-        .hint("save the file as UTF-8 (UTF-16 needs its byte-order mark)");
+        let problem =
+            Problem::new(ProblemKind::Encoding, &self.name, "there is a NUL byte, so this is not text")
+                .at(line)
+                .hint("save the file as UTF-8 (UTF-16 needs its byte-order mark)");
         Err(io::Error::other(problem))
     }
 
@@ -176,11 +167,7 @@ impl TextReader {
             Encoding::Utf8 | Encoding::Utf8Bom => "UTF-8",
             Encoding::Utf16Le | Encoding::Utf16Be => "UTF-16",
         };
-        let message = format!(
-            "byte {} of the file ({}) is not {encoding}",
-            start + 1,
-            bytes.join(" ")
-        );
+        let message = format!("byte {} of the file ({}) is not {encoding}", start + 1, bytes.join(" "));
         io::Error::other(
             Problem::new(ProblemKind::Encoding, &self.name, message)
                 .at(LineRange::one(self.newlines + 1))
@@ -224,17 +211,10 @@ fn binary_format(head: &[u8]) -> Option<&'static str> {
         (b"\x28\xb5\x2f\xfd", "a zstd file"),
         (b"ARROW1", "an Arrow file"),
     ];
-    MARKS
-        .iter()
-        .find(|(mark, _)| head.starts_with(mark))
-        .map(|(_, format)| *format)
+    MARKS.iter().find(|(mark, _)| head.starts_with(mark)).map(|(_, format)| *format)
 }
 
 fn not_text(name: &str, format: &str) -> Problem {
-    Problem::new(
-        ProblemKind::UnsupportedFormat,
-        name,
-        format!("this is {format}, not a table as text"),
-    )
-    .hint("export it as CSV, TSV, JSON Lines or a JSON array in UTF-8")
+    Problem::new(ProblemKind::UnsupportedFormat, name, format!("this is {format}, not a table as text"))
+        .hint("export it as CSV, TSV, JSON Lines or a JSON array in UTF-8")
 }

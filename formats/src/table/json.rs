@@ -28,17 +28,9 @@ impl JsonRows {
         let lines = Lines::new(text, name);
         let source = match format {
             Format::JsonArray => Source::List(Elements::new(lines, name)),
-            Format::Csv | Format::JsonLines => Source::Lines {
-                lines,
-                line: Vec::new(),
-            },
+            Format::Csv | Format::JsonLines => Source::Lines { lines, line: Vec::new() },
         };
-        Self {
-            name: name.to_owned(),
-            source,
-            columns: Vec::new(),
-            places: HashMap::new(),
-        }
+        Self { name: name.to_owned(), source, columns: Vec::new(), places: HashMap::new() }
     }
 
     pub(super) fn columns(&self) -> &[String] {
@@ -59,26 +51,21 @@ impl JsonRows {
 
     fn row(&mut self, lines: LineRange, text: &[u8]) -> Result<Row, Problem> {
         let text = String::from_utf8_lossy(text);
-        let fields: Fields<'_> = serde_json::from_str(&text)
-            .map_err(|error| invalid(&self.name, lines, &text, &error))?;
+        let fields: Fields<'_> =
+            serde_json::from_str(&text).map_err(|error| invalid(&self.name, lines, &text, &error))?;
         let mut cells = vec![None; self.columns.len()];
         for (key, raw) in fields.0 {
             let place = self.place(key.trim(), lines)?;
             cells.resize(self.columns.len().max(cells.len()), None);
             let cell = cell(raw.get()).map_err(|message| {
-                Problem::new(ProblemKind::InvalidJson, &self.name, message)
-                    .at(lines)
-                    .in_column(key.trim())
+                Problem::new(ProblemKind::InvalidJson, &self.name, message).at(lines).in_column(key.trim())
             })?;
             if cells[place].replace(cell).is_some() {
                 let message = format!("the key `{}` occurs twice in this object", key.trim());
                 return Err(Problem::new(ProblemKind::InvalidJson, &self.name, message).at(lines));
             }
         }
-        let cells = cells
-            .into_iter()
-            .map(|cell| cell.unwrap_or(Cell::Missing))
-            .collect();
+        let cells = cells.into_iter().map(|cell| cell.unwrap_or(Cell::Missing)).collect();
         Ok(Row { lines, cells })
     }
 
@@ -87,8 +74,7 @@ impl JsonRows {
             return Ok(*place);
         }
         if self.columns.len() == MAX_COLUMNS {
-            let message =
-                format!("the objects up to here have more than {MAX_COLUMNS} different keys");
+            let message = format!("the objects up to here have more than {MAX_COLUMNS} different keys");
             return Err(Problem::new(ProblemKind::TooLarge, &self.name, message).at(lines));
         }
         let place = self.columns.len();
@@ -106,8 +92,7 @@ fn cell(raw: &str) -> Result<Cell, String> {
             let text: String = serde_json::from_str(text).map_err(|error| plain(&error))?;
             if text.contains('\0') {
                 return Err(
-                    "the text holds the character U+0000, which no tokenizer or database keeps"
-                        .to_owned(),
+                    "the text holds the character U+0000, which no tokenizer or database keeps".to_owned()
                 );
             }
             Cell::Text(text)
@@ -124,8 +109,7 @@ fn cell(raw: &str) -> Result<Cell, String> {
 /// An error of `serde_json` without its place, which counts within one object.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    text.rsplit_once(" at line ")
-        .map_or(text.clone(), |(message, _)| message.to_owned())
+    text.rsplit_once(" at line ").map_or(text.clone(), |(message, _)| message.to_owned())
 }
 
 fn invalid(name: &str, lines: LineRange, text: &str, error: &serde_json::Error) -> Problem {
@@ -139,11 +123,7 @@ fn invalid(name: &str, lines: LineRange, text: &str, error: &serde_json::Error) 
         .hint(r#"write rows as {"text": "…", "label": "…"}"#);
     }
     let line = LineRange::one(lines.first + (error.line() as u64).saturating_sub(1));
-    let message = format!(
-        "not valid JSON at character {}: {}",
-        error.column(),
-        plain(error)
-    );
+    let message = format!("not valid JSON at character {}: {}", error.column(), plain(error));
     let problem = Problem::new(ProblemKind::InvalidJson, name, message).at(line);
     if text.contains("NaN") || text.contains("Infinity") {
         problem.hint("NaN and Infinity are no JSON values, write null")
@@ -228,13 +208,7 @@ struct Elements {
 
 impl Elements {
     fn new(lines: Lines, name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            lines,
-            line: Vec::new(),
-            line_at: 0,
-            at: At::Start,
-        }
+        Self { name: name.to_owned(), lines, line: Vec::new(), line_at: 0, at: At::Start }
     }
 
     fn next(&mut self) -> Result<Option<(LineRange, Vec<u8>)>, Problem> {

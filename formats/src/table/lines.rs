@@ -18,11 +18,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(text: TextReader, name: &str) -> Self {
-        Self {
-            text,
-            name: name.to_owned(),
-            number: 0,
-        }
+        Self { text, name: name.to_owned(), number: 0 }
     }
 
     /// Puts the next line, its end included, in place of what `line` held; `false` at the end of the file.
@@ -44,13 +40,9 @@ impl Lines {
 }
 
 pub(super) fn too_large(name: &str, lines: LineRange) -> Problem {
-    Problem::new(
-        ProblemKind::TooLarge,
-        name,
-        "a single row has more than 64 MiB",
-    )
-    .at(lines)
-    .hint("look for a quotation mark or bracket that is not closed")
+    Problem::new(ProblemKind::TooLarge, name, "a single row has more than 64 MiB")
+        .at(lines)
+        .hint("look for a quotation mark or bracket that is not closed")
 }
 
 pub(super) fn is_blank(line: &[u8]) -> bool {

@@ -126,14 +126,7 @@ impl Table {
         if rows == 0 && problems.is_empty() {
             return Err(no_rows(name, layout.format));
         }
-        Ok(Self {
-            path: path.to_owned(),
-            name: name.to_owned(),
-            layout,
-            columns,
-            rows,
-            problems,
-        })
+        Ok(Self { path: path.to_owned(), name: name.to_owned(), layout, columns, rows, problems })
     }
 
     /// The names of the columns, in the order of the file.
@@ -227,11 +220,7 @@ impl Rows {
                 Reader::Json(json::JsonRows::open(text, name, layout.format))
             }
         };
-        Ok(Self {
-            layout,
-            reader,
-            failed: false,
-        })
+        Ok(Self { layout, reader, failed: false })
     }
 
     /// The columns known so far: all of a CSV's, those of the rows read so far for JSON.
@@ -278,10 +267,7 @@ impl Iterator for Rows {
 /// Whether nothing after such a problem can be trusted.
 fn ends_reading(kind: ProblemKind) -> bool {
     use ProblemKind::{Encoding, TooLarge, UnclosedQuote, Unreadable, UnsupportedFormat};
-    matches!(
-        kind,
-        Encoding | TooLarge | UnclosedQuote | Unreadable | UnsupportedFormat
-    )
+    matches!(kind, Encoding | TooLarge | UnclosedQuote | Unreadable | UnsupportedFormat)
 }
 
 pub(crate) fn no_rows(name: &str, format: Format) -> Problem {
@@ -297,10 +283,7 @@ pub(crate) fn find_column(columns: &[String], wanted: &str, file: &str) -> Resul
     if let Some(place) = columns.iter().position(|column| column == wanted.trim()) {
         return Ok(place);
     }
-    let message = format!(
-        "there is no column `{wanted}`; the file has {}",
-        columns.join(", ")
-    );
+    let message = format!("there is no column `{wanted}`; the file has {}", columns.join(", "));
     let problem = Problem::new(ProblemKind::UnknownColumn, file, message).in_column(wanted);
     let lower = wanted.trim().to_lowercase();
     let near = columns

@@ -47,12 +47,7 @@ pub(super) fn open(path: &Path, name: &str) -> Result<(Layout, TextReader), Prob
         Some(delimiter) if format == Format::Csv => (delimiter, true),
         _ => (delimiter_of(&head), false),
     };
-    let layout = Layout {
-        format,
-        encoding,
-        delimiter,
-        separator_line,
-    };
+    let layout = Layout { format, encoding, delimiter, separator_line };
     Ok((layout, TextReader::open(path, name)?))
 }
 
@@ -63,9 +58,7 @@ fn empty(name: &str) -> Problem {
 
 /// The name's ending where it says something, else the first character.
 fn format_of(head: &str, name: &str) -> Format {
-    let ending = name
-        .rsplit_once('.')
-        .map(|(_, ending)| ending.to_ascii_lowercase());
+    let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     let first = head.trim_start().chars().next();
     match ending.as_deref() {
         Some("csv" | "tsv" | "tab") => Format::Csv,
