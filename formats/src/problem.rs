@@ -106,11 +106,11 @@ pub struct Problem {
     /// Where in the file.
     pub line: Option<LineRange>,
     /// Which column, or which field of a configuration file.
-    pub column: Option<String>,
+    pub column: Option<Box<str>>,
     /// What is wrong, without a full stop.
     pub message: String,
     /// What to do, without a full stop.
-    pub hint: Option<String>,
+    pub hint: Option<Box<str>>,
 }
 
 impl Problem {
@@ -126,13 +126,13 @@ impl Problem {
     }
 
     /// Says in which column.
-    pub fn in_column(mut self, column: impl Into<String>) -> Self {
+    pub fn in_column(mut self, column: impl Into<Box<str>>) -> Self {
         self.column = Some(column.into());
         self
     }
 
     /// Says what to do.
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint(mut self, hint: impl Into<Box<str>>) -> Self {
         self.hint = Some(hint.into());
         self
     }

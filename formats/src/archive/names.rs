@@ -41,8 +41,7 @@ pub(super) fn read(entry: &str) -> Result<Option<Name>, &'static str> {
     if parts.is_empty() {
         return Ok(None);
     }
-    let is_junk =
-        parts.iter().any(|part| *part == "__MACOSX") || parts.last().is_some_and(|part| is_companion(part));
+    let is_junk = parts.contains(&"__MACOSX") || parts.last().is_some_and(|part| is_companion(part));
     Ok(Some(Name { path: parts.join("/"), is_junk }))
 }
 

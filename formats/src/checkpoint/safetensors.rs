@@ -223,11 +223,11 @@ impl<'de> Deserialize<'de> for Entries {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         entries.metadata = map.next_value()?;
-                    } else if entries.tensors.contains_key(&name) {
+                        continue;
+                    }
+                    let entry = map.next_value()?;
+                    if entries.tensors.insert(name.clone(), entry).is_some() {
                         return Err(A::Error::custom(format!("the tensor `{name}` occurs twice")));
-                    } else {
-                        let entry = map.next_value()?;
-                        entries.tensors.insert(name, entry);
                     }
                 }
                 Ok(entries)

@@ -203,7 +203,7 @@ pub struct Rows {
 }
 
 enum Reader {
-    Csv(csv::CsvRows),
+    Csv(Box<csv::CsvRows>),
     Json(json::JsonRows),
 }
 
@@ -215,7 +215,7 @@ impl Rows {
     pub fn open(path: &Path, name: &str) -> Result<Self, Problem> {
         let (layout, text) = sniff::open(path, name)?;
         let reader = match layout.format {
-            Format::Csv => Reader::Csv(csv::CsvRows::open(text, name, layout)?),
+            Format::Csv => Reader::Csv(Box::new(csv::CsvRows::open(text, name, layout)?)),
             Format::JsonLines | Format::JsonArray => {
                 Reader::Json(json::JsonRows::open(text, name, layout.format))
             }
