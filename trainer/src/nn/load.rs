@@ -105,9 +105,10 @@ impl<'a> Loader<'a> {
             if state.taken.contains(full) {
                 continue;
             }
-            match is_surplus(full, self.base) {
-                true => surplus.push(name.clone()),
-                false => dropped.push(name.clone()),
+            match inner_name(full, self.base) {
+                Some(inner) if is_buffer(inner) => {}
+                Some(inner) if !is_head(inner) => surplus.push(name.clone()),
+                _ => dropped.push(name.clone()),
             }
         }
         let mut faults = state.misshaped;
@@ -128,14 +129,20 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// Whether an unused tensor lies in the encoder itself, where every tensor must be known.
-fn is_surplus(full: &str, base: &str) -> bool {
-    let Some(inner) = full.strip_prefix(base).and_then(|rest| rest.strip_prefix('.')) else {
-        return false;
-    };
-    let buffer = inner.ends_with("position_ids") || inner.ends_with("embeddings.token_type_ids");
-    let head = ["pooler.", "cls.", "lm_head.", "classifier.", "vocab_", "qa_outputs.", "pre_classifier."];
-    !buffer && !head.iter().any(|start| inner.starts_with(start))
+/// The name below the encoder's prefix, where every tensor must be known.
+fn inner_name<'n>(full: &'n str, base: &str) -> Option<&'n str> {
+    full.strip_prefix(base)?.strip_prefix('.')
+}
+
+/// Constants that old versions of transformers saved beside the weights.
+fn is_buffer(inner: &str) -> bool {
+    inner.ends_with("position_ids") || inner == "embeddings.token_type_ids"
+}
+
+/// Parts that another task, or a bare encoder, has and this one may lack.
+fn is_head(inner: &str) -> bool {
+    const HEADS: [&str; 7] = ["pooler.", "cls.", "lm_head.", "classifier.", "vocab_", "qa_outputs.", "pre_classifier."];
+    HEADS.iter().any(|start| inner.starts_with(start))
 }
 
 /// The first names of a list, and how many there are more.

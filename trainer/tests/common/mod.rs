@@ -1,0 +1,133 @@
+//! What several tests need: the fixtures' folder, and jobs made in a folder of their own.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::path::{Path, PathBuf};
+
+use luthier_trainer::job::control::Control;
+use luthier_trainer::job::{self, JobArgs, Outcome};
+use serde_json::{Value, json};
+
+/// A folder or file under `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// Reads JSON.
+pub fn json_of(path: impl AsRef<Path>) -> Value {
+    let path = path.as_ref();
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// All numbers of nested arrays.
+pub fn numbers(value: &Value) -> Vec<f64> {
+    match value {
+        Value::Array(values) => values.iter().flat_map(numbers).collect(),
+        other => vec![other.as_f64().unwrap()],
+    }
+}
+
+/// The largest difference.
+pub fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// A job in a temporary folder.
+pub struct Job {
+    /// Its folder.
+    pub dir: tempfile::TempDir,
+}
+
+impl Job {
+    /// A job on a checkpoint of the fixtures, two classes that a word decides.
+    pub fn new(model: &str, training: Value) -> Self {
+        let job = Job { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir_all(job.path("data")).unwrap();
+        copy_folder(&fixture(model), &job.path("model"));
+        job.write("data/train.csv", &rows(24));
+        job.write("data/validation.csv", &rows(8));
+        job.spec(json!({
+            "task": "text-classification",
+            "columns": {"text": "text", "label": "label"},
+            "data": {"train": "train.csv", "validation": "validation.csv"},
+            "training": training,
+            "resources": {"threads": 1},
+        }));
+        job
+    }
+
+    /// A path in the job's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file of the job.
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    /// Writes the specification.
+    pub fn spec(&self, spec: Value) {
+        self.write("spec.json", &spec.to_string());
+    }
+
+    /// Changes fields of the specification.
+    pub fn change(&self, change: impl FnOnce(&mut Value)) {
+        let mut spec = json_of(self.path("spec.json"));
+        change(&mut spec);
+        self.spec(spec);
+    }
+
+    /// Runs it in this process.
+    pub fn run(&self) -> Outcome {
+        self.run_under(&Control::default(), 1)
+    }
+
+    /// Runs it as a numbered attempt, under a control.
+    pub fn run_under(&self, control: &Control, attempt: u32) -> Outcome {
+        let args = JobArgs { dir: self.dir.path().to_path_buf(), attempt, attached: false };
+        job::run_with(&args, control).unwrap()
+    }
+
+    /// The events so far.
+    pub fn events(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path("out/events.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// `(step, value)` of a curve.
+    pub fn curve(&self, kind: &str, value: &str) -> Vec<(u64, f64)> {
+        let events = self.events();
+        let of_kind = events.iter().filter(|event| event["kind"] == kind);
+        of_kind.map(|event| (event["step"].as_u64().unwrap(), event["values"][value].as_f64().unwrap())).collect()
+    }
+
+    /// The message of a failed run; anything else is a panic.
+    pub fn failure(&self) -> (String, String) {
+        match self.run() {
+            Outcome::Failed(failure, _) => (failure.code, failure.message),
+            other => panic!("did not fail: {other:?}"),
+        }
+    }
+}
+
+/// Rows as CSV, half of them of each class.
+pub fn rows(n: usize) -> String {
+    let films = ["the film", "the plot", "the acting", "the music"];
+    let mut csv = "text,label\n".to_string();
+    for i in 0..n {
+        let (word, label) = if i % 2 == 0 { ("good", "positive") } else { ("bad", "negative") };
+        csv.push_str(&format!("{} was {} {word},{label}\n", films[i / 2 % 4], "very ".repeat(i / 8).trim()));
+    }
+    csv
+}
+
+/// Copies a flat folder.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
