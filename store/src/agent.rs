@@ -78,11 +78,7 @@ pub async fn register(db: impl PgExecutor<'_>, agent: &NewAgent) -> sqlx::Result
 }
 
 /// Says that an idle agent lives, and whether it is fit; false when its row is gone and it must register anew.
-pub async fn seen(
-    db: impl PgExecutor<'_>,
-    agent: AgentId,
-    unfit: Option<&str>,
-) -> sqlx::Result<bool> {
+pub async fn seen(db: impl PgExecutor<'_>, agent: AgentId, unfit: Option<&str>) -> sqlx::Result<bool> {
     sqlx::query!(
         "update agent set last_seen = now(), unfit = $2 where agent_id = $1",
         agent.0,

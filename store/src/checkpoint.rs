@@ -76,27 +76,17 @@ pub async fn commit(
     Ok(id)
 }
 
-async fn insert(
-    conn: &mut PgConnection,
-    held: &Lease,
-    new: &NewCheckpoint,
-) -> sqlx::Result<CheckpointId> {
+async fn insert(conn: &mut PgConnection, held: &Lease, new: &NewCheckpoint) -> sqlx::Result<CheckpointId> {
     let job = held.job_id();
     let name = checkpoint_id(&held.job.output_model, new.step);
     if new.best {
-        sqlx::query!(
-            "update job_checkpoint set best = false where job_id = $1 and best",
-            job.0
-        )
+        sqlx::query!("update job_checkpoint set best = false where job_id = $1 and best", job.0)
+            .execute(&mut *conn)
+            .await?;
+    }
+    sqlx::query!("delete from model where model_id = $1 and kind = 'checkpoint'", name)
         .execute(&mut *conn)
         .await?;
-    }
-    sqlx::query!(
-        "delete from model where model_id = $1 and kind = 'checkpoint'",
-        name
-    )
-    .execute(&mut *conn)
-    .await?;
     let usable = |file: &&StoredFile| !file.path.starts_with(TRAINING_STATE);
     let as_model = NewModel {
         model_id: name,
@@ -130,9 +120,7 @@ async fn insert(
     .fetch_one(&mut *conn)
     .await?;
     let (paths, hashes, sizes) = columns(&new.files);
-    sqlx::query!("delete from checkpoint_file where checkpoint_id = $1", id.0)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query!("delete from checkpoint_file where checkpoint_id = $1", id.0).execute(&mut *conn).await?;
     sqlx::query!(
         "insert into checkpoint_file (checkpoint_id, path, hash, bytes)
         select $1, path, hash, bytes from unnest($2::text[], $3::text[], $4::bigint[]) as f (path, hash, bytes)",
@@ -188,10 +176,7 @@ pub async fn list(
 }
 
 /// Finds a checkpoint.
-pub async fn get(
-    db: impl PgExecutor<'_>,
-    checkpoint: CheckpointId,
-) -> sqlx::Result<Option<Checkpoint>> {
+pub async fn get(db: impl PgExecutor<'_>, checkpoint: CheckpointId) -> sqlx::Result<Option<Checkpoint>> {
     sqlx::query_as!(
         Checkpoint,
         r#"select checkpoint_id as "checkpoint_id: CheckpointId", job_id as "job_id: JobId", step, attempt, best,
@@ -230,10 +215,7 @@ pub async fn best(db: impl PgExecutor<'_>, job: JobId) -> sqlx::Result<Option<Ch
 }
 
 /// A checkpoint's files, by path, the training state included.
-pub async fn files(
-    db: impl PgExecutor<'_>,
-    checkpoint: CheckpointId,
-) -> sqlx::Result<Vec<StoredFile>> {
+pub async fn files(db: impl PgExecutor<'_>, checkpoint: CheckpointId) -> sqlx::Result<Vec<StoredFile>> {
     sqlx::query_as!(
         StoredFile,
         r#"select path, hash as "hash: Hash", bytes from checkpoint_file where checkpoint_id = $1 order by path"#,

@@ -109,11 +109,7 @@ pub async fn create(db: impl PgExecutor<'_>, file: &NewFile) -> sqlx::Result<Fil
 }
 
 /// Writes down what inspection found; false when the file is gone.
-pub async fn set_inspected(
-    db: impl PgExecutor<'_>,
-    file: FileId,
-    found: &Inspected,
-) -> sqlx::Result<bool> {
+pub async fn set_inspected(db: impl PgExecutor<'_>, file: FileId, found: &Inspected) -> sqlx::Result<bool> {
     sqlx::query!(
         "update file set status = $2, status_details = $3, report = $4 where file_id = $1",
         file.0,
@@ -151,11 +147,7 @@ pub struct Filter {
 }
 
 /// Lists files.
-pub async fn list(
-    db: impl PgExecutor<'_>,
-    filter: &Filter,
-    limit: i64,
-) -> sqlx::Result<Page<File>> {
+pub async fn list(db: impl PgExecutor<'_>, filter: &Filter, limit: i64) -> sqlx::Result<Page<File>> {
     let files = sqlx::query_as!(
         File,
         r#"select file_id as "file_id: FileId", name, purpose, hash as "hash: Hash", bytes,
@@ -190,12 +182,9 @@ pub enum Deleted {
 pub async fn delete(db: &PgPool, file: FileId) -> sqlx::Result<Deleted> {
     let mut tx = db.begin().await?;
     // Waits for a job that is being created with it, which holds the row.
-    let found = sqlx::query!(
-        "select file_id from file where file_id = $1 for update",
-        file.0
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
+    let found = sqlx::query!("select file_id from file where file_id = $1 for update", file.0)
+        .fetch_optional(&mut *tx)
+        .await?;
     if found.is_none() {
         return Ok(Deleted::Missing);
     }
@@ -210,16 +199,16 @@ pub async fn delete(db: &PgPool, file: FileId) -> sqlx::Result<Deleted> {
     if let Some(job) = job {
         return Ok(Deleted::Needed(job));
     }
-    sqlx::query!("delete from file where file_id = $1", file.0)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!("delete from file where file_id = $1", file.0).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(Deleted::Done)
 }
 
 /// Files whose time is over; delete each with [`delete`].
 pub async fn expired(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<FileId>> {
-    sqlx::query_scalar!(r#"select file_id as "file_id: FileId" from file where expires_at < now() order by expires_at"#)
-        .fetch_all(db)
-        .await
+    sqlx::query_scalar!(
+        r#"select file_id as "file_id: FileId" from file where expires_at < now() order by expires_at"#
+    )
+    .fetch_all(db)
+    .await
 }

@@ -46,20 +46,11 @@ pub async fn claim(
     .fetch_one(conn)
     .await?;
     let resource = row.resource.unwrap_or_default();
-    Ok(if row.request_hash == request_hash {
-        Claim::Seen(resource)
-    } else {
-        Claim::Other(resource)
-    })
+    Ok(if row.request_hash == request_hash { Claim::Seen(resource) } else { Claim::Other(resource) })
 }
 
 /// Writes down what the request made.
-pub async fn settle(
-    conn: &mut PgConnection,
-    scope: &str,
-    key: &str,
-    resource: &str,
-) -> sqlx::Result<()> {
+pub async fn settle(conn: &mut PgConnection, scope: &str, key: &str, resource: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "update idempotency_key set resource = $3 where scope = $1 and key = $2",
         scope,
@@ -90,19 +81,12 @@ pub async fn recent_same(
 
 /// Forgets keys older than this; gives how many.
 pub async fn forget(db: impl PgExecutor<'_>, older_than: Duration) -> sqlx::Result<u64> {
-    sqlx::query!(
-        "delete from idempotency_key where created_at < now() - $1::interval",
-        interval(older_than)
-    )
-    .execute(db)
-    .await
-    .map(|done| done.rows_affected())
+    sqlx::query!("delete from idempotency_key where created_at < now() - $1::interval", interval(older_than))
+        .execute(db)
+        .await
+        .map(|done| done.rows_affected())
 }
 
 pub(crate) fn interval(duration: Duration) -> PgInterval {
-    PgInterval {
-        months: 0,
-        days: 0,
-        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
-    }
+    PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
 }

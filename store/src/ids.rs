@@ -118,10 +118,7 @@ impl FromStr for EventId {
             let (job, number) = text.strip_prefix("ftevent-")?.split_once('-')?;
             let digits = number.len() >= 12 && number.bytes().all(|b| b.is_ascii_digit());
             let job = (job.len() == 32 && digits).then(|| Uuid::try_parse(job).ok())??;
-            Some(EventId {
-                job: JobId(job),
-                number: number.parse().ok()?,
-            })
+            Some(EventId { job: JobId(job), number: number.parse().ok()? })
         };
         parse().ok_or_else(|| BadId {
             noun: "event",

@@ -222,20 +222,12 @@ pub async fn inputs(db: impl PgExecutor<'_>, job: JobId) -> sqlx::Result<Vec<Sto
 }
 
 /// Writes down, at creation or later, from what a job can be run again.
-pub async fn set_manifest(
-    db: impl PgExecutor<'_>,
-    job: JobId,
-    manifest: &Value,
-) -> sqlx::Result<bool> {
+pub async fn set_manifest(db: impl PgExecutor<'_>, job: JobId, manifest: &Value) -> sqlx::Result<bool> {
     let manifest = crate::text::clean_json(manifest);
-    sqlx::query!(
-        "update job set manifest = $2 where job_id = $1",
-        job.0,
-        manifest
-    )
-    .execute(db)
-    .await
-    .map(|done| done.rows_affected() == 1)
+    sqlx::query!("update job set manifest = $2 where job_id = $1", job.0, manifest)
+        .execute(db)
+        .await
+        .map(|done| done.rows_affected() == 1)
 }
 
 /// Deletes a job that has ended, with its events and checkpoints; its model stays. False: there is none, or it lives.
@@ -251,15 +243,10 @@ pub async fn delete(db: &PgPool, job: JobId) -> sqlx::Result<bool> {
         return Ok(false);
     }
     // Weights of a checkpoint are a model by name only as long as the checkpoint is there.
-    sqlx::query!(
-        "delete from model where kind = 'checkpoint' and job_id = $1",
-        job.0
-    )
-    .execute(&mut *tx)
-    .await?;
-    sqlx::query!("delete from job where job_id = $1", job.0)
+    sqlx::query!("delete from model where kind = 'checkpoint' and job_id = $1", job.0)
         .execute(&mut *tx)
         .await?;
+    sqlx::query!("delete from job where job_id = $1", job.0).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(true)
 }

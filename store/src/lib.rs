@@ -67,10 +67,7 @@ pub async fn migrate(db: &PgPool) -> Result<(), MigrateError> {
 
 /// Whether the database answers.
 pub async fn is_ready(db: &PgPool) -> sqlx::Result<()> {
-    sqlx::query_scalar!(r#"select 1 as "one!""#)
-        .fetch_one(db)
-        .await
-        .map(drop)
+    sqlx::query_scalar!(r#"select 1 as "one!""#).fetch_one(db).await.map(drop)
 }
 
 /// A file of a model, a checkpoint or a job, by content.

@@ -126,18 +126,9 @@ pub fn tuned_id(base: &str, suffix: Option<&str>, job: JobId) -> String {
         None => base,
     };
     let keep = |c: char| {
-        if c.is_ascii_alphanumeric() || "._-".contains(c) {
-            c
-        } else {
-            '-'
-        }
+        if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }
     };
-    let suffix: String = suffix
-        .unwrap_or_default()
-        .chars()
-        .take(64)
-        .map(keep)
-        .collect();
+    let suffix: String = suffix.unwrap_or_default().chars().take(64).map(keep).collect();
     format!("ft:{root}:luthier:{suffix}:{}", job.short())
 }
 
@@ -163,9 +154,7 @@ pub async fn create(db: &PgPool, model: &NewModel) -> Result<Model, CreateError>
     if !insert(&mut tx, model).await? {
         return Err(CreateError::Taken(model.model_id.clone()));
     }
-    let made = get(&mut *tx, &model.model_id)
-        .await?
-        .ok_or(sqlx::Error::RowNotFound)?;
+    let made = get(&mut *tx, &model.model_id).await?.ok_or(sqlx::Error::RowNotFound)?;
     tx.commit().await?;
     Ok(made)
 }
@@ -212,10 +201,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, model: &NewModel) -> sqlx::R
 /// Files as columns, for `unnest`.
 pub(crate) fn columns(files: &[StoredFile]) -> (Vec<String>, Vec<String>, Vec<i64>) {
     let paths = files.iter().map(|file| clean(&file.path)).collect();
-    let hashes = files
-        .iter()
-        .map(|file| file.hash.as_str().to_owned())
-        .collect();
+    let hashes = files.iter().map(|file| file.hash.as_str().to_owned()).collect();
     let sizes = files.iter().map(|file| file.bytes).collect();
     (paths, hashes, sizes)
 }
@@ -256,11 +242,7 @@ pub struct Filter {
 }
 
 /// Lists models, newest first.
-pub async fn list(
-    db: impl PgExecutor<'_>,
-    filter: &Filter,
-    limit: i64,
-) -> sqlx::Result<Page<Model>> {
+pub async fn list(db: impl PgExecutor<'_>, filter: &Filter, limit: i64) -> sqlx::Result<Page<Model>> {
     let models = sqlx::query_as!(
         Model,
         r#"select model_id, kind as "kind: ModelKind", task, architecture, parameters, bytes, base_model,
@@ -286,12 +268,9 @@ pub async fn list(
 pub async fn delete(db: &PgPool, id: &str) -> sqlx::Result<Deleted> {
     let mut tx = db.begin().await?;
     // Waits for a job that is being created with it, which holds the row.
-    let found = sqlx::query!(
-        "select model_id from model where model_id = $1 for update",
-        id
-    )
-    .fetch_optional(&mut *tx)
-    .await?;
+    let found = sqlx::query!("select model_id from model where model_id = $1 for update", id)
+        .fetch_optional(&mut *tx)
+        .await?;
     if found.is_none() {
         return Ok(Deleted::Missing);
     }
@@ -305,9 +284,7 @@ pub async fn delete(db: &PgPool, id: &str) -> sqlx::Result<Deleted> {
     if let Some(job) = job {
         return Ok(Deleted::Needed(job));
     }
-    sqlx::query!("delete from model where model_id = $1", id)
-        .execute(&mut *tx)
-        .await?;
+    sqlx::query!("delete from model where model_id = $1", id).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(Deleted::Done)
 }
@@ -326,10 +303,7 @@ mod tests {
     fn a_tuned_name_has_one_base_and_no_odd_character() {
         let job = JobId::new();
         let first = tuned_id("minilm", Some("my reviews/1"), job);
-        assert_eq!(
-            first,
-            format!("ft:minilm:luthier:my-reviews-1:{}", job.short())
-        );
+        assert_eq!(first, format!("ft:minilm:luthier:my-reviews-1:{}", job.short()));
         let again = tuned_id(&checkpoint_id(&first, 50), None, job);
         assert_eq!(again, format!("ft:minilm:luthier::{}", job.short()));
     }

@@ -106,7 +106,6 @@ fn wake(notification: &PgNotification) -> Wake {
     match notification.channel() {
         QUEUE => Wake::Queue,
         // A payload that is no id comes from someone else's statement; looking anew is always right.
-        _ => Uuid::try_parse(notification.payload())
-            .map_or(Wake::Missed, |job| Wake::Job(JobId(job))),
+        _ => Uuid::try_parse(notification.payload()).map_or(Wake::Missed, |job| Wake::Job(JobId(job))),
     }
 }

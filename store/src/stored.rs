@@ -83,17 +83,13 @@ impl Store {
     ///
     /// `age` must be longer than the time between an upload and the row that needs it; a day is usual.
     pub async fn sweep(&self, age: Duration) -> Result<Swept, PutError> {
-        let mut swept = Swept {
-            scratch: self.objects.clear_scratch(age).await?,
-            ..Swept::default()
-        };
+        let mut swept = Swept { scratch: self.objects.clear_scratch(age).await?, ..Swept::default() };
         self.forget_inputs(age).await?;
         while let Some(bytes) = self.sweep_one(age).await? {
             swept.objects += 1;
             swept.bytes += bytes;
         }
-        let old = chrono::Utc::now()
-            - chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX / 2);
+        let old = chrono::Utc::now() - chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX / 2);
         for hash in self.objects.older_than(old).await? {
             if self.sweep_stray(&hash).await? {
                 swept.strays += 1;

@@ -22,8 +22,5 @@ pub(crate) fn clean_json(value: &Value) -> Value {
 
 /// `fields` without U+0000.
 pub(crate) fn clean_fields(fields: &Map<String, Value>) -> Map<String, Value> {
-    fields
-        .iter()
-        .map(|(key, value)| (clean(key), clean_json(value)))
-        .collect()
+    fields.iter().map(|(key, value)| (clean(key), clean_json(value))).collect()
 }

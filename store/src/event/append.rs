@@ -34,11 +34,7 @@ pub enum AppendError {
 ///
 /// Sending a line again changes nothing. A step that was computed again after a restart is the same point: equal
 /// `values` are passed over, others too, and a warning says that the replay differs.
-pub async fn append(
-    db: &PgPool,
-    held: &Lease,
-    lines: &[EventLine],
-) -> Result<Appended, AppendError> {
+pub async fn append(db: &PgPool, held: &Lease, lines: &[EventLine]) -> Result<Appended, AppendError> {
     let mut tx = db.begin().await?;
     let appended = append_held(&mut tx, held, lines).await?;
     tx.commit().await?;
@@ -99,9 +95,7 @@ impl Columns {
             columns.at.push(line.at);
             columns.level.push(line.level.as_str().to_owned());
             columns.message.push(clean(&line.message));
-            columns
-                .values
-                .push(Value::Object(clean_fields(&line.values)));
+            columns.values.push(Value::Object(clean_fields(&line.values)));
             columns.data.push(Value::Object(clean_fields(&line.data)));
         }
         columns
@@ -109,12 +103,7 @@ impl Columns {
 }
 
 /// Inserts what is new of a batch; gives how many rows.
-async fn insert(
-    conn: &mut PgConnection,
-    held: &Lease,
-    lines: &[EventLine],
-    last: i64,
-) -> sqlx::Result<u64> {
+async fn insert(conn: &mut PgConnection, held: &Lease, lines: &[EventLine], last: i64) -> sqlx::Result<u64> {
     let c = Columns::of(lines);
     sqlx::query!(
         r#"with sent as (

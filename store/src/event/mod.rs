@@ -60,10 +60,7 @@ impl Kind {
 
     /// Whether a step has one event of this kind, however often it is computed.
     pub fn is_curve(self) -> bool {
-        matches!(
-            self,
-            Kind::Train | Kind::Eval | Kind::Test | Kind::Examples | Kind::Checkpoint
-        )
+        matches!(self, Kind::Train | Kind::Eval | Kind::Test | Kind::Examples | Kind::Checkpoint)
     }
 }
 
@@ -159,21 +156,13 @@ pub struct Event {
 impl Event {
     /// Its id.
     pub fn id(&self) -> EventId {
-        EventId {
-            job: self.job_id,
-            number: self.number,
-        }
+        EventId { job: self.job_id, number: self.number }
     }
 }
 
 /// Events behind a number, oldest first. Numbers are committed in order, so that a reader who goes on from the last
 /// one it got misses none.
-pub async fn since(
-    db: impl PgExecutor<'_>,
-    job: JobId,
-    after: i64,
-    limit: i64,
-) -> sqlx::Result<Vec<Event>> {
+pub async fn since(db: impl PgExecutor<'_>, job: JobId, after: i64, limit: i64) -> sqlx::Result<Vec<Event>> {
     sqlx::query_as!(
         Event,
         r#"select job_id as "job_id: JobId", number, attempt, kind as "kind: Kind", step, at, level as "level: Level",

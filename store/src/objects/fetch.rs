@@ -18,34 +18,17 @@ pub type ByteStream = BoxStream<'static, Result<Bytes, ObjectsError>>;
 
 impl Objects {
     /// Opens an object for reading, or a part of it; memory stays constant.
-    pub async fn read(
-        &self,
-        hash: &Hash,
-        range: Option<Range<u64>>,
-    ) -> Result<ByteStream, ObjectsError> {
-        let options = GetOptions {
-            range: range.clone().map(GetRange::Bounded),
-            ..GetOptions::default()
-        };
+    pub async fn read(&self, hash: &Hash, range: Option<Range<u64>>) -> Result<ByteStream, ObjectsError> {
+        let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
         if range.as_ref().is_some_and(Range::is_empty) {
             return Ok(futures::stream::empty().boxed());
         }
-        let got = self
-            .inner
-            .get_opts(&self.key(hash), options)
-            .await
-            .map_err(|error| missing(error, hash))?;
+        let got =
+            self.inner.get_opts(&self.key(hash), options).await.map_err(|error| missing(error, hash))?;
         if let Some(range) = range.filter(|range| range.end > got.meta.size) {
-            return Err(ObjectsError::Range {
-                start: range.start,
-                end: range.end,
-                bytes: got.meta.size,
-            });
+            return Err(ObjectsError::Range { start: range.start, end: range.end, bytes: got.meta.size });
         }
-        Ok(got
-            .into_stream()
-            .map(|chunk| chunk.map_err(ObjectsError::from))
-            .boxed())
+        Ok(got.into_stream().map(|chunk| chunk.map_err(ObjectsError::from)).boxed())
     }
 
     /// Reads a whole small object; more than `limit` bytes are refused.
@@ -66,9 +49,7 @@ impl Objects {
     /// On the file system of a local store this is a hard link: read it, never write to it.
     pub async fn fetch(&self, hash: &Hash, to: &FsPath) -> Result<(), ObjectsError> {
         let folder = to.parent().unwrap_or(FsPath::new(".")).to_owned();
-        tokio::fs::create_dir_all(&folder)
-            .await
-            .map_err(ObjectsError::io(&folder))?;
+        tokio::fs::create_dir_all(&folder).await.map_err(ObjectsError::io(&folder))?;
         let scratch = scratch_beside(to).await?;
         let found = if self.linked(hash, &scratch).await? {
             hash_file(scratch.to_path_buf()).await?
@@ -108,9 +89,7 @@ impl Objects {
     /// Copies an object to `to`; gives the hash of what was copied.
     async fn copy(&self, hash: &Hash, to: &FsPath) -> Result<Hash, ObjectsError> {
         let mut stream = self.read(hash, None).await?;
-        let mut file = tokio::fs::File::create(to)
-            .await
-            .map_err(ObjectsError::io(to))?;
+        let mut file = tokio::fs::File::create(to).await.map_err(ObjectsError::io(to))?;
         let mut hasher = Sha256::new();
         while let Some(chunk) = stream.next().await {
             let chunk = chunk?;

@@ -25,30 +25,20 @@ impl Objects {
                 open_folder(&path).await
             }
             // One letter before the colon would be a drive of Windows; anything longer is another kind of store.
-            Ok(url) => Err(refused(
-                url.scheme(),
-                "known are a path, file:///path and s3://bucket/prefix",
-            )),
+            Ok(url) => Err(refused(url.scheme(), "known are a path, file:///path and s3://bucket/prefix")),
             Err(_) => open_folder(FsPath::new(place)).await,
         }
     }
 }
 
 fn refused(place: &str, reason: &str) -> ObjectsError {
-    ObjectsError::Location {
-        place: place.to_owned(),
-        reason: reason.to_owned(),
-    }
+    ObjectsError::Location { place: place.to_owned(), reason: reason.to_owned() }
 }
 
 async fn open_folder(path: &FsPath) -> Result<Objects, ObjectsError> {
     let create = |path: PathBuf| async move {
-        tokio::fs::create_dir_all(&path)
-            .await
-            .map_err(ObjectsError::io(&path))?;
-        tokio::fs::canonicalize(&path)
-            .await
-            .map_err(ObjectsError::io(path))
+        tokio::fs::create_dir_all(&path).await.map_err(ObjectsError::io(&path))?;
+        tokio::fs::canonicalize(&path).await.map_err(ObjectsError::io(path))
     };
     let folder = create(path.to_owned()).await?;
     let scratch = create(folder.join("scratch")).await?;
@@ -65,11 +55,7 @@ async fn open_folder(path: &FsPath) -> Result<Objects, ObjectsError> {
 fn open_s3(url: &Url) -> Result<Objects, ObjectsError> {
     let bucket = url.host_str().unwrap_or_default();
     // Credentials in an address would end up in logs and process lists.
-    if bucket.is_empty()
-        || !url.username().is_empty()
-        || url.password().is_some()
-        || url.query().is_some()
-    {
+    if bucket.is_empty() || !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
         return Err(refused(
             &format!("s3://{bucket}{}", url.path()),
             "an S3 address looks like s3://bucket/prefix; credentials come from AWS_ACCESS_KEY_ID and \
@@ -77,9 +63,7 @@ fn open_s3(url: &Url) -> Result<Objects, ObjectsError> {
         ));
     }
     let prefix = Path::from_url_path(url.path()).map_err(object_store::Error::from)?;
-    let inner = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .build()?;
+    let inner = AmazonS3Builder::from_env().with_bucket_name(bucket).build()?;
     Ok(Objects {
         inner: Arc::new(inner),
         shown: format!("s3://{bucket}/{prefix}"),

@@ -58,9 +58,7 @@ impl FromStr for Hash {
 
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 
@@ -153,9 +151,7 @@ pub struct Objects {
 /// Shows the address alone: the store behind it knows credentials.
 impl fmt::Debug for Objects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Objects")
-            .field("location", &self.shown)
-            .finish_non_exhaustive()
+        f.debug_struct("Objects").field("location", &self.shown).finish_non_exhaustive()
     }
 }
 

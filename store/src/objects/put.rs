@@ -43,19 +43,13 @@ impl Objects {
     /// Receives a stream into a scratch file while hashing it; memory stays constant.
     ///
     /// More than `limit` bytes are refused as soon as they come. Nothing is left behind by a stream that breaks off.
-    pub async fn receive<S, E>(
-        &self,
-        stream: S,
-        limit: Option<u64>,
-    ) -> Result<Scratch, ObjectsError>
+    pub async fn receive<S, E>(&self, stream: S, limit: Option<u64>) -> Result<Scratch, ObjectsError>
     where
         S: Stream<Item = Result<Bytes, E>>,
         E: std::fmt::Display,
     {
         let path = self.scratch_file().await?;
-        let mut file = File::create(&path)
-            .await
-            .map_err(ObjectsError::io(&*path))?;
+        let mut file = File::create(&path).await.map_err(ObjectsError::io(&*path))?;
         let mut hasher = Sha256::new();
         let mut bytes = 0u64;
         let mut stream = std::pin::pin!(stream);
@@ -66,25 +60,19 @@ impl Objects {
                 return Err(ObjectsError::TooLarge { limit });
             }
             hasher.update(&chunk);
-            file.write_all(&chunk)
-                .await
-                .map_err(ObjectsError::io(&*path))?;
+            file.write_all(&chunk).await.map_err(ObjectsError::io(&*path))?;
         }
         // The row that names it is durable, so its bytes must be as well.
         file.flush().await.map_err(ObjectsError::io(&*path))?;
         file.sync_all().await.map_err(ObjectsError::io(&*path))?;
-        let stored = Stored {
-            hash: Hash::of_digest(&hasher.finalize()),
-            bytes: bytes as i64,
-        };
+        let stored = Stored { hash: Hash::of_digest(&hasher.finalize()), bytes: bytes as i64 };
         Ok(Scratch { path, stored })
     }
 
     /// Receives a copy of a local file.
     pub async fn receive_path(&self, path: &FsPath) -> Result<Scratch, ObjectsError> {
         let file = File::open(path).await.map_err(ObjectsError::io(path))?;
-        self.receive(ReaderStream::with_capacity(file, CHUNK), None)
-            .await
+        self.receive(ReaderStream::with_capacity(file, CHUNK), None).await
     }
 
     /// Gives received content its name, unless the same content has it already.
@@ -100,20 +88,12 @@ impl Objects {
     }
 
     async fn upload(&self, scratch: &Scratch) -> Result<(), ObjectsError> {
-        let mut file = File::open(&scratch.path)
-            .await
-            .map_err(ObjectsError::io(&*scratch.path))?;
-        let upload = self
-            .inner
-            .put_multipart(&self.key(&scratch.stored.hash))
-            .await?;
+        let mut file = File::open(&scratch.path).await.map_err(ObjectsError::io(&*scratch.path))?;
+        let upload = self.inner.put_multipart(&self.key(&scratch.stored.hash)).await?;
         let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
         let mut buffer = vec![0; CHUNK];
         loop {
-            let read = file
-                .read(&mut buffer)
-                .await
-                .map_err(ObjectsError::io(&*scratch.path))?;
+            let read = file.read(&mut buffer).await.map_err(ObjectsError::io(&*scratch.path))?;
             if read == 0 {
                 break;
             }
@@ -162,7 +142,5 @@ where
     T: Send + 'static,
     F: FnOnce() -> std::io::Result<T> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(std::io::Error::other)?
+    tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }

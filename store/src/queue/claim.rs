@@ -92,36 +92,17 @@ pub async fn claim(
     };
     let name = claimed.agent_name.unwrap_or_default();
     let message = format!("Attempt {} on {name}.", claimed.attempt);
-    note(
-        &mut tx,
-        claimed.job_id,
-        Level::Info,
-        &message,
-        &json!({"agent": name}),
-    )
-    .await?;
-    let job = job::get(&mut *tx, claimed.job_id)
-        .await?
-        .ok_or(sqlx::Error::RowNotFound)?;
+    note(&mut tx, claimed.job_id, Level::Info, &message, &json!({"agent": name})).await?;
+    let job = job::get(&mut *tx, claimed.job_id).await?.ok_or(sqlx::Error::RowNotFound)?;
     let files = job::inputs(&mut *tx, claimed.job_id).await?;
     tx.commit().await?;
-    Ok(Some(Lease {
-        job,
-        agent,
-        attempt: claimed.attempt,
-        files,
-    }))
+    Ok(Some(Lease { job, agent, attempt: claimed.attempt, files }))
 }
 
 /// Moves the lease's end on and says whether it is still held and what someone asked for.
 ///
 /// `phase`: what the agent knows of it beyond the trainer's own events; `None` leaves it.
-pub async fn renew(
-    db: &PgPool,
-    held: &Lease,
-    lease: Duration,
-    phase: Option<&str>,
-) -> sqlx::Result<Renewal> {
+pub async fn renew(db: &PgPool, held: &Lease, lease: Duration, phase: Option<&str>) -> sqlx::Result<Renewal> {
     let row = sqlx::query!(
         r#"with seen as (update agent set last_seen = now() where agent_id = $2)
         update job set lease_until = now() + $4::interval, phase = coalesce($5, phase)
@@ -142,9 +123,5 @@ pub async fn renew(
 }
 
 pub(super) fn interval(duration: Duration) -> PgInterval {
-    PgInterval {
-        months: 0,
-        days: 0,
-        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
-    }
+    PgInterval { months: 0, days: 0, microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX) }
 }

@@ -95,14 +95,7 @@ pub async fn finish(db: &PgPool, held: &Lease, end: &Finished) -> sqlx::Result<b
     .execute(&mut *tx)
     .await?;
     let message = format!("The job succeeded; its model is {}.", made.model_id);
-    note(
-        &mut tx,
-        held.job_id(),
-        Level::Info,
-        &message,
-        &json!({"model": made.model_id}),
-    )
-    .await?;
+    note(&mut tx, held.job_id(), Level::Info, &message, &json!({"model": made.model_id})).await?;
     tx.commit().await?;
     Ok(true)
 }
@@ -116,11 +109,7 @@ async fn keep_results(conn: &mut PgConnection, end: &Finished) -> sqlx::Result<O
         purpose: "fine-tune-results".to_owned(),
         content: results.content.clone(),
         expires_at: None,
-        inspected: Some(file::Inspected {
-            status: file::FileStatus::Processed,
-            details: None,
-            report: None,
-        }),
+        inspected: Some(file::Inspected { status: file::FileStatus::Processed, details: None, report: None }),
     };
     Ok(Some(file::create(conn, &new).await?.file_id))
 }
@@ -233,26 +222,15 @@ pub(super) async fn end_badly(
             let left = row.max_attempts - row.failures;
             (
                 Level::Warn,
-                format!(
-                    "Attempt {} ended: {what} It is tried again; attempts left: {left}.",
-                    row.attempt
-                ),
+                format!("Attempt {} ended: {what} It is tried again; attempts left: {left}.", row.attempt),
             )
         }
-        Status::Paused => (
-            Level::Warn,
-            format!(
-                "Attempt {} ended: {what} It is paused, as asked.",
-                row.attempt
-            ),
-        ),
-        Status::Cancelled => (
-            Level::Info,
-            format!(
-                "The job is cancelled. Its attempt {} had ended: {what}",
-                row.attempt
-            ),
-        ),
+        Status::Paused => {
+            (Level::Warn, format!("Attempt {} ended: {what} It is paused, as asked.", row.attempt))
+        }
+        Status::Cancelled => {
+            (Level::Info, format!("The job is cancelled. Its attempt {} had ended: {what}", row.attempt))
+        }
         _ => (Level::Error, format!("The job failed: {what}")),
     };
     let data = json!({"code": failure.code, "param": failure.param, "step": failure.step});

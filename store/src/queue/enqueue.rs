@@ -76,9 +76,7 @@ pub enum EnqueueError {
         id: String,
     },
     /// The key was used for another request.
-    #[error(
-        "the idempotency key \"{key}\" was used for another request, which made {job}; choose a new key"
-    )]
+    #[error("the idempotency key \"{key}\" was used for another request, which made {job}; choose a new key")]
     KeyReused {
         /// The key.
         key: String,
@@ -99,11 +97,7 @@ pub async fn enqueue(db: &PgPool, new: &NewJob) -> Result<Job, EnqueueError> {
 }
 
 /// Takes a job in, unless the same request has already made one; then gives that one.
-pub async fn enqueue_once(
-    db: &PgPool,
-    new: &NewJob,
-    dedup: &Dedup,
-) -> Result<Enqueued, EnqueueError> {
+pub async fn enqueue_once(db: &PgPool, new: &NewJob, dedup: &Dedup) -> Result<Enqueued, EnqueueError> {
     let mut tx = db.begin().await?;
     if let Some(key) = &dedup.key {
         use crate::idempotency::{Claim, claim};
@@ -117,15 +111,11 @@ pub async fn enqueue_once(
         }
     } else {
         // One at a time for the same body: a retry can arrive while the first request is still at work.
-        sqlx::query!(
-            "select pg_advisory_xact_lock(hashtextextended($1, 0))",
-            dedup.request_hash
-        )
-        .execute(&mut *tx)
-        .await?;
+        sqlx::query!("select pg_advisory_xact_lock(hashtextextended($1, 0))", dedup.request_hash)
+            .execute(&mut *tx)
+            .await?;
         if let Some(within) = dedup.retry_within
-            && let Some(id) =
-                crate::idempotency::recent_same(&mut *tx, &dedup.request_hash, within).await?
+            && let Some(id) = crate::idempotency::recent_same(&mut *tx, &dedup.request_hash, within).await?
         {
             return seen(&mut tx, &id.to_string()).await;
         }
@@ -139,23 +129,13 @@ pub async fn enqueue_once(
 }
 
 async fn seen(conn: &mut PgConnection, resource: &str) -> Result<Enqueued, EnqueueError> {
-    let missing = || EnqueueError::Missing {
-        param: "idempotency_key",
-        id: resource.to_owned(),
-    };
+    let missing = || EnqueueError::Missing { param: "idempotency_key", id: resource.to_owned() };
     let id: JobId = resource.parse().map_err(|_| missing())?;
     let job = job::get(conn, id).await?.ok_or_else(missing)?;
-    Ok(Enqueued {
-        job,
-        created: false,
-    })
+    Ok(Enqueued { job, created: false })
 }
 
-async fn insert(
-    conn: &mut PgConnection,
-    new: &NewJob,
-    hash: Option<&str>,
-) -> Result<Job, EnqueueError> {
+async fn insert(conn: &mut PgConnection, new: &NewJob, hash: Option<&str>) -> Result<Job, EnqueueError> {
     let id = JobId::new();
     let spec = &new.spec;
     sqlx::query!(
@@ -189,24 +169,10 @@ async fn insert(
     .execute(&mut *conn)
     .await?;
     copy_model(conn, id, &new.model_id).await?;
-    copy_file(
-        conn,
-        id,
-        "training_file",
-        Some(new.training_file),
-        Some(&spec.data.train),
-    )
-    .await?;
+    copy_file(conn, id, "training_file", Some(new.training_file), Some(&spec.data.train)).await?;
     let validation = spec.data.validation.as_deref();
     copy_file(conn, id, "validation_file", new.validation_file, validation).await?;
-    copy_file(
-        conn,
-        id,
-        "test_file",
-        new.test_file,
-        spec.data.test.as_deref(),
-    )
-    .await?;
+    copy_file(conn, id, "test_file", new.test_file, spec.data.test.as_deref()).await?;
     note(conn, id, Level::Info, "The job is queued.", &json!({})).await?;
     for line in &new.notes {
         note(conn, id, Level::Info, line, &json!({})).await?;
@@ -216,12 +182,9 @@ async fn insert(
 
 /// Writes down the base's files; holds its row, so that a deletion at this moment waits and then sees the job.
 async fn copy_model(conn: &mut PgConnection, job: JobId, model: &str) -> Result<(), EnqueueError> {
-    let found = sqlx::query!(
-        "select model_id from model where model_id = $1 for share",
-        model
-    )
-    .fetch_optional(&mut *conn)
-    .await?;
+    let found = sqlx::query!("select model_id from model where model_id = $1 for share", model)
+        .fetch_optional(&mut *conn)
+        .await?;
     if found.is_none() {
         let id = model.to_owned();
         return Err(EnqueueError::Missing { param: "model", id });
@@ -247,16 +210,10 @@ async fn copy_file(
     let (Some(file), Some(name)) = (file, name) else {
         return Ok(());
     };
-    let row = sqlx::query!(
-        "select hash, bytes from file where file_id = $1 for share",
-        file.0
-    )
-    .fetch_optional(&mut *conn)
-    .await?
-    .ok_or_else(|| EnqueueError::Missing {
-        param,
-        id: file.to_string(),
-    })?;
+    let row = sqlx::query!("select hash, bytes from file where file_id = $1 for share", file.0)
+        .fetch_optional(&mut *conn)
+        .await?
+        .ok_or_else(|| EnqueueError::Missing { param, id: file.to_string() })?;
     sqlx::query!(
         "insert into job_input (job_id, path, hash, bytes) values ($1, 'data/' || $2::text, $3, $4)",
         job.0,

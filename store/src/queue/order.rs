@@ -57,14 +57,10 @@ pub async fn resume(db: &PgPool, id: JobId) -> Result<Job, OrderError> {
 
 /// Changes the order in which waiting jobs are claimed; false when there is no such job or it has ended.
 pub async fn set_priority(db: &PgPool, id: JobId, priority: i32) -> sqlx::Result<bool> {
-    sqlx::query!(
-        "update job set priority = $2 where job_id = $1 and finished_at is null",
-        id.0,
-        priority
-    )
-    .execute(db)
-    .await
-    .map(|done| done.rows_affected() == 1)
+    sqlx::query!("update job set priority = $2 where job_id = $1 and finished_at is null", id.0, priority)
+        .execute(db)
+        .await
+        .map(|done| done.rows_affected() == 1)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,9 +83,7 @@ enum Step {
 fn step(order: Order, status: Status, asked: Option<Asked>) -> Result<Step, Refused> {
     use Status::*;
     Ok(match (order, status, asked) {
-        (Order::Cancel, Cancelled, _) | (Order::Cancel, Running, Some(Asked::Cancel)) => {
-            Step::Nothing
-        }
+        (Order::Cancel, Cancelled, _) | (Order::Cancel, Running, Some(Asked::Cancel)) => Step::Nothing,
         (Order::Cancel, Queued | Paused, _) => Step::Move(Cancelled, "The job is cancelled."),
         (Order::Cancel, Running, _) => Step::Mark(Some(Asked::Cancel), "Asked to cancel."),
         (Order::Pause, Paused, _) | (Order::Pause, Running, Some(Asked::Pause)) => Step::Nothing,
@@ -123,9 +117,7 @@ async fn order(db: &PgPool, id: JobId, order: Order) -> Result<Job, OrderError> 
             note(&mut tx, id, Level::Info, message, &json!({})).await?;
         }
     }
-    let job = job::get(&mut *tx, id)
-        .await?
-        .ok_or(OrderError::Missing(id))?;
+    let job = job::get(&mut *tx, id).await?.ok_or(OrderError::Missing(id))?;
     tx.commit().await?;
     Ok(job)
 }
@@ -147,8 +139,5 @@ async fn mark(conn: &mut PgConnection, id: JobId, asked: Option<Asked>) -> sqlx:
         Asked::Pause => "pause",
         Asked::Cancel => "cancel",
     });
-    sqlx::query!("update job set asked = $2 where job_id = $1", id.0, asked)
-        .execute(conn)
-        .await
-        .map(drop)
+    sqlx::query!("update job set asked = $2 where job_id = $1", id.0, asked).execute(conn).await.map(drop)
 }

@@ -45,8 +45,7 @@ pub async fn reclaim(db: &PgPool, agent: AgentId) -> sqlx::Result<Vec<JobId>> {
     let mut given_back = Vec::new();
     for job in held {
         let name = job.agent_name.unwrap_or_default();
-        let message =
-            format!("The agent {name} was lost: its process ended and was started again.");
+        let message = format!("The agent {name} was lost: its process ended and was started again.");
         let failure = lost(message, job.step);
         end_badly(&mut tx, job.job_id, None, &failure, false).await?;
         given_back.push(job.job_id);

@@ -67,10 +67,7 @@ fn alpha() -> f64 {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Optimizer::Adamw {
-            betas: betas(),
-            eps: eps(),
-        }
+        Optimizer::Adamw { betas: betas(), eps: eps() }
     }
 }
 
