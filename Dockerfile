@@ -25,10 +25,10 @@ FROM debian:bookworm-slim AS base
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libgcc-s1 libstdc++6 zlib1g \
     && rm -rf /var/lib/apt/lists/* \
-    && useradd --system --create-home --home-dir /data --shell /usr/sbin/nologin luthier \
+    && useradd --system --uid 10001 --create-home --home-dir /data --shell /usr/sbin/nologin luthier \
     # A new volume takes these folders' owner.
     && install -d -o luthier -g luthier /data/objects /data/work
-USER luthier
+USER 10001
 WORKDIR /data
 VOLUME /data
 ENV PATH=/opt/luthier/bin:$PATH
