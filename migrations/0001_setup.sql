@@ -47,7 +47,7 @@ create table agent (
 
 create table model (
     -- A slash would have to be escaped in every address.
-    model_id text primary key check (model_id ~ '^[A-Za-z0-9._:-]{1,320}$'),
+    model_id text primary key check (model_id ~ '^[A-Za-z0-9._:-]+$' and length(model_id) <= 320),
     kind text not null check (kind in ('base', 'tuned', 'checkpoint')),
     task text,
     architecture text,

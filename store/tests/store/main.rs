@@ -1,0 +1,11 @@
+//! What the store promises, on a database of its own for each test.
+
+mod checkpoint;
+mod event;
+mod idempotency;
+mod notify;
+mod objects;
+mod queue;
+mod rows;
+mod seed;
+mod series;
