@@ -25,7 +25,7 @@ class Results:
             self.failed += 1
             self.failures.append(name)
         elif said:
-            self.skipped += said
+            self.skipped.append("; ".join(said))
         else:
             self.passed += 1
 

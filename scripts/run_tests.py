@@ -81,7 +81,9 @@ class Run:
     def rust(self, name_filter: list) -> None:
         """Every Rust test, by nextest where it is installed; then the examples in the documentation."""
         code, _ = self.command("build", ["cargo", "build", "--release", "--workspace", "--bins"])
-        self.settle("build", code, self.results.failed)
+        if code:
+            self.settle("build", code, self.results.failed)
+            return
         before = self.results.failed
         if shutil.which("cargo-nextest"):
             report = setup.target() / "nextest" / "default" / "junit.xml"
