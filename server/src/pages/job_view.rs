@@ -1,0 +1,388 @@
+//! A job's state, settings and log as its page shows them.
+
+use chrono::Utc;
+use serde_json::Value;
+use sqlx::PgPool;
+use store::event::{Event, Kind, Level};
+use store::job::{Asked, Job, Status as JobState};
+use store::spec::{ClassWeights, Every, Freeze, JobSpec, Optimizer, Schedule, Training};
+
+use super::convert::{self, metric_name};
+use super::sentence;
+use super::view::Fact;
+use super::view::job::{FactGroup, JobStatus, LogLine, Trouble};
+use super::view::text::{self, Moment, setting};
+use crate::Result;
+
+/// The part of the page that changes most.
+pub fn status(job: &Job, can_train: bool, position: Option<i64>) -> JobStatus {
+    let now = Utc::now();
+    let href = convert::job_href(job.job_id);
+    let model = job.fine_tuned_model.as_deref();
+    let live = !job.status.is_final();
+    JobStatus {
+        status: convert::status(job),
+        live,
+        phase: job.phase.clone().filter(|_| job.status == JobState::Running).unwrap_or_default(),
+        progress: convert::progress(job),
+        tiles: tiles(job),
+        last_event: job.last_event_at.filter(|_| live).map(|at| Moment::at(at, now)),
+        trouble: trouble(job),
+        attempts: attempts(job),
+        can_pause: matches!(job.status, JobState::Queued | JobState::Running) && job.asked.is_none(),
+        can_resume: job.status == JobState::Paused || job.asked == Some(Asked::Pause),
+        can_cancel: live && job.asked != Some(Asked::Cancel),
+        again: format!("/jobs/new?from={}", job.job_id),
+        model_href: model.map(convert::model_href).unwrap_or_default(),
+        download: model.map(|id| format!("/v1/models/{id}/content?format=zip")).unwrap_or_default(),
+        waiting: waiting(job, can_train, position),
+        href,
+    }
+}
+
+fn waiting(job: &Job, can_train: bool, position: Option<i64>) -> String {
+    match job.status {
+        JobState::Queued if !can_train => {
+            "No trainer is connected. The run starts as soon as one is.".to_owned()
+        }
+        JobState::Queued => match (position, job.retry_at.filter(|at| *at > Utc::now())) {
+            (_, Some(at)) => format!("It is tried again at {}.", at.format("%H:%M:%S UTC")),
+            (Some(before), _) if before > 0 => {
+                format!("{} before this one.", text::plural(before as u64, "run is", "runs are"))
+            }
+            _ => "It starts as soon as a trainer is free.".to_owned(),
+        },
+        JobState::Paused => {
+            "Paused. Resume goes on from its last checkpoint, with the same order of rows.".to_owned()
+        }
+        JobState::Running => match job.asked {
+            Some(Asked::Pause) => "It finishes its step and writes a checkpoint, then pauses.".to_owned(),
+            Some(Asked::Cancel) => "It finishes its step, then stops.".to_owned(),
+            None => String::new(),
+        },
+        _ => String::new(),
+    }
+}
+
+fn tiles(job: &Job) -> Vec<Fact> {
+    let number = |name: &str| job.progress.get(name).and_then(Value::as_f64);
+    let metric = |name: &str| job.metrics.get(name).and_then(Value::as_f64);
+    let mut tiles = Vec::new();
+    let mut put = |name: &str, value: Option<String>| tiles.extend(value.map(|value| Fact::new(name, value)));
+    put("Training loss", number("loss").map(text::value));
+    put("Validation loss", metric("loss").map(text::value));
+    let first =
+        ["accuracy", "subset_accuracy", "r2", "f1_macro"].into_iter().find(|name| metric(name).is_some());
+    if let Some(name) = first {
+        put(&metric_name(name), metric(name).map(text::value));
+    }
+    put("Speed", number("samples_per_second").map(|rate| format!("{rate:.1} rows/s")));
+    put("Memory", number("memory_bytes").map(|bytes| text::bytes(bytes.max(0.0) as u64)));
+    put("Ran for", convert::ran_for(job, Utc::now()).map(text::duration));
+    put("Device", job.device.clone());
+    put("Attempt", (job.attempt > 1).then(|| job.attempt.to_string()));
+    put("Best step", job.best_step.map(|step| text::count(step.max(0) as u64)));
+    tiles
+}
+
+fn trouble(job: &Job) -> Option<Trouble> {
+    let error = job.error.as_ref().filter(|_| job.status == JobState::Failed)?;
+    let step = error.get("step").and_then(Value::as_i64).filter(|step| *step > 0);
+    let heading = match step {
+        Some(step) => format!("It failed at step {step}."),
+        None => "It failed before its first step.".to_owned(),
+    };
+    Some(Trouble { heading, message: message_of(error), log: log_of(error), style: "bad" })
+}
+
+/// Attempts that ended early and were followed by another one.
+fn attempts(job: &Job) -> Vec<Trouble> {
+    let last = job.error.as_ref().and_then(|error| error.get("attempt")).and_then(Value::as_i64);
+    let followed = |error: &&Value| last.is_none() || error.get("attempt").and_then(Value::as_i64) != last;
+    let describe = |error: &Value| {
+        let attempt = error.get("attempt").and_then(Value::as_i64).unwrap_or(0);
+        let at = error.get("step").and_then(Value::as_i64).filter(|step| *step > 0);
+        let at = at.map_or("before its first step".to_owned(), |step| format!("at step {step}"));
+        Trouble {
+            heading: format!("Attempt {attempt} ended {at}"),
+            message: message_of(error),
+            log: log_of(error),
+            style: "warn",
+        }
+    };
+    job.errors.iter().filter(followed).map(describe).collect()
+}
+
+fn message_of(error: &Value) -> String {
+    let text = |name: &str| error.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let message = sentence(text("message").unwrap_or("the trainer gave no reason"));
+    match text("param") {
+        Some(param) => format!("{message} (Setting {param}.)"),
+        None => message,
+    }
+}
+
+fn log_of(error: &Value) -> String {
+    match error.get("log") {
+        Some(Value::String(log)) => log.clone(),
+        Some(Value::Array(lines)) => lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n"),
+        _ => String::new(),
+    }
+}
+
+/// What the log says of an event; nothing for training steps and for changes of phase that come with every evaluation.
+pub fn log_message(event: &Event) -> String {
+    match event.kind {
+        Kind::Train | Kind::Examples => String::new(),
+        Kind::Phase => phase_message(event),
+        _ => event.message.clone(),
+    }
+}
+
+fn phase_message(event: &Event) -> String {
+    let data = |name: &str| {
+        event.data.get(name).map(|value| value.as_str().map_or(value.to_string(), str::to_owned))
+    };
+    match data("phase").as_deref() {
+        Some("loading") => match (data("device"), data("threads"), data("libtorch")) {
+            (Some(device), Some(threads), Some(torch)) => {
+                format!("Loading on {device} ({threads} threads, libtorch {torch}).")
+            }
+            _ => "Loading.".to_owned(),
+        },
+        Some("exporting") => "Writing the model.".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// An event as a line of the log on the job's page.
+pub fn log_line(event: &Event) -> Option<LogLine> {
+    let message = log_message(event);
+    (!message.is_empty()).then(|| line(event, message))
+}
+
+/// An event as a line of the whole log.
+pub fn any_line(event: &Event) -> Option<LogLine> {
+    (!event.message.is_empty()).then(|| line(event, event.message.clone()))
+}
+
+fn line(event: &Event, message: String) -> LogLine {
+    let style = match (event.level, event.kind) {
+        (Level::Warn, _) => "warn",
+        (Level::Error, _) => "error-line",
+        (_, Kind::Checkpoint | Kind::Eval | Kind::Test | Kind::Result | Kind::Resume) => "mark",
+        _ => "",
+    };
+    LogLine {
+        number: event.number,
+        at: Moment::at(event.at, Utc::now()),
+        level: event.level.as_str(),
+        style,
+        message,
+    }
+}
+
+/// What the run can be repeated from; nothing before it ended.
+pub fn manifest(job: &Job) -> String {
+    match &job.manifest {
+        Value::Object(fields) if !fields.is_empty() => {
+            serde_json::to_string_pretty(&job.manifest).unwrap_or_default()
+        }
+        _ => String::new(),
+    }
+}
+
+/// All settings, by group.
+pub async fn settings(db: &PgPool, job: &Job) -> Result<Vec<FactGroup>> {
+    let spec = &job.spec.0;
+    let training = &spec.training;
+    Ok(vec![
+        FactGroup { title: "Data and model", facts: data_facts(db, job).await? },
+        FactGroup { title: "Training", facts: training_facts(training) },
+        FactGroup { title: "Learning rate", facts: rate_facts(training) },
+        FactGroup { title: "What is trained", facts: freeze_facts(training) },
+        FactGroup { title: "Evaluation and checkpoints", facts: evaluation_facts(training) },
+        FactGroup { title: "Machine", facts: machine_facts(spec, job) },
+    ])
+}
+
+async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
+    let spec = &job.spec.0;
+    let files = [Some(job.training_file), job.validation_file, job.test_file];
+    let known: Vec<_> = files.into_iter().flatten().collect();
+    let names = convert::file_names(db, &known).await?;
+    let mut facts = vec![Fact::linked("Base model", &job.model_id, convert::model_href(&job.model_id))];
+    for (role, id) in ["Training data", "Validation data", "Test data"].into_iter().zip(files) {
+        let Some(id) = id else { continue };
+        facts.push(match names.get(&id) {
+            Some(name) => Fact::linked(role, name, convert::data_href(id)),
+            None => Fact::new(role, format!("{id} (deleted)")),
+        });
+    }
+    if job.validation_file.is_none() {
+        let how = if spec.split.stratify { "each class in its share" } else { "at random" };
+        facts.push(Fact::new("Held out", format!("{}, {how}", text::percent(spec.split.fraction))));
+    }
+    if job.test_file.is_none() && spec.split.test_fraction > 0.0 {
+        facts.push(Fact::new("Held out for the test", text::percent(spec.split.test_fraction)));
+    }
+    facts.push(Fact::new("Text column", &spec.columns.text));
+    facts.extend(spec.columns.text_pair.as_ref().map(|column| Fact::new("Second text column", column)));
+    facts.push(Fact::new("Label column", &spec.columns.label));
+    facts.push(Fact::new("Seed", spec.seed.to_string()));
+    facts.push(Fact::new("Seed of the split", spec.split.seed.to_string()));
+    Ok(facts)
+}
+
+fn training_facts(training: &Training) -> Vec<Fact> {
+    let length = match training.max_steps {
+        Some(steps) => Fact::new("Steps", text::count(steps)),
+        None => Fact::new("Epochs", setting(training.epochs)),
+    };
+    let mut facts = vec![
+        length,
+        Fact::new("Batch size", training.batch_size.to_string()),
+        Fact::new("Batches a step", training.gradient_accumulation_steps.to_string()),
+        Fact::new(
+            "Longest text",
+            training.max_length.map_or("as the model".to_owned(), |n| format!("{n} tokens")),
+        ),
+        Fact::new("Optimizer", optimizer(&training.optimizer)),
+        Fact::new("Weight decay", setting(training.weight_decay)),
+        Fact::new("Largest gradient norm", or_none(training.max_grad_norm)),
+        Fact::new("Label smoothing", or_none(training.label_smoothing)),
+    ];
+    facts.extend(
+        training.class_weights.as_ref().map(|weights| Fact::new("Class weights", class_weights(weights))),
+    );
+    facts
+}
+
+fn or_none(value: f64) -> String {
+    if value == 0.0 { "none".to_owned() } else { setting(value) }
+}
+
+fn optimizer(optimizer: &Optimizer) -> String {
+    match optimizer {
+        Optimizer::Sgd { momentum, dampening, nesterov } => format!(
+            "SGD, momentum {}, dampening {}{}",
+            setting(*momentum),
+            setting(*dampening),
+            if *nesterov { ", Nesterov" } else { "" }
+        ),
+        Optimizer::Adam { betas, eps } => {
+            format!("Adam, betas {} and {}, eps {}", setting(betas.0), setting(betas.1), setting(*eps))
+        }
+        Optimizer::Adamw { betas, eps } => {
+            format!("AdamW, betas {} and {}, eps {}", setting(betas.0), setting(betas.1), setting(*eps))
+        }
+        Optimizer::Rmsprop { alpha, eps, momentum, centered } => format!(
+            "RMSprop, alpha {}, eps {}, momentum {}{}",
+            setting(*alpha),
+            setting(*eps),
+            setting(*momentum),
+            if *centered { ", centered" } else { "" }
+        ),
+    }
+}
+
+fn class_weights(weights: &ClassWeights) -> String {
+    match weights {
+        ClassWeights::Named(_) => "balanced".to_owned(),
+        ClassWeights::ByName(by_name) => by_name
+            .iter()
+            .map(|(name, weight)| format!("{name}: {}", setting(*weight)))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+fn rate_facts(training: &Training) -> Vec<Fact> {
+    let Schedule { name, warmup_steps, warmup_ratio, power, end_learning_rate, cycles } =
+        &training.lr_scheduler;
+    let name =
+        serde_json::to_value(name).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    let warmup = match (warmup_steps, warmup_ratio) {
+        (Some(steps), _) => text::plural(*steps, "step", "steps"),
+        (None, Some(ratio)) => format!("{} of the steps", text::percent(*ratio)),
+        (None, None) => "none".to_owned(),
+    };
+    let mut facts = vec![
+        Fact::new("Learning rate", setting(training.learning_rate)),
+        Fact::new("Schedule", name.clone()),
+        Fact::new("Warm-up", warmup),
+    ];
+    match name.as_str() {
+        "polynomial" => {
+            facts.push(Fact::new("Power", setting(*power)));
+            facts.push(Fact::new("Ends at", setting(*end_learning_rate)));
+        }
+        "cosine" => facts.push(Fact::new("Cycles", setting(*cycles))),
+        _ => {}
+    }
+    facts
+}
+
+fn freeze_facts(training: &Training) -> Vec<Fact> {
+    let Freeze { embeddings, first_layers, except_head, pattern } = &training.freeze;
+    let mut frozen = Vec::new();
+    if *except_head {
+        frozen.push("all but the head".to_owned());
+    }
+    if *embeddings {
+        frozen.push("embeddings".to_owned());
+    }
+    if *first_layers > 0 {
+        frozen.push(format!("first {}", text::plural(u64::from(*first_layers), "layer", "layers")));
+    }
+    frozen.extend(pattern.as_ref().map(|pattern| format!("names matching {pattern}")));
+    let frozen = if frozen.is_empty() { "nothing".to_owned() } else { frozen.join(", ") };
+    let decay = if training.layer_decay == 1.0 { "none".to_owned() } else { setting(training.layer_decay) };
+    vec![
+        Fact::new("Frozen", frozen),
+        Fact::new("Layer-wise decay", decay),
+        Fact::new("Dropout", training.dropout.map_or("as the checkpoint".to_owned(), setting)),
+    ]
+}
+
+fn evaluation_facts(training: &Training) -> Vec<Fact> {
+    let every = |every: Every| match every {
+        Every::Steps(steps) => format!("every {}", text::plural(steps, "step", "steps")),
+        Every::Epochs(1.0) => "every epoch".to_owned(),
+        Every::Epochs(epochs) => format!("every {} epochs", setting(epochs)),
+    };
+    let metric = training.best_metric.clone().unwrap_or_else(|| "loss".to_owned());
+    let early = training.early_stopping.as_ref().map_or("no".to_owned(), |early| {
+        format!("after {} without a better {}", early.patience, early.metric.as_deref().unwrap_or(&metric))
+    });
+    let mut facts = vec![
+        Fact::new("Evaluated", every(training.eval_every)),
+        Fact::new("Best checkpoint by", metric.clone()),
+        Fact::new("Stopped early", early),
+        Fact::new("Checkpoints kept", format!("the best and the newest {}", training.keep_checkpoints)),
+    ];
+    let steps = training.checkpoint_every;
+    facts.extend(
+        steps.map(|steps| Fact::new("Checkpoint", format!("every {}", text::plural(steps, "step", "steps")))),
+    );
+    facts
+}
+
+fn machine_facts(spec: &JobSpec, job: &Job) -> Vec<Fact> {
+    let word = |value: Value| value.as_str().map(str::to_owned).unwrap_or_default();
+    let json = |value: serde_json::Result<Value>| value.map(word).unwrap_or_default();
+    let mut facts = vec![
+        Fact::new("Device asked for", json(serde_json::to_value(spec.resources.device))),
+        Fact::new("Precision", json(serde_json::to_value(spec.training.precision))),
+        Fact::new("Deterministic", if spec.training.deterministic { "yes" } else { "on the CPU" }),
+    ];
+    if spec.resources.threads > 0 {
+        facts.push(Fact::new("Threads", spec.resources.threads.to_string()));
+    }
+    facts.extend(job.agent_name.as_ref().map(|name| Fact::new("Trainer", name)));
+    facts.extend(job.device.as_ref().map(|device| Fact::new("Ran on", device)));
+    if job.priority != 0 {
+        facts.push(Fact::new("Priority", job.priority.to_string()));
+    }
+    facts
+}

@@ -1,0 +1,437 @@
+//! Models: list, upload without script, one model's page, trying it, its files, deletion.
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Form, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use chrono::Utc;
+use formats::checkpoint::CheckpointInfo;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store::StoredFile;
+use store::file::Deleted;
+use store::job::Job;
+use store::model::{Filter, Model, ModelKind};
+
+use super::job::ask;
+use super::job_results::metric_facts;
+use super::view::model::{Ancestor, FileRow, ModelDetail, ModelList, ModelRow, Score, Tried};
+use super::view::text::{self, Moment};
+use super::view::{ConfirmQuestion, Fact, Page, Paging};
+use super::{convert, data, html, sentence};
+use crate::openai::models::create_model;
+use crate::{AppState, Error, Result};
+
+/// Models on a page of the list.
+const LISTED: i64 = 50;
+
+/// Bytes of a model card that are shown.
+const LONGEST_CARD: u64 = 64 << 10;
+
+/// Routes of the model pages.
+pub fn router() -> Router<AppState> {
+    Router::new()
+        .route("/models", get(list_models).post(upload).layer(DefaultBodyLimit::disable()))
+        .route("/models/{id}", get(show_model))
+        .route("/models/{id}/try", post(try_model))
+        .route("/models/{id}/files/{*path}", get(download_file))
+        .route("/models/{id}/delete", get(confirm_delete).post(delete))
+}
+
+#[derive(Deserialize)]
+struct ListQuery {
+    after: Option<String>,
+}
+
+async fn list_models(State(state): State<AppState>, Query(query): Query<ListQuery>) -> Result<Response> {
+    html(&model_list(&state, query.after, String::new()).await?)
+}
+
+/// Uploaded and tuned models; checkpoints of jobs stand on the jobs' pages.
+pub async fn whole_models(state: &AppState, after: Option<String>, limit: i64) -> Result<store::Page<Model>> {
+    let mut models: Vec<Model> = Vec::new();
+    let mut after = after;
+    loop {
+        let filter = Filter { after: after.clone(), ..Filter::default() };
+        let page = store::model::list(&state.store.db, &filter, limit).await?;
+        after = page.items.last().map(|model| model.model_id.clone());
+        models.extend(page.items.into_iter().filter(|model| model.kind != ModelKind::Checkpoint));
+        if !page.more || models.len() as i64 > limit {
+            let more = page.more || models.len() as i64 > limit;
+            models.truncate(limit as usize);
+            return Ok(store::Page { items: models, more });
+        }
+    }
+}
+
+async fn model_list(state: &AppState, after: Option<String>, error: String) -> Result<ModelList> {
+    let is_first = after.is_none();
+    let list = whole_models(state, after, LISTED).await?;
+    let older = list.items.last().filter(|_| list.more).map(|model| {
+        let id: String = url::form_urlencoded::byte_serialize(model.model_id.as_bytes()).collect();
+        format!("/models?after={id}")
+    });
+    Ok(ModelList {
+        page: Page::new("Models", "models").with(&["js/upload.js"]),
+        rows: list.items.iter().map(model_row).collect(),
+        paging: Paging {
+            newest: if is_first { String::new() } else { "/models".to_owned() },
+            older: older.unwrap_or_default(),
+        },
+        limit: text::bytes(state.config.max_model_bytes),
+        error,
+    })
+}
+
+/// The same upload as the API's, from a form without script.
+async fn upload(State(state): State<AppState>, request: Request) -> Result<Response> {
+    match create_model(State(state.clone()), request).await {
+        Ok(Json(model)) => {
+            Ok(Redirect::to(&convert::model_href(model["id"].as_str().unwrap_or_default())).into_response())
+        }
+        Err(error) if error.status().is_client_error() => {
+            let page = model_list(&state, None, sentence(&error.to_string())).await?;
+            Ok((error.status(), html(&page)?).into_response())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn info_of(model: &Model) -> CheckpointInfo {
+    serde_json::from_value(model.report.clone()).unwrap_or_default()
+}
+
+fn origin(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Base => "uploaded",
+        ModelKind::Tuned => "fine-tuned",
+        ModelKind::Checkpoint => "checkpoint",
+    }
+}
+
+/// "BERT, 22.7 M parameters".
+pub fn architecture_words(model: &Model) -> String {
+    let info = info_of(model);
+    let family = info.model_type.as_deref().map(|family| match family {
+        "bert" => "BERT".to_owned(),
+        "roberta" => "RoBERTa".to_owned(),
+        "xlm-roberta" => "XLM-RoBERTa".to_owned(),
+        "distilbert" => "DistilBERT".to_owned(),
+        other => other.to_owned(),
+    });
+    let family = family.or_else(|| model.architecture.clone());
+    let parameters = model.parameters.filter(|count| *count > 0);
+    let parameters = parameters.map(|count| format!("{} parameters", text::large(count as u64)));
+    [family, parameters].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+fn task_words(model: &Model) -> String {
+    let classes = info_of(model).labels.len() as u64;
+    match (&model.task, classes) {
+        (None, _) => "encoder, without a head".to_owned(),
+        (Some(task), 0 | 1) => task.replace('-', " "),
+        (Some(task), classes) => {
+            format!("{}, {}", task.replace('-', " "), text::plural(classes, "class", "classes"))
+        }
+    }
+}
+
+/// Metrics of a model without the prefix that the trainer's own state has.
+fn metrics_of(model: &Model) -> Value {
+    let fields = model.metrics.as_object().into_iter().flatten();
+    let plain =
+        |(name, value): (&String, &Value)| (name.trim_start_matches("eval_").to_owned(), value.clone());
+    Value::Object(fields.filter(|(_, value)| value.is_number() || value.is_null()).map(plain).collect())
+}
+
+fn model_row(model: &Model) -> ModelRow {
+    ModelRow {
+        href: convert::model_href(&model.model_id),
+        id: model.model_id.clone(),
+        origin: origin(model.kind),
+        architecture: architecture_words(model),
+        task: task_words(model),
+        result: convert::headline(&metrics_of(model)),
+        size: text::bytes(model.bytes.max(0) as u64),
+        created: Moment::at(model.created_at, Utc::now()),
+    }
+}
+
+/// A line about a model for a list of choices.
+pub fn choice_note(model: &Model) -> String {
+    let result = convert::headline(&metrics_of(model));
+    let parts = [architecture_words(model), origin(model.kind).to_owned(), result];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" · ")
+}
+
+async fn find_model(state: &AppState, id: &str) -> Result<Model> {
+    let missing = || Error::not_found(format!("there is no model {id} on this server"));
+    store::model::get(&state.store.db, id).await?.ok_or_else(missing)
+}
+
+async fn show_model(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
+    html(&detail(&state, &id, None).await?)
+}
+
+async fn detail(state: &AppState, id: &str, tried: Option<Tried>) -> Result<ModelDetail> {
+    let db = &state.store.db;
+    let model = find_model(state, id).await?;
+    let files = store::model::files(db, id).await?;
+    let job = match model.job_id {
+        Some(job) => store::job::get(db, job).await?,
+        None => None,
+    };
+    let info = info_of(&model);
+    let href = convert::model_href(id);
+    let content = format!("/v1/models/{id}/content");
+    Ok(ModelDetail {
+        page: Page::new(id, "models").with(&["js/model.js"]),
+        id: id.to_owned(),
+        origin: origin(model.kind),
+        facts: facts(&model, &info, job.as_ref()),
+        metrics: metric_facts(&metrics_of(&model)),
+        problems: info.problems.listed.iter().map(data::problem_row).collect(),
+        lineage: lineage(state, &model).await?,
+        descendants: descendants(state, id).await?,
+        files: files.iter().map(|file| file_row(&href, file)).collect(),
+        readme: readme(state, &files).await?,
+        can_try: model.task.is_some(),
+        pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
+        tried,
+        can_tune: info.problems.is_empty(),
+        download_zip: format!("{content}?format=zip"),
+        download_tar: format!("{content}?format=tar"),
+        snippet: snippet(&model),
+        href,
+    })
+}
+
+fn facts(model: &Model, info: &CheckpointInfo, job: Option<&Job>) -> Vec<Fact> {
+    let size = |name: &str| info.sizes.get(name).map(|size| text::count(*size));
+    let mut facts = Vec::new();
+    let mut put = |name: &str, value: Option<String>| facts.extend(value.map(|value| Fact::new(name, value)));
+    put("Architecture", model.architecture.clone().or_else(|| info.architectures.first().cloned()));
+    put("Parameters", model.parameters.map(|count| text::count(count.max(0) as u64)));
+    put("Layers", size("num_hidden_layers"));
+    put("Hidden size", size("hidden_size"));
+    put("Attention heads", size("num_attention_heads"));
+    put("Vocabulary", size("vocab_size"));
+    put("Tokens at once", size("max_position_embeddings"));
+    put("Classes", labels_words(&info.labels));
+    put("Weights", info.dtype.clone());
+    put("Size", Some(text::bytes(model.bytes.max(0) as u64)));
+    put("Step", model.step.map(|step| text::count(step.max(0) as u64)));
+    put("Added", Some(model.created_at.format("%Y-%m-%d %H:%M UTC").to_string()));
+    facts.extend(
+        job.map(|job| Fact::linked("Made by", convert::job_name(job), convert::job_href(job.job_id))),
+    );
+    facts
+}
+
+fn labels_words(labels: &[String]) -> Option<String> {
+    const SHOWN: usize = 12;
+    let more = labels.len().saturating_sub(SHOWN);
+    let shown = labels.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    match more {
+        _ if labels.is_empty() => None,
+        0 => Some(shown),
+        more => Some(format!("{shown} and {more} more")),
+    }
+}
+
+fn file_row(model: &str, file: &StoredFile) -> FileRow {
+    FileRow {
+        path: file.path.clone(),
+        size: text::bytes(file.bytes.max(0) as u64),
+        hash: file.hash.to_string().chars().take(12).collect(),
+        href: format!("{model}/files/{}", escape_path(&file.path)),
+    }
+}
+
+fn escape_path(path: &str) -> String {
+    let escape = |part: &str| {
+        url::form_urlencoded::byte_serialize(part.as_bytes()).collect::<String>().replace('+', "%20")
+    };
+    path.split('/').map(escape).collect::<Vec<_>>().join("/")
+}
+
+async fn readme(state: &AppState, files: &[StoredFile]) -> Result<String> {
+    let Some(file) = files.iter().find(|file| file.path == "README.md" && file.bytes as u64 <= LONGEST_CARD)
+    else {
+        return Ok(String::new());
+    };
+    let text = state.store.objects.read_all(&file.hash, LONGEST_CARD).await?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// From the first base to this model, with the jobs between.
+async fn lineage(state: &AppState, model: &Model) -> Result<Vec<Ancestor>> {
+    const MOST: usize = 8;
+    let db = &state.store.db;
+    let mut steps = vec![Ancestor {
+        role: "this model",
+        name: convert::short_model(&model.model_id),
+        href: convert::model_href(&model.model_id),
+        current: true,
+    }];
+    let mut job = model.job_id;
+    let mut base = model.base_model.clone();
+    while steps.len() < MOST {
+        if let Some(id) = job {
+            let row = store::job::get(db, id).await?;
+            steps.push(Ancestor {
+                role: "fine-tune",
+                name: row.as_ref().map_or_else(|| "a deleted run".to_owned(), convert::job_name),
+                href: row.map(|row| convert::job_href(row.job_id)).unwrap_or_default(),
+                current: false,
+            });
+        }
+        let Some(id) = base.take() else { break };
+        let parent = store::model::get(db, &id).await?;
+        let role =
+            if parent.as_ref().is_some_and(|parent| parent.base_model.is_some()) { "model" } else { "base" };
+        let href = parent.as_ref().map(|parent| convert::model_href(&parent.model_id)).unwrap_or_default();
+        steps.push(Ancestor { role, name: convert::short_model(&id), href, current: false });
+        job = parent.as_ref().and_then(|parent| parent.job_id);
+        base = parent.and_then(|parent| parent.base_model);
+    }
+    steps.reverse();
+    Ok(steps)
+}
+
+async fn descendants(state: &AppState, id: &str) -> Result<Vec<Fact>> {
+    let filter = store::job::Filter { model_id: Some(id.to_owned()), ..store::job::Filter::default() };
+    let jobs = store::job::list(&state.store.db, &filter, 12).await?.items;
+    let fact = |job: &Job| {
+        Fact::linked(
+            convert::job_name(job),
+            convert::status(job).label.to_lowercase(),
+            convert::job_href(job.job_id),
+        )
+    };
+    Ok(jobs.iter().map(fact).collect())
+}
+
+fn snippet(model: &Model) -> String {
+    if model.task.is_none() {
+        return String::new();
+    }
+    "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
+     classify = pipeline(\n    \"text-classification\", model=\".\")\nprint(classify(\"A text of yours.\"))"
+        .to_owned()
+}
+
+#[derive(Deserialize)]
+struct TryForm {
+    text: String,
+    #[serde(default)]
+    text_pair: String,
+}
+
+/// The try-it box without script.
+async fn try_model(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Form(form): Form<TryForm>,
+) -> Result<Response> {
+    let files = store::model::files(&state.store.db, &find_model(&state, &id).await?.model_id).await?;
+    let input = match form.text_pair.is_empty() {
+        true => json!({"text": form.text}),
+        false => json!({"text": form.text, "text_pair": form.text_pair}),
+    };
+    let mut tried = Tried { text: form.text, text_pair: form.text_pair, ..Tried::default() };
+    match state.predictors.predict(&id, &files, &[input]).await {
+        Ok(predicted) => tried.scores = predicted.outputs.first().map(scores).unwrap_or_default(),
+        Err(error @ Error::Internal(_)) => return Err(error),
+        Err(error) => tried.error = sentence(&error.to_string()),
+    }
+    html(&detail(&state, &id, Some(tried)).await?)
+}
+
+fn scores(output: &Value) -> Vec<Score> {
+    let pairs = output.get("scores").and_then(Value::as_object).into_iter().flatten();
+    let mut pairs: Vec<(&String, f64)> =
+        pairs.filter_map(|(label, score)| Some((label, score.as_f64()?))).collect();
+    pairs.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let probabilities = pairs.iter().all(|(_, score)| (0.0..=1.0).contains(score));
+    let score = |(label, score): (&String, f64)| Score {
+        label: label.clone(),
+        share: probabilities.then_some(score),
+        text: if probabilities { text::percent(score) } else { text::value(score) },
+    };
+    pairs.into_iter().map(score).collect()
+}
+
+/// One file of a model, as a download of no type that a browser would run.
+async fn download_file(
+    State(state): State<AppState>,
+    Path((id, path)): Path<(String, String)>,
+) -> Result<Response> {
+    let files = store::model::files(&state.store.db, &id).await?;
+    let file = files.iter().find(|file| file.path == path);
+    let file = file.ok_or_else(|| Error::not_found(format!("the model {id} has no file {path}")))?;
+    let content = state.store.objects.read(&file.hash, None).await?;
+    let name: String =
+        path.rsplit('/').next().unwrap_or_default().chars().filter(char::is_ascii_graphic).collect();
+    let disposition = format!("attachment; filename=\"{}\"", name.replace(['"', '\\'], "_"));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),
+        (header::CONTENT_LENGTH, HeaderValue::from(file.bytes)),
+        (
+            header::CONTENT_DISPOSITION,
+            HeaderValue::from_str(&disposition).unwrap_or(HeaderValue::from_static("attachment")),
+        ),
+    ];
+    Ok((headers, Body::from_stream(content)).into_response())
+}
+
+async fn confirm_delete(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let model = find_model(&state, &id).await?;
+    let href = convert::model_href(&model.model_id);
+    let question = ConfirmQuestion {
+        heading: format!("Delete {}?", model.model_id),
+        message: "Its files are gone for good. Models that were made from it stay.".to_owned(),
+        action: format!("{href}/delete"),
+        yes: "Delete it",
+        back: href,
+    };
+    ask(question, &headers)
+}
+
+async fn delete(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
+    let model = find_model(&state, &id).await?;
+    match store::model::delete(&state.store.db, &model.model_id).await? {
+        Deleted::Done | Deleted::Missing => Ok(Redirect::to("/models").into_response()),
+        Deleted::Needed(job) => Err(Error::bad_request(
+            "in_use",
+            format!(
+                "{id} is needed by the run {job}, which has not ended; cancel it first, or wait for its end"
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_shown_highest_first_and_numbers_of_a_regression_as_they_are() {
+        let shown = scores(&json!({"label": "b", "score": 0.9, "scores": {"a": 0.1, "b": 0.9}}));
+        assert_eq!(shown[0].label, "b");
+        assert_eq!(shown[0].text, "90.0 %");
+        let shown = scores(&json!({"label": "score", "score": 3.5, "scores": {"score": 3.5}}));
+        assert_eq!((shown[0].share, shown[0].text.as_str()), (None, "3.500"));
+    }
+
+    #[test]
+    fn a_path_in_an_address_is_escaped_part_by_part() {
+        assert_eq!(escape_path("1_Pooling/a b#.json"), "1_Pooling/a%20b%23.json");
+    }
+}

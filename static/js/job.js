@@ -1,0 +1,163 @@
+// The page of a job: charts, log and live changes.
+import { toast } from "./app.js";
+import { Chart } from "./chart.js";
+import { Curves } from "./curves.js";
+import { Stream } from "./stream.js";
+import { bytes, clock } from "./text.js";
+
+const MOST_POINTS = 4000;
+const MOST_LINES = 500;
+
+const page = document.getElementById("job");
+const address = `/jobs/${page.dataset.job}`;
+const curves = new Curves();
+const view = { x: "step", smoothing: 0.6, log: false };
+
+const field = (kind, name, label, smoothed) => () => [{ kind, field: name, name: label, smoothed }];
+const has = (known, kind, name) => known.of(kind).fields[name]?.some((number) => number != null);
+
+// Shown at first; the rest of the metrics wait in the legend.
+const FIRST_METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman"];
+
+const CHARTS = {
+  loss: {
+    log: true,
+    lines: (known) => [
+      { kind: "train", field: "loss", name: "training", smoothed: true },
+      ...(has(known, "eval", "loss") ? [{ kind: "eval", field: "loss", name: "validation", smoothed: false }] : []),
+    ],
+  },
+  metrics: {
+    lines: (known) => {
+      const names = Object.keys(known.of("eval").fields).filter((name) => name !== "loss" && has(known, "eval", name));
+      const first = names.filter((name) => FIRST_METRICS.includes(name));
+      return names.map((name) => ({ kind: "eval", field: name, name: name.replaceAll("_", " "), smoothed: false, hidden: first.length > 0 && !first.includes(name) }));
+    },
+  },
+  learning_rate: { lines: field("train", "learning_rate", "learning rate", false) },
+  throughput: {
+    lines: (known) => [
+      { kind: "train", field: "samples_per_second", name: "rows/s", smoothed: true },
+      ...(has(known, "train", "tokens_per_second") ? [{ kind: "train", field: "tokens_per_second", name: "tokens/s", smoothed: true, hidden: true }] : []),
+    ],
+  },
+  grad_norm: { log: true, lines: field("train", "grad_norm", "gradient norm", true) },
+  memory: { lines: field("train", "memory_bytes", "memory", false), format: bytes },
+};
+
+const charts = [...document.querySelectorAll("[data-chart]")].map((card) => new Chart(card, curves, view, CHARTS[card.dataset.chart]));
+
+let drawing = null;
+function drawSoon(wait = 250) {
+  drawing ??= setTimeout(() => {
+    drawing = null;
+    for (const chart of charts) chart.draw();
+  }, wait);
+}
+
+let announcing = new Set();
+function announce(name, wait) {
+  if (announcing.has(name)) return;
+  announcing.add(name);
+  setTimeout(() => {
+    announcing.delete(name);
+    document.body.dispatchEvent(new CustomEvent(name));
+  }, wait);
+}
+
+const log = document.getElementById("log");
+const lineTemplate = document.getElementById("log-line");
+let lastLine = Number(page.dataset.last);
+
+function addLine(event) {
+  if (event.number <= lastLine || event.kind === "train" || !event.message) return;
+  lastLine = event.number;
+  const item = lineTemplate.content.firstElementChild.cloneNode(true);
+  item.dataset.number = event.number;
+  const style = { warn: "warn", error: "error-line" }[event.level] ?? (["checkpoint", "eval", "test", "result", "resume"].includes(event.kind) ? "mark" : "");
+  if (style) item.className = style;
+  const time = item.querySelector("time");
+  time.dateTime = new Date(event.at).toISOString();
+  time.textContent = clock(event.at);
+  item.querySelector(".level").textContent = event.level;
+  item.querySelector(".message").textContent = event.message;
+  const below = log.scrollHeight - log.scrollTop - log.clientHeight < 40;
+  log.append(item);
+  while (log.children.length > MOST_LINES) log.firstElementChild.remove();
+  if (below) log.scrollTop = log.scrollHeight;
+}
+
+function take(events) {
+  for (const event of events) {
+    addLine(event);
+    const known = event.number <= curves.last;
+    if (curves.add(event)) drawSoon();
+    if (known) continue;
+    announce("job-changed", 1000);
+    if (["eval", "test", "examples", "checkpoint", "result"].includes(event.kind)) announce("job-results", 300);
+  }
+  if (curves.size > MOST_POINTS) load();
+}
+
+let loading = null;
+function load() {
+  loading ??= (async () => {
+    try {
+      const answer = await fetch(`${address}/series`, { cache: "no-store" });
+      if (!answer.ok) throw new Error(String(answer.status));
+      curves.load(await answer.json());
+      drawSoon(0);
+      return true;
+    } catch {
+      return false;
+    } finally {
+      loading = null;
+    }
+  })();
+  return loading;
+}
+
+const stream = new Stream(`${address}/events`, {
+  last: () => curves.last,
+  onEvents: take,
+  onGap: load,
+  onState: (state) => {
+    page.dataset.stream = state;
+    if (state === "ended") {
+      announce("job-changed", 0);
+      announce("job-results", 0);
+    }
+  },
+});
+
+async function start() {
+  log.scrollTop = log.scrollHeight;
+  for (let wait = 500; !(await load()); wait = Math.min(8000, wait * 2)) {
+    if (wait === 4000) toast("The server does not answer; trying again.");
+    await new Promise((resolve) => setTimeout(resolve, wait));
+  }
+  stream.open();
+}
+
+const smoothing = document.getElementById("smoothing");
+smoothing.addEventListener("input", () => {
+  view.smoothing = Number(smoothing.value);
+  smoothing.nextElementSibling.value = view.smoothing.toFixed(2);
+  drawSoon(0);
+});
+for (const choice of document.querySelectorAll("input[name=x]")) {
+  choice.addEventListener("change", () => {
+    view.x = choice.value;
+    drawSoon(0);
+  });
+}
+document.getElementById("log-scale").addEventListener("change", (event) => {
+  view.log = event.target.checked;
+  drawSoon(0);
+});
+// A reload keeps the form's state in some browsers; the charts follow it.
+view.smoothing = Number(smoothing.value);
+view.log = document.getElementById("log-scale").checked;
+view.x = document.querySelector("input[name=x]:checked")?.value ?? "step";
+
+start();
