@@ -1,0 +1,294 @@
+//! The C functions of `cpp/`, and the few lines that turn their pointers into Rust values.
+//!
+//! Each returns null or a message. A tensor crosses as `at::Tensor*`, which is what tch holds.
+#![expect(unsafe_code, reason = "this module is the border to C++")]
+
+use std::borrow::Borrow;
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use tch::{TchError, Tensor};
+
+use crate::Result;
+
+type Message = *mut c_char;
+type Ptr = *const c_void;
+type List = *const Ptr;
+type Out = *mut *mut c_void;
+
+/// `LuthierAdam` in cpp/optim.cpp.
+#[repr(C)]
+pub(crate) struct Adam {
+    pub lr: f64,
+    pub beta1: f64,
+    pub beta2: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    pub amsgrad: bool,
+    pub decoupled: bool,
+}
+
+/// `LuthierSgd` in cpp/optim.cpp.
+#[repr(C)]
+pub(crate) struct Sgd {
+    pub lr: f64,
+    pub momentum: f64,
+    pub dampening: f64,
+    pub weight_decay: f64,
+    pub nesterov: bool,
+    pub first_step: bool,
+}
+
+/// `LuthierRmsprop` in cpp/optim.cpp.
+#[repr(C)]
+pub(crate) struct Rmsprop {
+    pub lr: f64,
+    pub alpha: f64,
+    pub eps: f64,
+    pub weight_decay: f64,
+    pub momentum: f64,
+    pub centered: bool,
+    pub by_ops: bool,
+}
+
+unsafe extern "C" {
+    fn luthier_free_error(message: Message);
+    fn luthier_dropout(x: Ptr, keys: Ptr, p: f64, out: Out) -> Message;
+    fn luthier_dropout_add(x: Ptr, residual: Ptr, keys: Ptr, p: f64, out: Out) -> Message;
+    #[cfg(test)]
+    fn luthier_dropout_by_ops(x: Ptr, keys: Ptr, p: f64, out: Out) -> Message;
+    fn luthier_grad_norm(grads: List, n: usize, out: Out) -> Message;
+    fn luthier_clip_grad_norm(grads: List, n: usize, max_norm: f64, out: Out) -> Message;
+    fn luthier_scale_grads(grads: List, n: usize, factor: f64) -> Message;
+    fn luthier_clear_grads(tensors: List, n: usize) -> Message;
+    fn luthier_adam(
+        params: List,
+        grads: List,
+        exp_avgs: List,
+        exp_avg_sqs: List,
+        max_exp_avg_sqs: List,
+        steps: List,
+        n: usize,
+        options: *const Adam,
+    ) -> Message;
+    fn luthier_sgd(params: List, grads: List, momentums: List, n: usize, options: *const Sgd) -> Message;
+    fn luthier_rmsprop(
+        params: List,
+        grads: List,
+        square_avgs: List,
+        grad_avgs: List,
+        momentums: List,
+        n: usize,
+        options: *const Rmsprop,
+    ) -> Message;
+    fn luthier_set_threads(threads: i64) -> Message;
+    fn luthier_threads(out: *mut i64) -> Message;
+    fn luthier_set_deterministic(on: bool) -> Message;
+    fn luthier_set_flush_denormals(on: bool, supported: *mut bool) -> Message;
+    fn luthier_header_version() -> *const c_char;
+    fn luthier_show_config(out: *mut Message) -> Message;
+    fn luthier_cpu_library() -> Message;
+    fn luthier_has_driver() -> bool;
+    fn luthier_open_global(path: *const c_char) -> Message;
+}
+
+/// Takes a message of C++ and frees it; `None` for null.
+fn take(message: Message) -> Option<String> {
+    if message.is_null() {
+        return None;
+    }
+    // SAFETY: not null, made by strdup in cpp/, and read before the one call that frees it.
+    unsafe {
+        let text = CStr::from_ptr(message).to_string_lossy().into_owned();
+        luthier_free_error(message);
+        Some(text)
+    }
+}
+
+fn check(message: Message) -> Result<()> {
+    take(message).map_or(Ok(()), |text| Err(TchError::Torch(text)))
+}
+
+fn ptr_of(tensor: &Tensor) -> Ptr {
+    tensor.as_ptr().cast()
+}
+
+/// Pointers to tensors that outlive the call, as the slice they came from is borrowed by it.
+fn list<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<Ptr> {
+    tensors.iter().map(|t| ptr_of(t.borrow())).collect()
+}
+
+/// A list that must be as long as another one; C++ reads `n` pointers from it.
+fn list_of<T: Borrow<Tensor>>(tensors: &[T], n: usize, what: &str) -> Result<Vec<Ptr>> {
+    if tensors.len() == n {
+        return Ok(list(tensors));
+    }
+    let found = tensors.len();
+    Err(TchError::Torch(format!("{what}: {found} tensors for {n} parameters")))
+}
+
+fn tensor_from(call: impl FnOnce(Out) -> Message) -> Result<Tensor> {
+    let mut out = ptr::null_mut();
+    check(call(&mut out))?;
+    // SAFETY: C++ returned no error, so it stored a tensor made by `new`, which is ours now.
+    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+}
+
+pub(crate) fn dropout(x: &Tensor, keys: &Tensor, p: f64) -> Result<Tensor> {
+    // SAFETY (here and below): pointers come from live borrows and are not kept by C++.
+    tensor_from(|out| unsafe { luthier_dropout(ptr_of(x), ptr_of(keys), p, out) })
+}
+
+pub(crate) fn dropout_add(x: &Tensor, residual: &Tensor, keys: &Tensor, p: f64) -> Result<Tensor> {
+    tensor_from(|out| unsafe { luthier_dropout_add(ptr_of(x), ptr_of(residual), ptr_of(keys), p, out) })
+}
+
+#[cfg(test)]
+pub(crate) fn dropout_by_ops(x: &Tensor, keys: &Tensor, p: f64) -> Result<Tensor> {
+    tensor_from(|out| unsafe { luthier_dropout_by_ops(ptr_of(x), ptr_of(keys), p, out) })
+}
+
+pub(crate) fn grad_norm<T: Borrow<Tensor>>(grads: &[T]) -> Result<Tensor> {
+    let grads = list(grads);
+    tensor_from(|out| unsafe { luthier_grad_norm(grads.as_ptr(), grads.len(), out) })
+}
+
+pub(crate) fn clip_grad_norm<T: Borrow<Tensor>>(grads: &[T], max_norm: f64) -> Result<Tensor> {
+    let grads = list(grads);
+    tensor_from(|out| unsafe { luthier_clip_grad_norm(grads.as_ptr(), grads.len(), max_norm, out) })
+}
+
+pub(crate) fn scale_grads<T: Borrow<Tensor>>(grads: &[T], factor: f64) -> Result<()> {
+    let grads = list(grads);
+    check(unsafe { luthier_scale_grads(grads.as_ptr(), grads.len(), factor) })
+}
+
+pub(crate) fn clear_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {
+    let tensors = list(tensors);
+    check(unsafe { luthier_clear_grads(tensors.as_ptr(), tensors.len()) })
+}
+
+/// The lists of one Adam step, each as long as `params`.
+pub(crate) struct AdamLists<'a, T> {
+    pub params: &'a [T],
+    pub grads: &'a [T],
+    pub exp_avgs: &'a [T],
+    pub exp_avg_sqs: &'a [T],
+    /// Empty without amsgrad.
+    pub max_exp_avg_sqs: &'a [T],
+    pub steps: &'a [T],
+}
+
+pub(crate) fn adam<T: Borrow<Tensor>>(lists: &AdamLists<T>, options: &Adam) -> Result<()> {
+    let n = lists.params.len();
+    let max_n = if options.amsgrad { n } else { 0 };
+    let params = list(lists.params);
+    let grads = list_of(lists.grads, n, "gradients")?;
+    let exp_avgs = list_of(lists.exp_avgs, n, "exp_avg")?;
+    let exp_avg_sqs = list_of(lists.exp_avg_sqs, n, "exp_avg_sq")?;
+    let max_exp_avg_sqs = list_of(lists.max_exp_avg_sqs, max_n, "max_exp_avg_sq")?;
+    let steps = list_of(lists.steps, n, "step")?;
+    check(unsafe {
+        luthier_adam(
+            params.as_ptr(),
+            grads.as_ptr(),
+            exp_avgs.as_ptr(),
+            exp_avg_sqs.as_ptr(),
+            max_exp_avg_sqs.as_ptr(),
+            steps.as_ptr(),
+            n,
+            options,
+        )
+    })
+}
+
+pub(crate) fn sgd<T: Borrow<Tensor>>(
+    params: &[T],
+    grads: &[T],
+    momentums: &[T],
+    options: &Sgd,
+) -> Result<()> {
+    let n = params.len();
+    let momentum_n = if options.momentum == 0.0 { 0 } else { n };
+    let params = list(params);
+    let grads = list_of(grads, n, "gradients")?;
+    let momentums = list_of(momentums, momentum_n, "momentum_buffer")?;
+    check(unsafe { luthier_sgd(params.as_ptr(), grads.as_ptr(), momentums.as_ptr(), n, options) })
+}
+
+/// The lists of one RMSprop step, each as long as `params` or empty where the options say so.
+pub(crate) struct RmspropLists<'a, T> {
+    pub params: &'a [T],
+    pub grads: &'a [T],
+    pub square_avgs: &'a [T],
+    pub grad_avgs: &'a [T],
+    pub momentums: &'a [T],
+}
+
+pub(crate) fn rmsprop<T: Borrow<Tensor>>(lists: &RmspropLists<T>, options: &Rmsprop) -> Result<()> {
+    let n = lists.params.len();
+    let params = list(lists.params);
+    let grads = list_of(lists.grads, n, "gradients")?;
+    let square_avgs = list_of(lists.square_avgs, n, "square_avg")?;
+    let grad_avgs = list_of(lists.grad_avgs, if options.centered { n } else { 0 }, "grad_avg")?;
+    let momentum_n = if options.momentum > 0.0 { n } else { 0 };
+    let momentums = list_of(lists.momentums, momentum_n, "momentum_buffer")?;
+    check(unsafe {
+        luthier_rmsprop(
+            params.as_ptr(),
+            grads.as_ptr(),
+            square_avgs.as_ptr(),
+            grad_avgs.as_ptr(),
+            momentums.as_ptr(),
+            n,
+            options,
+        )
+    })
+}
+
+pub(crate) fn set_threads(threads: usize) -> Result<()> {
+    check(unsafe { luthier_set_threads(i64::try_from(threads).unwrap_or(i64::MAX)) })
+}
+
+pub(crate) fn threads() -> Result<i64> {
+    let mut out = 0;
+    check(unsafe { luthier_threads(&mut out) })?;
+    Ok(out)
+}
+
+pub(crate) fn set_deterministic(on: bool) -> Result<()> {
+    check(unsafe { luthier_set_deterministic(on) })
+}
+
+pub(crate) fn set_flush_denormals(on: bool) -> Result<bool> {
+    let mut supported = false;
+    check(unsafe { luthier_set_flush_denormals(on, &mut supported) })?;
+    Ok(supported)
+}
+
+pub(crate) fn header_version() -> String {
+    // SAFETY: a string constant of the compiled C++.
+    unsafe { CStr::from_ptr(luthier_header_version()) }.to_string_lossy().into_owned()
+}
+
+pub(crate) fn show_config() -> Result<String> {
+    let mut out = ptr::null_mut();
+    check(unsafe { luthier_show_config(&mut out) })?;
+    Ok(take(out).unwrap_or_default())
+}
+
+pub(crate) fn cpu_library() -> Option<PathBuf> {
+    take(unsafe { luthier_cpu_library() }).map(PathBuf::from)
+}
+
+pub(crate) fn has_driver() -> bool {
+    unsafe { luthier_has_driver() }
+}
+
+/// Opens a library for good, with its symbols visible to those that follow.
+pub(crate) fn open_global(path: &Path) -> Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    check(unsafe { luthier_open_global(path.as_ptr()) })
+}

@@ -1,0 +1,49 @@
+//! Norm, clipping, scaling and clearing of gradients. Nothing here is recorded by autograd.
+
+use std::borrow::Borrow;
+
+use tch::Tensor;
+
+use crate::{Result, ffi};
+
+/// The 2-norm of all gradients taken as one vector, a Float scalar on their device; 0 for none.
+///
+/// On the CPU in fp32 squares are summed in double precision in a fixed order, so that the result
+/// does not depend on the number of threads. Elsewhere it is the norm of the tensors' norms, as in
+/// torch.nn.utils.
+///
+/// # Errors
+/// When a gradient is undefined, sparse or not floating.
+pub fn grad_norm<T: Borrow<Tensor>>(grads: &[T]) -> Result<Tensor> {
+    ffi::grad_norm(grads)
+}
+
+/// Scales gradients in place so that their norm is at most `max_norm`; returns the norm before.
+///
+/// As `torch.nn.utils.clip_grad_norm_`: each gradient is multiplied by
+/// `min(1, max_norm / (norm + 1e-6))`. A norm that is infinite or NaN spreads into every gradient,
+/// as it does there: look at the returned norm before the step. On a GPU nothing is read back.
+///
+/// # Errors
+/// As [`grad_norm`], and when `max_norm` is negative.
+pub fn clip_grad_norm<T: Borrow<Tensor>>(grads: &[T], max_norm: f64) -> Result<Tensor> {
+    ffi::clip_grad_norm(grads, max_norm)
+}
+
+/// Multiplies each gradient by `factor` in place.
+///
+/// For a loss that was summed over examples or tokens and is divided once, after accumulation.
+///
+/// # Errors
+/// When a gradient is undefined.
+pub fn scale_grads<T: Borrow<Tensor>>(grads: &[T], factor: f64) -> Result<()> {
+    ffi::scale_grads(grads, factor)
+}
+
+/// Makes the gradient of each tensor undefined and frees it, as `zero_grad(set_to_none=True)`.
+///
+/// # Errors
+/// When a tensor is undefined.
+pub fn clear_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {
+    ffi::clear_grads(tensors)
+}

@@ -1,0 +1,54 @@
+//! Memory of this process, as the kernel counts it in `/proc/self/status`.
+
+use std::{fs, io};
+
+/// Memory that is resident now, in bytes.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn rss_bytes() -> io::Result<u64> {
+    field("VmRSS:")
+}
+
+/// The most memory that was resident at once since the process began, in bytes.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn peak_rss_bytes() -> io::Result<u64> {
+    field("VmHWM:")
+}
+
+fn field(name: &str) -> io::Result<u64> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    kibibytes(&status, name)
+        .map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {name} in status")))
+}
+
+fn kibibytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_read_in_kibibytes() {
+        let status = "Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\n";
+        assert_eq!(kibibytes(status, "VmRSS:"), Some(1024));
+        assert_eq!(kibibytes(status, "VmHWM:"), Some(2048));
+        assert_eq!(kibibytes(status, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn the_peak_keeps_what_was_given_back() {
+        let size = 64 << 20;
+        let block = std::hint::black_box(vec![1u8; size]);
+        let held = rss_bytes().unwrap();
+        drop(block);
+        assert!(held >= size as u64);
+        assert!(peak_rss_bytes().unwrap() >= size as u64);
+    }
+}
