@@ -3,6 +3,8 @@
 //! `Display` is what the visitor may read. A cause that is ours is logged once, here, and answered with one fixed
 //! sentence. The answer is OpenAI's error body; [`crate::security`] turns it into a page for a browser.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -22,7 +24,7 @@ pub enum Error {
         /// Dotted path of the field.
         param: Option<String>,
         /// A word for programs.
-        code: &'static str,
+        code: Cow<'static, str>,
     },
     /// Returns `401 Unauthorized`: the API key is missing or wrong.
     #[error("{0}")]
@@ -74,18 +76,18 @@ struct Inner<'a> {
     message: &'a str,
     r#type: &'static str,
     param: Option<&'a str>,
-    code: Option<&'static str>,
+    code: Option<&'a str>,
 }
 
 impl Error {
     /// A value that cannot be accepted in field `param`.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
-        Error::Invalid { message: message.into(), param: Some(param.into()), code: "invalid_value" }
+        Error::Invalid { message: message.into(), param: Some(param.into()), code: "invalid_value".into() }
     }
 
     /// A request that cannot be accepted as a whole.
-    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
-        Error::Invalid { message: message.into(), param: None, code }
+    pub fn bad_request(code: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Error::Invalid { message: message.into(), param: None, code: code.into() }
     }
 
     /// Nothing under this name.
@@ -108,7 +110,7 @@ impl Error {
         }
     }
 
-    fn kind(&self) -> (&'static str, Option<&'static str>) {
+    fn kind(&self) -> (&'static str, Option<&str>) {
         match self {
             Error::Invalid { code, .. } => ("invalid_request_error", Some(code)),
             Error::Unauthorized(_) => ("authentication_error", Some("invalid_api_key")),
@@ -184,6 +186,27 @@ impl From<sqlx::Error> for Error {
             );
         }
         Error::Internal(anyhow::Error::new(cause).context("database"))
+    }
+}
+
+impl From<store::ObjectsError> for Error {
+    fn from(cause: store::ObjectsError) -> Self {
+        Error::Internal(cause.into())
+    }
+}
+
+impl From<store::PutError> for Error {
+    fn from(cause: store::PutError) -> Self {
+        match cause {
+            store::PutError::Db(cause) => cause.into(),
+            store::PutError::Objects(cause) => cause.into(),
+        }
+    }
+}
+
+impl From<store::spec::SpecError> for Error {
+    fn from(wrong: store::spec::SpecError) -> Self {
+        Error::invalid(wrong.param.clone(), wrong.to_string())
     }
 }
 

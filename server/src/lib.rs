@@ -7,6 +7,10 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod extract;
+pub mod openai;
+pub mod openapi;
+pub mod operations;
 pub mod pages;
 pub mod postgres;
 pub mod predictor;
@@ -25,6 +29,6 @@ pub use state::AppState;
 
 /// Every route, behind every layer.
 pub fn app(state: AppState) -> Router {
-    let routes = Router::new().merge(pages::router());
+    let routes = Router::new().merge(openai::router()).merge(operations::router()).merge(pages::router());
     security::protect(routes, &state).with_state(state)
 }

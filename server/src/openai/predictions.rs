@@ -1,0 +1,71 @@
+//! Predictions of tuned models for tasks without a route of OpenAI's.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+use store::model;
+use store::spec::Reader;
+
+use crate::extract::JsonObject;
+use crate::{AppState, Error, Result};
+
+/// Inputs of one request.
+const MOST_INPUTS: usize = 1000;
+
+/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, …]}`
+pub async fn create_prediction(
+    State(state): State<AppState>,
+    JsonObject(body): JsonObject,
+) -> Result<Json<Value>> {
+    let mut reader = Reader::new("", &body);
+    let id = reader
+        .text("model")?
+        .ok_or_else(|| Error::invalid("model", "`model` is missing: give the id of a model"))?;
+    let inputs = inputs_of(&mut reader)?;
+    reader.finish()?;
+    let missing = || Error::NotFound {
+        message: format!("there is no model \"{id}\""),
+        param: Some("model".to_owned()),
+    };
+    let model = model::get(&state.store.db, id).await?.ok_or_else(missing)?;
+    let files = model::files(&state.store.db, id).await?;
+    let predicted = state.predictors.predict(id, &files, &inputs).await?;
+    Ok(Json(json!({
+        "object": "prediction",
+        "model": model.model_id,
+        "task": predicted.task,
+        "outputs": predicted.outputs,
+    })))
+}
+
+fn inputs_of(reader: &mut Reader) -> Result<Vec<Value>> {
+    let wrong = |message: String| Error::invalid("inputs", message);
+    let inputs = match reader.value("inputs") {
+        Some(Value::Array(inputs)) if !inputs.is_empty() => inputs.clone(),
+        Some(Value::String(text)) => vec![json!(text)],
+        _ => {
+            return Err(wrong(
+                "expected a list of texts or of objects with `text` and `text_pair`".to_owned(),
+            ));
+        }
+    };
+    if inputs.len() > MOST_INPUTS {
+        return Err(wrong(format!("at most {MOST_INPUTS} at once, found {}", inputs.len())));
+    }
+    for (place, input) in inputs.iter().enumerate() {
+        let is_pair = |fields: &serde_json::Map<String, Value>| {
+            fields.get("text").is_some_and(Value::is_string)
+                && fields.iter().all(|(name, value)| match name.as_str() {
+                    "text" => true,
+                    "text_pair" => value.is_string() || value.is_null(),
+                    _ => false,
+                })
+        };
+        if !input.is_string() && !input.as_object().is_some_and(is_pair) {
+            return Err(wrong(format!(
+                "input {place} is neither a text nor {{\"text\": …, \"text_pair\": …}}"
+            )));
+        }
+    }
+    Ok(inputs)
+}

@@ -1,0 +1,321 @@
+//! The body of a request for a job, field by field.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use store::FileId;
+use store::spec::{Device, ProblemType, Reader, Resources, Split, Task};
+
+use crate::{Error, Result};
+
+/// What was asked for, as far as that can be told without looking at data and model.
+#[derive(Debug)]
+pub struct CreateJob {
+    pub model: String,
+    pub training_file: FileId,
+    pub validation_file: Option<FileId>,
+    pub test_file: Option<FileId>,
+    pub suffix: Option<String>,
+    pub name: String,
+    pub seed: Option<u32>,
+    pub metadata: BTreeMap<String, String>,
+    pub priority: i32,
+    pub task: Task,
+    pub problem_type: Option<ProblemType>,
+    pub columns: Roles,
+    pub split: Split,
+    pub hyperparameters: Map<String, Value>,
+    /// Where the hyperparameters stood in the request, for messages about them.
+    pub hyperparameters_at: &'static str,
+    pub resources: Resources,
+}
+
+/// Columns that were named.
+#[derive(Debug, Default)]
+pub struct Roles {
+    pub text: Option<String>,
+    pub text_pair: Option<String>,
+    pub label: Option<String>,
+}
+
+/// Fields that say who a job is, not what it does.
+#[derive(Debug)]
+pub struct Labels {
+    pub suffix: Option<String>,
+    pub name: Option<String>,
+    pub metadata: BTreeMap<String, String>,
+    pub priority: i32,
+}
+
+impl CreateJob {
+    /// Reads a body; unknown fields are refused with the nearest known one.
+    pub fn read(body: &Map<String, Value>) -> Result<CreateJob> {
+        let mut reader = Reader::new("", body);
+        let model = reader.text("model")?.ok_or_else(|| needed("model", "the id of a model"))?.to_owned();
+        let training_file = file(&mut reader, "training_file")?
+            .ok_or_else(|| needed("training_file", "the id of an uploaded file"))?;
+        let validation_file = file(&mut reader, "validation_file")?;
+        let test_file = file(&mut reader, "test_file")?;
+        let labels = Labels::read(&mut reader)?;
+        let (hyperparameters, hyperparameters_at) = hyperparameters(&mut reader)?;
+        let job = CreateJob {
+            model,
+            training_file,
+            validation_file,
+            test_file,
+            suffix: labels.suffix,
+            name: labels.name.unwrap_or_default(),
+            metadata: labels.metadata,
+            priority: labels.priority,
+            seed: seed(&mut reader, "seed")?,
+            task: task(&mut reader)?,
+            problem_type: problem_type(&mut reader)?,
+            columns: columns(&mut reader)?,
+            split: split(&mut reader)?,
+            resources: resources(&mut reader)?,
+            hyperparameters,
+            hyperparameters_at,
+        };
+        refuse_what_is_not_there(&mut reader)?;
+        reader.finish()?;
+        Ok(job)
+    }
+}
+
+impl Labels {
+    /// Reads suffix, name, metadata and priority.
+    pub fn read(reader: &mut Reader) -> Result<Labels> {
+        let suffix = reader.text("suffix")?.map(str::to_owned);
+        if suffix.as_ref().is_some_and(|suffix| !(1..=64).contains(&suffix.chars().count())) {
+            return Err(Error::invalid("suffix", "must have 1 to 64 characters"));
+        }
+        Ok(Labels {
+            suffix,
+            name: reader.text("name")?.map(str::to_owned),
+            metadata: metadata(reader)?,
+            priority: priority(reader)?,
+        })
+    }
+}
+
+fn needed(param: &str, what: &str) -> Error {
+    Error::invalid(param, format!("`{param}` is missing: give {what}"))
+}
+
+fn file(reader: &mut Reader, name: &'static str) -> Result<Option<FileId>> {
+    let Some(id) = reader.text(name)? else {
+        return Ok(None);
+    };
+    // An id that cannot be one names no file: 404 as for one that was deleted, and not the 400 of a wrong column.
+    let missing =
+        || Error::NotFound { message: format!("there is no file \"{id}\""), param: Some(name.to_owned()) };
+    id.parse().map(Some).map_err(|_| missing())
+}
+
+fn seed(reader: &mut Reader, name: &'static str) -> Result<Option<u32>> {
+    match reader.whole(name)? {
+        Some(seed) if seed > 2_147_483_647 => {
+            Err(Error::invalid(reader.at(name), format!("must be 0 to 2147483647, found {seed}")))
+        }
+        seed => Ok(seed.map(|seed| seed as u32)),
+    }
+}
+
+fn metadata(reader: &mut Reader) -> Result<BTreeMap<String, String>> {
+    let wrong = |message: String| Error::invalid("metadata", message);
+    let Some(value) = reader.value("metadata") else {
+        return Ok(BTreeMap::new());
+    };
+    let pairs = value.as_object().ok_or_else(|| wrong("expected an object of texts".to_owned()))?;
+    if pairs.len() > 16 {
+        return Err(wrong(format!("may have 16 pairs, found {}", pairs.len())));
+    }
+    let pair = |(key, value): (&String, &Value)| match value.as_str() {
+        _ if key.chars().count() > 64 => Err(wrong("a key may have 64 characters".to_owned())),
+        Some(text) if text.chars().count() <= 512 => Ok((key.clone(), text.to_owned())),
+        Some(_) => Err(wrong(format!("the value of \"{key}\" has more than 512 characters"))),
+        None => Err(wrong(format!("the value of \"{key}\" is no text"))),
+    };
+    pairs.iter().map(pair).collect()
+}
+
+fn priority(reader: &mut Reader) -> Result<i32> {
+    match reader.value("priority") {
+        None => Ok(0),
+        Some(value) => match value.as_i64() {
+            Some(priority @ -1000..=1000) => Ok(priority as i32),
+            _ => Err(Error::invalid(
+                "priority",
+                format!("must be a whole number from -1000 to 1000, found {value}"),
+            )),
+        },
+    }
+}
+
+fn task(reader: &mut Reader) -> Result<Task> {
+    let names = [(Task::TextClassification.as_str(), Task::TextClassification)];
+    Ok(reader.word("task", &names)?.unwrap_or(Task::TextClassification))
+}
+
+fn problem_type(reader: &mut Reader) -> Result<Option<ProblemType>> {
+    Ok(reader.word(
+        "problem_type",
+        &[
+            ("single_label", ProblemType::SingleLabel),
+            ("multi_label", ProblemType::MultiLabel),
+            ("regression", ProblemType::Regression),
+            ("single_label_classification", ProblemType::SingleLabel),
+            ("multi_label_classification", ProblemType::MultiLabel),
+        ],
+    )?)
+}
+
+fn columns(reader: &mut Reader) -> Result<Roles> {
+    let Some(mut inner) = reader.object("columns")? else {
+        return Ok(Roles::default());
+    };
+    let roles = Roles {
+        text: inner.text("text")?.map(str::to_owned),
+        text_pair: inner.text("text_pair")?.map(str::to_owned),
+        label: inner.text("label")?.map(str::to_owned),
+    };
+    inner.finish()?;
+    Ok(roles)
+}
+
+fn split(reader: &mut Reader) -> Result<Split> {
+    let mut split = Split::default();
+    if let Some(mut inner) = reader.object("validation_split")? {
+        split.fraction = inner.number("fraction")?.unwrap_or(split.fraction);
+        split.test_fraction = inner.number("test_fraction")?.unwrap_or(split.test_fraction);
+        split.stratify = inner.flag("stratify")?.unwrap_or(split.stratify);
+        split.seed = seed(&mut inner, "seed")?.unwrap_or(split.seed);
+        inner.finish()?;
+    }
+    Ok(split)
+}
+
+fn resources(reader: &mut Reader) -> Result<Resources> {
+    let mut resources = Resources::default();
+    if let Some(mut inner) = reader.object("resources")? {
+        let devices = [("auto", Device::Auto), ("cpu", Device::Cpu), ("cuda", Device::Cuda)];
+        resources.device = inner.word("device", &devices)?.unwrap_or(resources.device);
+        resources.devices = inner.whole32("devices")?.unwrap_or(resources.devices);
+        resources.threads = inner.whole32("threads")?.unwrap_or(resources.threads);
+        inner.finish()?;
+    }
+    Ok(resources)
+}
+
+/// The settings, from `method` or from the older `hyperparameters`; `method` wins.
+fn hyperparameters(reader: &mut Reader) -> Result<(Map<String, Value>, &'static str)> {
+    let older = reader.value("hyperparameters");
+    let (value, at) = match reader.object("method")? {
+        None => (older, "hyperparameters"),
+        Some(mut method) => {
+            supervised_only(&mut method)?;
+            let mut value = None;
+            if let Some(mut supervised) = method.object("supervised")? {
+                value = supervised.value("hyperparameters");
+                supervised.finish()?;
+            }
+            method.finish()?;
+            (value.or(older), "method.supervised.hyperparameters")
+        }
+    };
+    match value {
+        None => Ok((Map::new(), at)),
+        Some(Value::Object(fields)) => Ok((fields.clone(), at)),
+        Some(other) => Err(Error::invalid(at, format!("expected an object, found {other}"))),
+    }
+}
+
+fn supervised_only(method: &mut Reader) -> Result<()> {
+    match method.text("type")? {
+        None | Some("supervised") => Ok(()),
+        Some(other @ ("dpo" | "reinforcement")) => Err(Error::invalid(
+            "method.type",
+            format!(
+                "\"{other}\" is not supported for text classification; leave it out or say \"supervised\""
+            ),
+        )),
+        Some(other) => {
+            Err(Error::invalid("method.type", format!("\"{other}\" is not known; known is supervised")))
+        }
+    }
+}
+
+/// Fields of the API that this version cannot obey: refused rather than passed over.
+fn refuse_what_is_not_there(reader: &mut Reader) -> Result<()> {
+    let empty = |value: &Value| match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(flag) => !flag,
+        _ => false,
+    };
+    for name in ["integrations", "gate", "dry_run"] {
+        if reader.value(name).is_some_and(|value| !empty(value)) {
+            return Err(Error::invalid(
+                name,
+                format!("`{name}` is not supported by this version; leave it out"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(extra: Value) -> Result<CreateJob> {
+        let mut body = json!({"model": "minilm", "training_file": FileId::new()});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        CreateJob::read(body.as_object().unwrap())
+    }
+
+    fn refusal(extra: Value) -> Value {
+        read(extra).unwrap_err().to_json()["error"].clone()
+    }
+
+    #[test]
+    fn both_places_of_hyperparameters_are_read_and_method_wins() {
+        let old = read(json!({"hyperparameters": {"n_epochs": 1}})).unwrap();
+        assert_eq!(old.hyperparameters["n_epochs"], 1);
+        let method = json!({"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}});
+        let both = read(json!({"hyperparameters": {"n_epochs": 1}, "method": method})).unwrap();
+        assert_eq!(both.hyperparameters["n_epochs"], 2);
+    }
+
+    #[test]
+    fn a_mistyped_field_is_refused_with_the_nearest_one() {
+        let error = refusal(json!({"colums": {"text": "a"}}));
+        assert_eq!(error["param"], "colums");
+        assert!(error["message"].as_str().unwrap().contains("\"columns\""), "{error}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused_and_empty_is_not_asked_for() {
+        assert_eq!(refusal(json!({"dry_run": true}))["param"], "dry_run");
+        assert_eq!(refusal(json!({"integrations": [{"type": "wandb"}]}))["param"], "integrations");
+        assert_eq!(refusal(json!({"method": {"type": "dpo"}}))["param"], "method.type");
+        read(json!({"integrations": [], "gate": null, "dry_run": false})).unwrap();
+    }
+
+    #[test]
+    fn metadata_and_suffix_have_the_documented_sizes() {
+        assert_eq!(refusal(json!({"suffix": "x".repeat(65)}))["param"], "suffix");
+        assert_eq!(refusal(json!({"metadata": {"k": "v".repeat(513)}}))["param"], "metadata");
+        assert_eq!(refusal(json!({"metadata": {"k": 1}}))["param"], "metadata");
+        assert_eq!(read(json!({"metadata": {"team": "a"}})).unwrap().metadata["team"], "a");
+        assert_eq!(refusal(json!({"seed": 2_147_483_648u64}))["param"], "seed");
+    }
+
+    #[test]
+    fn a_file_id_that_cannot_be_one_is_a_missing_file() {
+        let error = read(json!({"training_file": "file-doesnotexist"})).unwrap_err();
+        assert_eq!(error.status(), 404);
+    }
+}

@@ -1,0 +1,157 @@
+//! Shapes of requests and answers: a line for each field.
+
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, Schema};
+use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Type};
+
+/// A field: name, kind, what it is. A kind that ends in `!` is needed in a request.
+type Field = (&'static str, &'static str, &'static str);
+
+/// Every shape by name.
+pub fn all() -> Vec<(String, RefOr<Schema>)> {
+    let mut all: Vec<_> =
+        SHAPES.iter().map(|(name, about, fields)| ((*name).to_owned(), object(about, fields))).collect();
+    for item in ["File", "Job", "Event", "Checkpoint", "Model", "Agent"] {
+        all.push((format!("{item}List"), list(item)));
+    }
+    all
+}
+
+#[rustfmt::skip]
+const SHAPES: &[(&str, &str, &[Field])] = &[
+    ("Error", "Why a request was refused or failed", &[
+        ("error", "object", "`message` for people, `type`, `param` (the field it is about) and `code` for programs"),
+    ]),
+    ("Deleted", "What was deleted", &[
+        ("id", "text", "Its id"), ("object", "text", "What it was"), ("deleted", "flag", "true"),
+    ]),
+    ("CreateFile", "An upload", &[
+        ("file", "bytes!", "The content: CSV, TSV, JSON Lines or a JSON array"),
+        ("purpose", "text", "`fine-tune` (the default), or one of OpenAI's others"),
+        ("expires_after[anchor]", "text", "`created_at`"),
+        ("expires_after[seconds]", "whole", "3600 to 2592000"),
+    ]),
+    ("File", "A file", &[
+        ("id", "text", "`file-…`"), ("object", "text", "`file`"), ("bytes", "whole", "Size"),
+        ("created_at", "time", "When it came"), ("expires_at", "time", "When it is deleted"),
+        ("filename", "text", "Its sender's name for it"), ("purpose", "text", "What it is for"),
+        ("status", "text", "`processed` or `error`"), ("status_details", "text", "Why it cannot be used"),
+        ("sha256", "text", "Hash of its content"), ("report", "object", "Format, columns, rows, problems by line, preview"),
+    ]),
+    ("CreateJob", "A fine-tune to start, or to run again from a `manifest`", &[
+        ("model", "text!", "Id of a base model, a tuned model or a checkpoint"),
+        ("training_file", "text!", "Id of a file"),
+        ("validation_file", "text", "Id of a file to evaluate on; without one, `validation_split` holds rows out"),
+        ("test_file", "text", "Id of a file that is evaluated once, at the end"),
+        ("task", "text", "`text-classification`"),
+        ("problem_type", "text", "`single_label`, `multi_label` or `regression`; told from the labels when left out"),
+        ("columns", "object", "Role → column: `text`, `text_pair`, `label`; told from their names when left out"),
+        ("validation_split", "object", "`fraction`, `test_fraction`, `seed`, `stratify`"),
+        ("method", "object", "`{\"type\": \"supervised\", \"supervised\": {\"hyperparameters\": …}}`"),
+        ("hyperparameters", "object", "The older place: `n_epochs`, `batch_size`, `learning_rate_multiplier` (each a number or \"auto\"), `learning_rate`, `max_steps`, `optimizer`, `lr_scheduler`, `warmup_ratio`, `weight_decay`, `freeze`, `early_stopping`, …"),
+        ("seed", "whole", "0 to 2147483647; the same seed gives the same weights"),
+        ("suffix", "text", "Part of the tuned model's name, up to 64 characters"),
+        ("name", "text", "A name for people"),
+        ("metadata", "object", "Up to 16 pairs of texts"),
+        ("resources", "object", "`device` (`auto`, `cpu`, `cuda`), `devices`, `threads`"),
+        ("priority", "whole", "Higher ones start first"),
+        ("manifest", "object", "A job's `manifest`, in place of everything but suffix, name, metadata and priority"),
+    ]),
+    ("Job", "A fine-tune", &[
+        ("id", "text", "`ftjob-…`"), ("object", "text", "`fine_tuning.job`"), ("created_at", "time", "When it was asked for"),
+        ("model", "text", "What it starts from"), ("training_file", "text", "Rows to learn from"),
+        ("validation_file", "text", "Rows to evaluate on"), ("status", "text", "`queued`, `running`, `paused`, `succeeded`, `failed` or `cancelled`"),
+        ("fine_tuned_model", "text", "The model, once there is one"), ("finished_at", "time", "When it ended"),
+        ("estimated_finish", "time", "When it will end at the present pace"), ("trained_tokens", "whole", "Tokens that gradients were computed for"),
+        ("hyperparameters", "object", "OpenAI's three"), ("method", "object", "All settings"), ("seed", "whole", "The seed, chosen or given"),
+        ("organization_id", "text", "`luthier`"), ("result_files", "list", "Ids of the curves as CSV"),
+        ("error", "object", "Why it failed: `code`, `message`, `param`, `cause`, `step`, `log`, `attempt`"),
+        ("integrations", "list", "None"), ("metadata", "object", "Pairs of the person's own"), ("user_provided_suffix", "text", "Part of the model's name"),
+        ("name", "text", "A name for people"), ("task", "text", "What is learned"), ("problem_type", "text", "What a label is"),
+        ("columns", "object", "Role → column"), ("validation_split", "object", "How rows are held out"), ("test_file", "text", "Rows of the final test"),
+        ("resources", "object", "What it may use"), ("priority", "whole", "Higher ones start first"),
+        ("phase", "text", "leased, loading, training, evaluating, exporting, cancelling, pausing"),
+        ("progress", "object", "`step`, `total_steps`, `epoch`, `eta_seconds`, speeds, memory"), ("metrics", "object", "The latest evaluation, or the result's"),
+        ("steps", "whole", "Optimizer steps done at the end"), ("best_step", "whole", "Step of the weights that became the model"),
+        ("attempt", "whole", "Claims so far"), ("max_attempts", "whole", "Failures by our fault after which it is given up"), ("errors", "list", "One for each attempt that ended badly"),
+        ("agent", "text", "Who runs or ran it"), ("device", "text", "What on"), ("started_at", "time", "When it was first claimed"),
+        ("last_event_at", "time", "When the trainer was last heard of"), ("manifest", "object", "Hashes of data, base and settings, versions, seed, hardware: it can be run again from this"),
+    ]),
+    ("Event", "Something that a job said", &[
+        ("id", "text", "`ftevent-…`; sorts by time"), ("object", "text", "`fine_tuning.job.event`"), ("created_at", "time", "When"),
+        ("level", "text", "`info`, `warn` or `error`"), ("message", "text", "A sentence"), ("type", "text", "`message` or `metrics`"),
+        ("data", "object", "For `metrics`: `step`, `total_steps`, `train_loss`, `valid_loss`, and every metric by its name"),
+        ("kind", "text", "phase, log, train, eval, test, examples, checkpoint, resume, result"), ("number", "whole", "From 1, without gaps"),
+        ("attempt", "whole", "The attempt that it is from"), ("step", "whole", "Optimizer steps done"),
+    ]),
+    ("Checkpoint", "Weights of a step", &[
+        ("id", "text", "`ftckpt_…`"), ("object", "text", "`fine_tuning.job.checkpoint`"), ("created_at", "time", "When"),
+        ("fine_tuned_model_checkpoint", "text", "Its weights as a model by name"), ("fine_tuning_job_id", "text", "The job"),
+        ("metrics", "object", "Its evaluation"), ("step_number", "whole", "Optimizer steps done"), ("best", "flag", "Whether it is the best one so far"),
+        ("bytes", "whole", "Size"), ("available", "flag", "Whether the model of that name is still there"),
+    ]),
+    ("CreateModel", "A checkpoint in the format of Hugging Face transformers", &[
+        ("id", "text", "1 to 96 characters out of A-Z a-z 0-9 . _ -; the folder's name when left out"),
+        ("file", "bytes", "A zip, tar or tar.gz with config.json, safetensors and tokenizer.json"), ("files", "bytes", "The files one by one, with relative names, instead"),
+    ]),
+    ("Model", "A model", &[
+        ("id", "text", "Its id"), ("object", "text", "`model`"), ("created", "time", "When it came"), ("owned_by", "text", "`luthier`"),
+        ("kind", "text", "`base`, `tuned` or `checkpoint`"), ("task", "text", "The task of its head, if it has one"), ("architecture", "text", "Class in transformers"),
+        ("parameters", "whole", "Number of weights"), ("bytes", "whole", "Size of its files"), ("lineage", "object", "`base_model`, `job`, `step`"),
+        ("metrics", "object", "Its evaluation"), ("report", "object", "What inspection found"), ("files", "list", "`path`, `bytes`, `sha256` of each"),
+    ]),
+    ("CreatePrediction", "A question to a tuned model", &[
+        ("model", "text!", "Its id"), ("inputs", "list!", "Texts, or objects with `text` and `text_pair`; at most 1,000"),
+    ]),
+    ("Prediction", "What a model says", &[
+        ("object", "text", "`prediction`"), ("model", "text", "Its id"), ("task", "text", "Its task"), ("outputs", "list", "For each input `label`, `score` and `scores` by label"),
+    ]),
+    ("Agent", "A trainer", &[
+        ("id", "text", "`agent-…`"), ("object", "text", "`agent`"), ("name", "text", "Its name"), ("device", "text", "What it computes on"), ("cuda_devices", "whole", "CUDA devices"),
+        ("threads", "whole", "CPU threads"), ("memory_bytes", "whole", "Memory of its machine"), ("version", "text", "Of the program"),
+        ("unfit", "text", "Why it takes no jobs, if it takes none"), ("started_at", "time", "When it started"), ("last_seen_at", "time", "When it was last heard of"), ("running", "whole", "Jobs that it holds"),
+    ]),
+];
+
+fn object(about: &str, fields: &[Field]) -> RefOr<Schema> {
+    let mut object = ObjectBuilder::new().schema_type(Type::Object).description(Some(about));
+    for (name, kind, about) in fields {
+        object = object.property(*name, field(kind, about));
+        if kind.ends_with('!') {
+            object = object.required(*name);
+        }
+    }
+    Schema::Object(object.build()).into()
+}
+
+fn field(kind: &str, about: &str) -> Schema {
+    let plain = |kind| ObjectBuilder::new().schema_type(kind).description(Some(about));
+    match kind.trim_end_matches('!') {
+        "whole" => Schema::Object(plain(Type::Integer).build()),
+        "time" => Schema::Object(
+            plain(Type::Integer).description(Some(format!("{about}, in seconds since 1970"))).build(),
+        ),
+        "flag" => Schema::Object(plain(Type::Boolean).build()),
+        "list" => Schema::Array(
+            ArrayBuilder::new().items(ObjectBuilder::new().build()).description(Some(about)).build(),
+        ),
+        "object" => Schema::Object(
+            plain(Type::Object).additional_properties(Some(AdditionalProperties::FreeForm(true))).build(),
+        ),
+        "bytes" => Schema::Object(plain(Type::String).content_media_type("application/octet-stream").build()),
+        _ => Schema::Object(plain(Type::String).build()),
+    }
+}
+
+fn list(item: &str) -> RefOr<Schema> {
+    let items =
+        ArrayBuilder::new().items(Ref::from_schema_name(item)).description(Some("A part of the list"));
+    let object = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .description(Some("A list; go on with `after` set to `last_id` until `has_more` is false"))
+        .property("object", field("text", "`list`"))
+        .property("data", Schema::Array(items.build()))
+        .property("first_id", field("text", "Id of the first"))
+        .property("last_id", field("text", "Id of the last"))
+        .property("has_more", field("flag", "Whether there are more"));
+    Schema::Object(object.build()).into()
+}
