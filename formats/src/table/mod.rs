@@ -204,7 +204,7 @@ pub struct Rows {
 
 enum Reader {
     Csv(Box<csv::CsvRows>),
-    Json(json::JsonRows),
+    Json(Box<json::JsonRows>),
 }
 
 impl Rows {
@@ -217,7 +217,7 @@ impl Rows {
         let reader = match layout.format {
             Format::Csv => Reader::Csv(Box::new(csv::CsvRows::open(text, name, layout)?)),
             Format::JsonLines | Format::JsonArray => {
-                Reader::Json(json::JsonRows::open(text, name, layout.format))
+                Reader::Json(Box::new(json::JsonRows::open(text, name, layout.format)))
             }
         };
         Ok(Self { layout, reader, failed: false })
