@@ -186,6 +186,8 @@ fn done(run: &Run<'_>, told: &Told) -> Result<(), Stop> {
     if let Err(error) = remove(&run.dir.staging().join(told.place.to_string())) {
         tracing::warn!(%error, "the links of a stored checkpoint cannot be removed");
     }
-    run.unstored.send_modify(|places| drop(places.remove(&told.place)));
+    run.unstored.send_modify(|places| {
+        places.remove(&told.place);
+    });
     Ok(())
 }

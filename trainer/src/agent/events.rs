@@ -71,7 +71,9 @@ async fn send_lines(
             Ok(event) if event.kind == Kind::Checkpoint => {
                 // Everything before it is stored first: a stored checkpoint promises that.
                 run.append(&std::mem::take(&mut batch)).await?;
-                run.unstored.send_modify(|places| drop(places.insert(line.start)));
+                run.unstored.send_modify(|places| {
+                    places.insert(line.start);
+                });
                 // Fails only when the receiver has stopped, which ends this future too.
                 let _stopped = checkpoints.send(Told { place: line.start, event });
             }

@@ -1,0 +1,1 @@
+//! The real job program under kills.
