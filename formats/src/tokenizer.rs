@@ -36,7 +36,7 @@ const LONGEST: f64 = 1e9;
 pub struct Encoding {
     /// Token ids, special tokens included, without padding.
     pub ids: Vec<u32>,
-    /// Segment of each token.
+    /// Segment of each token; all 0 where the model takes no `token_type_ids`.
     pub type_ids: Vec<u32>,
     /// Whether tokens were cut off.
     pub truncated: bool,
@@ -48,6 +48,7 @@ pub struct Tokenizer {
     class: Option<String>,
     pad: Option<(u32, String)>,
     pad_type_id: u32,
+    has_segments: bool,
     model_max_length: Option<usize>,
     cut_from: TruncationDirection,
     /// The same with truncation to the length that was last asked for.
@@ -69,6 +70,7 @@ impl Tokenizer {
             class: names.class.clone(),
             pad: None,
             pad_type_id: names.number("pad_token_type_id").unwrap_or(0.0) as u32,
+            has_segments: names.has_segments(),
             model_max_length: names
                 .number("model_max_length")
                 .filter(|length| (1.0..LONGEST).contains(length))
@@ -163,7 +165,11 @@ impl Tokenizer {
             let encoded = inner.encode_batch_fast(inputs, true).map_err(|error| unusable(&error))?;
             encodings.extend(encoded.into_iter().map(|encoding| Encoding {
                 ids: encoding.get_ids().to_vec(),
-                type_ids: encoding.get_type_ids().to_vec(),
+                type_ids: if self.has_segments {
+                    encoding.get_type_ids().to_vec()
+                } else {
+                    vec![0; encoding.len()]
+                },
                 truncated: !encoding.get_overflowing().is_empty(),
             }));
         }
@@ -271,6 +277,17 @@ impl Names {
             "BertTokenizer" | "DistilBertTokenizer" => Some(Family::Bert),
             "RobertaTokenizer" => Some(Family::Roberta),
             _ => None,
+        }
+    }
+
+    /// Whether transformers hands `token_type_ids` to the model.
+    fn has_segments(&self) -> bool {
+        match self.config.get("model_input_names").and_then(Value::as_array) {
+            Some(inputs) => inputs.iter().any(|input| input == "token_type_ids"),
+            None => !matches!(
+                self.class.as_deref(),
+                Some("DistilBertTokenizer" | "RobertaTokenizer" | "XLMRobertaTokenizer")
+            ),
         }
     }
 

@@ -4,6 +4,7 @@
 //! is computed, nor on another crate's generator, so that a split stays the same for good.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,11 +86,18 @@ pub fn stratified_split<C: Ord>(classes: &[C], sizes: SplitSizes, seed: u64) -> 
         rows_of.entry(class).or_default().push(row);
     }
     let counts: Vec<usize> = rows_of.values().map(Vec::len).collect();
-    // The part that is served first takes from classes of two rows, so validation comes before test.
-    let validation = allot(&counts, sizes.validation, |count| usize::from(count >= 2));
+    // Validation is served first: it has the second row of a class of two,
+    // and leaves a row of each class of three or more for test.
+    let with_test = sizes.test > 0.0;
+    let for_validation = |count: usize| match count {
+        0 | 1 => 0..=0,
+        2 => 1..=1,
+        _ => 1..=count - 1 - usize::from(with_test),
+    };
+    let validation = allot(&counts, sizes.validation, for_validation);
     let kept: Vec<usize> = counts.iter().zip(&validation).map(|(count, taken)| count - taken).collect();
     let share = sizes.test / (1.0 - sizes.validation);
-    let test = allot(&kept, share, |count| usize::from(count >= 2));
+    let test = allot(&kept, share, |count| if count < 2 { 0..=0 } else { 1..=count - 1 });
     let mut split = Split::default();
     for ((rows, validation), test) in rows_of.into_values().zip(validation).zip(test) {
         deal(rows, validation, test, seed, &mut split);
@@ -109,29 +117,26 @@ pub fn random_split(rows: usize, sizes: SplitSizes, seed: u64) -> Split {
     split
 }
 
-/// How many rows of each class to take: the share of each, rounded so that the sum is the share of all, between `least` and
-/// all rows but one.
-fn allot(counts: &[usize], share: f64, least: impl Fn(usize) -> usize) -> Vec<usize> {
+/// How many rows of each class to take: its share, rounded so that the sum is the share of all, within `bounds` of its count.
+fn allot(counts: &[usize], share: f64, bounds: impl Fn(usize) -> RangeInclusive<usize>) -> Vec<usize> {
     if share <= 0.0 {
         return vec![0; counts.len()];
     }
     let total: usize = counts.iter().sum();
     let wanted = (total as f64 * share).round() as usize;
-    let most = |count: usize| count.saturating_sub(1);
     let exact: Vec<f64> = counts.iter().map(|count| *count as f64 * share).collect();
-    let mut taken: Vec<usize> = counts
+    let bounds: Vec<RangeInclusive<usize>> = counts.iter().map(|count| bounds(*count)).collect();
+    let mut taken: Vec<usize> = exact
         .iter()
-        .zip(&exact)
-        .map(|(count, exact)| (exact.floor() as usize).clamp(least(*count).min(most(*count)), most(*count)))
+        .zip(&bounds)
+        .map(|(exact, bounds)| (exact.floor() as usize).clamp(*bounds.start(), *bounds.end()))
         .collect();
     let mut by_remainder: Vec<usize> = (0..counts.len()).collect();
-    by_remainder.sort_by(|a, b| {
-        let remainder = |class: usize| exact[class] - taken[class] as f64;
-        remainder(*b).total_cmp(&remainder(*a))
-    });
+    let remainder = |class: usize| exact[class] - taken[class] as f64;
+    by_remainder.sort_by(|a, b| remainder(*b).total_cmp(&remainder(*a)));
     let mut left = wanted.saturating_sub(taken.iter().sum());
     for class in by_remainder {
-        if left > 0 && taken[class] < most(counts[class]) {
+        if left > 0 && taken[class] < *bounds[class].end() {
             taken[class] += 1;
             left -= 1;
         }

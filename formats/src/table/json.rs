@@ -122,7 +122,8 @@ fn invalid(name: &str, lines: LineRange, text: &str, error: &serde_json::Error) 
         .at(lines)
         .hint(r#"write rows as {"text": "…", "label": "…"}"#);
     }
-    let line = LineRange::one(lines.first + (error.line() as u64).saturating_sub(1));
+    // An error at the end of the text is one line further, where the text ends with a line end.
+    let line = LineRange::one((lines.first + (error.line() as u64).saturating_sub(1)).min(lines.last));
     let message = format!("not valid JSON at character {}: {}", error.column(), plain(error));
     let problem = Problem::new(ProblemKind::InvalidJson, name, message).at(line);
     if text.contains("NaN") || text.contains("Infinity") {
