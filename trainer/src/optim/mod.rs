@@ -1,0 +1,121 @@
+//! Optimizers with a state that can be saved by name, parameter groups, and learning-rate schedules.
+//!
+//! [`Optimizer`] owns the state; the arithmetic is in `native::optim`. [`groups`] decides which parameters are trained,
+//! with which weight decay and share of the learning rate; [`schedule`] how the rate moves.
+
+pub mod groups;
+pub mod schedule;
+mod state;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+pub use groups::Group;
+pub use state::StateError;
+
+use anyhow::{Context as _, Result};
+use store::spec::{self, Schedule, Training};
+use tch::Tensor;
+
+use crate::models::TextModel;
+use state::Param;
+
+/// The update rule with its state, the schedule, and the parameters that they move.
+pub struct Optimizer {
+    rule: spec::Optimizer,
+    schedule: Schedule,
+    learning_rate: f64,
+    groups: Vec<Members>,
+}
+
+/// A [`Group`] whose parameters have their state.
+struct Members {
+    params: Vec<Param>,
+    lr_scale: f64,
+    weight_decay: f64,
+}
+
+impl Optimizer {
+    /// Groups the trainable ones of `params` (names and tensors of all parameters of `model`), switches gradients off for
+    /// the rest, and makes a state of zeros.
+    ///
+    /// # Errors
+    /// A [`crate::failure::Failure`] of the user when the freezing asked for does not fit the model.
+    pub fn new(training: &Training, params: &[(String, Tensor)], model: &dyn TextModel) -> Result<Self> {
+        let groups = groups::build(training, params, model.layers(), |name| model.depth(name))?;
+        Ok(Self::of_groups(training.optimizer.clone(), groups, training.lr_scheduler.clone(), training.learning_rate))
+    }
+
+    /// An optimizer of these groups; `learning_rate` is the schedule's peak.
+    pub fn of_groups(rule: spec::Optimizer, groups: Vec<Group>, schedule: Schedule, learning_rate: f64) -> Self {
+        let members = |group: Group| Members {
+            params: group.params.into_iter().map(|(name, tensor)| Param::new(&rule, name, tensor)).collect(),
+            lr_scale: group.lr_scale,
+            weight_decay: group.weight_decay,
+        };
+        let groups = groups.into_iter().map(members).collect();
+        Optimizer { rule, schedule, learning_rate, groups }
+    }
+
+    /// The learning rate of `step` (counted from 0) of `total`, before a group's share.
+    pub fn learning_rate(&self, step: u64, total: u64) -> f64 {
+        self.learning_rate * schedule::factor(&self.schedule, self.learning_rate, step, total)
+    }
+
+    /// Makes all gradients undefined and frees them.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn zero_grad(&self) -> Result<()> {
+        let tensors: Vec<&Tensor> = self.params().map(|param| &param.tensor).collect();
+        Ok(native::gradients::clear_grads(&tensors)?)
+    }
+
+    /// Scales all gradients so that their 2-norm together is at most `max_norm`; 0 leaves them. Returns the norm before,
+    /// a Float scalar.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn clip_grad_norm(&self, max_norm: f64) -> Result<Tensor> {
+        let grads: Vec<Tensor> = self.params().map(|param| param.tensor.grad()).filter(Tensor::defined).collect();
+        Ok(match max_norm > 0.0 {
+            true => native::gradients::clip_grad_norm(&grads, max_norm)?,
+            false => native::gradients::grad_norm(&grads)?,
+        })
+    }
+
+    /// One update with learning rate `lr`, scaled for each group; parameters without a gradient stay as they are.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn step(&mut self, lr: f64) -> Result<()> {
+        for group in &self.groups {
+            update::group(&self.rule, group, lr * group.lr_scale).context("the optimizer's step")?;
+        }
+        Ok(())
+    }
+
+    /// The state, named `{parameter}.{part}` as in torch.optim (`exp_avg`, `exp_avg_sq`, `step`, `momentum_buffer`,
+    /// `square_avg`, `grad_avg`). The tensors share memory with the optimizer.
+    pub fn state(&self) -> Vec<(String, Tensor)> {
+        self.params().flat_map(|param| param.state(&self.rule)).collect()
+    }
+
+    /// Takes up a saved state: exactly the names, shapes and kinds of [`Optimizer::state`], nothing missing, nothing over.
+    ///
+    /// # Errors
+    /// [`StateError`] with what does not fit; the state is then as it was.
+    pub fn load_state(&mut self, saved: Vec<(String, Tensor)>) -> std::result::Result<(), StateError> {
+        state::load(&self.state(), saved)
+    }
+
+    /// Memory of the state, in bytes: what training needs beside weights and gradients.
+    pub fn memory_bytes(&self) -> u64 {
+        self.state().iter().map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+    }
+
+    fn params(&self) -> impl Iterator<Item = &Param> {
+        self.groups.iter().flat_map(|group| &group.params)
+    }
+}
