@@ -226,7 +226,7 @@ fn the_ending_decides_between_formats_and_else_the_first_character() {
 fn a_written_table_reads_back_whatever_its_cells_hold() {
     let pieces = ["a", "\"", ",", ";", "\n", "\r\n", "\t", "é", "🎬", " ", "'", "|", "\u{2028}", "NA", ""];
     let mut random = Random(7);
-    for _ in 0..300 {
+    for _ in 0..200 {
         let width = 1 + random.below(4);
         let rows: Vec<Vec<String>> = (0..1 + random.below(8))
             .map(|_| {
@@ -253,13 +253,15 @@ fn cut_and_changed_files_end_in_rows_or_problems_never_in_a_panic() {
     let whole =
         "text,label\n\"a\nb\",x\nc,\"d\"\"\"\n".repeat(3) + "{\"a\":[1,{\"b\":\"\\u00e9\"}]}\n[{\"a\":1}]";
     let mut random = Random(11);
+    let (folder, _path) = file("a", "");
     for round in 0..2000 {
         let mut bytes = whole.as_bytes()[random.below(whole.len())..].to_vec();
         bytes.truncate(1 + random.below(bytes.len()));
         let place = random.below(bytes.len());
         bytes[place] = random.below(256) as u8;
         let name = ["a.csv", "a.json", "a.jsonl", "a"][round % 4];
-        let (_folder, path) = file(name, &bytes);
+        let path = folder.path().join(name);
+        std::fs::write(&path, &bytes).unwrap();
         if let Ok(rows) = Rows::open(&path, name) {
             assert!(rows.count() <= bytes.len());
         }

@@ -7,7 +7,7 @@ use formats::ProblemKind;
 use formats::tokenizer::{Encoding, Tokenizer};
 use serde::Deserialize;
 
-use crate::common::{at_hand, case, root};
+use crate::common::{Random, at_hand, case, root};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -151,5 +151,31 @@ fn many_texts_come_back_in_their_order() {
     for (number, encoding) in encodings.iter().enumerate() {
         assert_eq!(encoding.ids.len(), (number % 17 + 2).min(12));
         assert_eq!(encoding.truncated, number % 17 > 10);
+    }
+}
+
+#[test]
+fn a_damaged_tokenizer_ends_in_a_problem_or_in_tokens_never_in_a_panic() {
+    let mut random = Random(19);
+    for name in ["bert", "roberta", "xlm_roberta"] {
+        let whole = fs::read(root().join(format!("trainer/tests/fixtures/{name}/tokenizer.json"))).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let numbers: Vec<usize> = (0..whole.len()).filter(|place| whole[*place].is_ascii_digit()).collect();
+        for round in 0..400 {
+            let mut bytes = whole.clone();
+            for _ in 0..1 + random.below(3) {
+                let place = if round % 2 == 0 {
+                    numbers[random.below(numbers.len())]
+                } else {
+                    random.below(bytes.len())
+                };
+                bytes[place] =
+                    if round % 2 == 0 { b'0' + random.below(10) as u8 } else { 32 + random.below(95) as u8 };
+            }
+            fs::write(folder.path().join("tokenizer.json"), &bytes).unwrap();
+            if let Ok(tokenizer) = Tokenizer::load(folder.path()) {
+                let _ = tokenizer.encode_pairs(&[("the film was good", Some("Café \u{3000}x"))], 12);
+            }
+        }
     }
 }
