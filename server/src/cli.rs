@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{Config, serve, telemetry};
+use crate::demo::{self, DemoArgs};
+use crate::{Config, openapi, serve, telemetry};
 
 /// Self-hosted fine-tuning: upload data and a checkpoint, train, watch, download.
 #[derive(Parser)]
@@ -18,6 +19,10 @@ pub struct Cli {
 enum Command {
     /// Serve the API and the pages
     Serve(Box<Config>),
+    /// Serve, and run one fine-tune of the sample checkpoint on the sample data
+    Demo(Box<DemoArgs>),
+    /// Print the description of the API
+    Openapi,
 }
 
 /// Runs the command to its end.
@@ -26,8 +31,17 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         match cli.command {
             Command::Serve(config) => {
-                telemetry::start_logging(config.log_format);
+                telemetry::start_logging(config.log_format, "info,sqlx=warn");
                 serve::serve(*config).await?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Demo(args) => {
+                // Its own lines are what there is to see.
+                telemetry::start_logging(crate::config::LogFormat::Text, "warn");
+                demo::run(*args).await
+            }
+            Command::Openapi => {
+                println!("{}", serde_json::to_string_pretty(&openapi::document())?);
                 Ok(ExitCode::SUCCESS)
             }
         }

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+mod demo;
 pub mod error;
 pub mod extract;
 pub mod openai;

@@ -1,0 +1,12 @@
+//! The API as a client sees it: handlers behind every layer, on a database of each test's own.
+
+mod cases;
+mod clients;
+mod common;
+mod description;
+mod events;
+mod files;
+mod jobs;
+mod models;
+mod predictions;
+mod security;
