@@ -28,8 +28,6 @@ pub struct Agent {
     pub objects: String,
     /// The agent's own folder.
     pub work: PathBuf,
-    /// Name shown to people.
-    pub name: String,
     /// Lease on a job.
     pub lease: Duration,
     /// What the agent says.
@@ -87,7 +85,6 @@ impl Agent {
         for (flag, value) in [
             ("--objects", OsString::from(&self.objects)),
             ("--work", self.work.clone().into()),
-            ("--name", (&self.name).into()),
             ("--lease-seconds", self.lease.as_secs().to_string().into()),
         ] {
             words.extend([flag.into(), value]);

@@ -134,7 +134,7 @@ impl Predictors {
     }
 
     /// Ends the processes that nobody has used for a while.
-    pub async fn cool_down(&self) {
+    pub fn cool_down(&self) {
         let idle =
             |slot: &Slot| slot.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() > KEEP_WARM;
         let mut warm = self.warm.lock().unwrap_or_else(PoisonError::into_inner);
@@ -142,7 +142,7 @@ impl Predictors {
     }
 
     /// Ends all processes.
-    pub async fn stop(&self) {
+    pub fn stop(&self) {
         self.warm.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 

@@ -7,6 +7,8 @@
 //! page may send it requests. [`check_host`] keeps a page from reaching it under a name of its own (DNS rebinding),
 //! [`check_origin`] keeps other pages from changing state.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
@@ -22,6 +24,9 @@ use crate::{AppState, Config, pages, telemetry};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Time until the head of an answer to a question.
+const LONGEST_ANSWER: Duration = Duration::from_secs(9);
+
 /// No script but our own files, no frame around us, no form that leads elsewhere.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
@@ -33,6 +38,7 @@ pub fn protect(routes: Router<AppState>, state: &AppState) -> Router<AppState> {
         .method_not_allowed_fallback(|method: Method| async move {
             Error::Method(format!("this address does not answer {method} requests"))
         })
+        .layer(from_fn(limit_time))
         .layer(from_fn(show_errors_as_pages))
         .layer(from_fn_with_state(state.clone(), check_key))
         .layer(from_fn_with_state(state.clone(), check_origin))
@@ -42,6 +48,18 @@ pub fn protect(routes: Router<AppState>, state: &AppState) -> Router<AppState> {
         .layer(CatchPanicLayer::custom(answer_panic))
         .layer(from_fn_with_state(state.clone(), telemetry::observe))
         .layer(from_fn(set_request_id))
+}
+
+/// Answers in time even where the database hangs instead of failing. What reads the whole of an upload may take longer,
+/// and so may bodies: the time is until the head of the answer.
+async fn limit_time(request: Request, next: Next) -> Result<Response> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Ok(next.run(request).await);
+    }
+    let late = |_| {
+        Error::Unavailable("the server is too busy to answer in time; try again in a few seconds".to_owned())
+    };
+    tokio::time::timeout(LONGEST_ANSWER, next.run(request)).await.map_err(late)
 }
 
 /// Gives each request an id, in its log lines and in the answer; a client's own id is kept when it is a plain word.

@@ -74,8 +74,8 @@ async fn run(
     let objects = objects_of(&config);
     let store = Store::new(db.clone(), Objects::open(&objects).await?);
     let trainer = start_trainer(&config, url.expose(), &objects, &stopping)?;
-    let upkeep = tokio::spawn(upkeep::run(store.clone(), config.lease(), stopping.clone()));
     let state = AppState::new(store, config, stopping.clone());
+    let upkeep = tokio::spawn(upkeep::run(state.clone()));
     let address = listener.local_addr()?;
     tracing::info!("serving on http://{address}");
     let signal = stopping.clone();
@@ -91,7 +91,7 @@ async fn run(
         tracing::info!("the trainer has ended");
     }
     upkeep.await?;
-    state.predictors.stop().await;
+    state.predictors.stop();
     db.close().await;
     served
 }
@@ -184,7 +184,6 @@ fn start_trainer(
         database_url: database_url.to_owned(),
         objects: objects.to_owned(),
         work: config.data.join("work"),
-        name: format!("local@{}", rustix::system::uname().nodename().to_string_lossy()),
         lease: config.lease(),
         log: config.data.join("logs/trainer.log"),
     };

@@ -1,12 +1,18 @@
-//! What has to be looked after while nobody asks: lapsed leases, expired files, bytes that nothing needs.
+//! What has to be looked after while nobody asks: lapsed leases, expired files, bytes that nothing needs, idle processes.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use store::{Store, file, idempotency, queue};
-use tokio_util::sync::CancellationToken;
+use tokio::time::MissedTickBehavior;
+
+use crate::AppState;
 
 /// How often files and bytes are looked at.
 const CLEAR_EVERY: Duration = Duration::from_secs(3600);
+
+/// How often idle predictors are looked at.
+const COOL_EVERY: Duration = Duration::from_secs(30);
 
 /// Age at which content without a row is removed: longer than any upload takes.
 const CONTENT_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -14,27 +20,58 @@ const CONTENT_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Age at which idempotency keys are forgotten.
 const KEY_AGE: Duration = Duration::from_secs(48 * 3600);
 
-/// Works until `stopping`; what fails is tried again the next time.
-pub async fn run(store: Store, lease: Duration, stopping: CancellationToken) {
-    let mut leases = tokio::time::interval((lease / 4).max(Duration::from_millis(500)));
+/// Works until the server stops; what fails is tried again the next time.
+pub async fn run(state: AppState) {
+    let mut leases = tokio::time::interval((state.config.lease() / 4).max(Duration::from_millis(500)));
     let mut contents = tokio::time::interval(CLEAR_EVERY);
-    for timer in [&mut leases, &mut contents] {
-        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut predictors = tokio::time::interval(COOL_EVERY);
+    for timer in [&mut leases, &mut contents, &mut predictors] {
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     loop {
         tokio::select! {
-            () = stopping.cancelled() => return,
-            _ = leases.tick() => match queue::reap(&store.db).await {
-                Ok(jobs) => for job in jobs {
-                    tracing::warn!(job.id = %job, "a trainer was lost; its job was taken back");
-                },
-                Err(error) => tracing::warn!(%error, "lapsed leases could not be looked at"),
+            () = state.stopping.cancelled() => return,
+            _ = leases.tick() => take_back(&state.store).await,
+            _ = contents.tick() => {
+                if let Err(error) = clear(&state.store).await {
+                    tracing::warn!("old contents could not be cleared: {error:#}");
+                }
+                if let Err(error) = clear_cache(&state.config.data.join("cache")) {
+                    tracing::warn!(%error, "the cache could not be cleared");
+                }
             },
-            _ = contents.tick() => if let Err(error) = clear(&store).await {
-                tracing::warn!("old contents could not be cleared: {error:#}");
-            },
+            _ = predictors.tick() => state.predictors.cool_down(),
         }
     }
+}
+
+/// Takes jobs back whose trainer was lost.
+async fn take_back(store: &Store) {
+    match queue::reap(&store.db).await {
+        Ok(jobs) => {
+            for job in jobs {
+                tracing::warn!(job.id = %job, "a trainer was lost; its job was taken back");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "lapsed leases could not be looked at"),
+    }
+}
+
+/// Removes what a server that was killed left of uploads and checks, and models that nobody has asked lately.
+fn clear_cache(cache: &Path) -> std::io::Result<()> {
+    let old = SystemTime::now() - CONTENT_AGE;
+    for folder in [cache.to_owned(), cache.join("models")] {
+        let Ok(entries) = std::fs::read_dir(folder) else {
+            continue;
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_name() != "models" && entry.metadata()?.modified()? < old {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn clear(store: &Store) -> anyhow::Result<()> {
