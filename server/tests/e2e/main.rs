@@ -1,0 +1,7 @@
+//! The programs themselves: server, private Postgres, agent and job as processes, killed and restarted.
+//!
+//! Needs `luthier-trainer` beside the server's program, and an installed Postgres.
+
+mod faults;
+mod running;
+mod whole_way;
