@@ -92,6 +92,8 @@ async fn run(
     }
     upkeep.await?;
     state.predictors.stop();
+    // With it goes the listener, which would take the end of the pool for an outage.
+    drop(state);
     db.close().await;
     served
 }

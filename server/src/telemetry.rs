@@ -1,6 +1,7 @@
 //! Log lines and counts of requests.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -81,8 +82,12 @@ pub async fn observe(State(state): State<AppState>, request: Request, next: Next
 
 /// Starts logging to stderr; `RUST_LOG` chooses what is said, `default` where it is not set.
 pub fn start_logging(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let chosen = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|words| !words.trim().is_empty());
+    let filter = EnvFilter::new(chosen.as_deref().unwrap_or(default));
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     // A second start in one process (tests) keeps the first.
     let _ = match format {
         LogFormat::Text => lines.with_target(false).finish().try_init(),
