@@ -53,6 +53,8 @@ impl Store {
 /// whose database is away is told so, instead of waiting.
 pub async fn connect(database_url: &str, connections: u32) -> sqlx::Result<PgPool> {
     let options: PgConnectOptions = database_url.parse()?;
+    // A process that is frozen within a transaction holds its rows: without an end to that, nobody could take its job.
+    let options = options.options([("idle_in_transaction_session_timeout", "5s")]);
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(5))

@@ -5,7 +5,9 @@ use serde_json::json;
 use sqlx::PgPool;
 use store::event::Kind;
 use store::job::Status;
+use store::model::ModelKind;
 
+use crate::postgres::Cluster;
 use crate::support::{Stage, job_processes, send, wait_for};
 
 fn range(from: i64, to: i64) -> Vec<i64> {
@@ -98,6 +100,24 @@ async fn an_agent_that_slept_through_its_lease_writes_nothing_more(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "store::MIGRATOR")]
+async fn an_agent_frozen_within_a_transaction_cannot_keep_its_job(db: PgPool) {
+    let stage = Stage::new(db).await;
+    let gate = json!({"step": 5, "file": stage.temp.path().join("never")});
+    let job = stage.enqueue(json!({"steps": 9, "checkpoint_every": 2, "gate": gate})).await;
+    let agent = stage.agent("a").lease(1).start();
+    stage.until_step(job, 4).await;
+    agent.signal(Signal::STOP);
+    // What the agent would hold, had it been stopped between two statements of a transaction.
+    let frozen = store::connect(&stage.url, 1).await.unwrap();
+    let mut transaction = frozen.begin().await.unwrap();
+    let lock = "select 1 from job where job_id = $1 for update";
+    sqlx::query(lock).bind(job).execute(&mut *transaction).await.unwrap();
+    let _other = stage.agent("b").lease(1).start();
+    let ended = stage.until_final(job).await;
+    assert_eq!((ended.status, ended.agent_name.as_deref()), (Status::Succeeded, Some("b")));
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
 async fn a_lost_lease_ends_the_process_at_once(db: PgPool) {
     let stage = Stage::new(db).await;
     let gate = json!({"step": 5, "file": stage.temp.path().join("never")});
@@ -147,4 +167,75 @@ async fn cut_others(db: &PgPool) {
     let cut = "select count(pg_terminate_backend(pid)) from pg_stat_activity
         where datname = current_database() and pid <> pg_backend_pid()";
     sqlx::query_scalar::<_, i64>(cut).fetch_one(db).await.unwrap();
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_healthy_job_is_never_taken_away(db: PgPool) {
+    let stage = Stage::new(db).await;
+    let gate = stage.temp.path().join("gate");
+    let job = stage.enqueue(json!({"steps": 6, "gate": {"step": 4, "file": gate}})).await;
+    let _agent = stage.agent("a").lease(1).start();
+    stage.until_step(job, 3).await;
+    // An idle agent looks for lapsed leases all the while.
+    let _other = stage.agent("b").lease(1).start();
+    let held = "select now() > started_at + interval '6 s' from job where job_id = $1";
+    while !sqlx::query_scalar::<_, bool>(held).bind(job).fetch_one(stage.db()).await.unwrap() {
+        let running = stage.job(job).await;
+        assert_eq!((running.status, running.attempt), (Status::Running, 1));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    open(&gate);
+    let ended = stage.until_final(job).await;
+    assert_eq!((ended.status, ended.attempt, ended.agent_name.as_deref()), (Status::Succeeded, 1, Some("a")));
+}
+
+#[tokio::test]
+async fn a_restart_of_the_database_is_waited_out_and_its_events_arrive_once() {
+    let mut cluster = Cluster::start_new().await;
+    let stage = Stage::at(cluster.pool().await, cluster.url()).await;
+    let (gate, end) = (stage.temp.path().join("gate"), stage.temp.path().join("end"));
+    let script =
+        json!({"steps": 60, "checkpoint_every": 10, "prune": true, "gate": {"step": 8, "file": gate}});
+    let job = stage.enqueue(script).await;
+    let _agent = stage.agent("a").lease(30).start();
+    stage.until_step(job, 7).await;
+    cluster.stop();
+    // The job goes on to its end without a database, past checkpoints that it removes itself.
+    open(&gate);
+    let result = stage.work("a").join(job.to_string()).join("out/result.json");
+    wait_for("the job has ended", || result.exists()).await;
+    cluster.start().await;
+    let ended = stage.until_final(job).await;
+    assert_eq!((ended.status, ended.attempt), (Status::Succeeded, 1), "{:?}", ended.errors);
+    assert_eq!(stage.steps(job, Kind::Train).await, range(1, 60));
+    assert_eq!(stage.steps(job, Kind::Checkpoint).await, [10, 20, 30, 40, 50, 60]);
+    assert_eq!(store::checkpoint::latest(stage.db(), job).await.unwrap().unwrap().step, 60);
+    // The listener is back, and a new job starts.
+    let next = stage.enqueue(json!({"steps": 3, "gate": {"step": 3, "file": &end}})).await;
+    stage.until_step(next, 2).await;
+    open(&end);
+    assert_eq!(stage.until_final(next).await.status, Status::Succeeded);
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_for_two_leases_leaves_one_result() {
+    let mut cluster = Cluster::start_new().await;
+    let stage = Stage::at(cluster.pool().await, cluster.url()).await;
+    let gate = stage.temp.path().join("gate");
+    let job =
+        stage.enqueue(json!({"steps": 20, "checkpoint_every": 5, "gate": {"step": 8, "file": gate}})).await;
+    let _agent = stage.agent("a").lease(1).start();
+    let _other = stage.agent("b").lease(1).start();
+    stage.until_step(job, 7).await;
+    cluster.stop();
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    cluster.start().await;
+    open(&gate);
+    let ended = stage.until_final(job).await;
+    assert_eq!(ended.status, Status::Succeeded, "{:?}", ended.errors);
+    assert!(ended.attempt <= 2);
+    assert_eq!(stage.steps(job, Kind::Train).await, range(1, 20));
+    let tuned =
+        store::model::Filter { kind: Some(ModelKind::Tuned), job_id: Some(job), ..Default::default() };
+    assert_eq!(store::model::list(stage.db(), &tuned, 50).await.unwrap().items.len(), 1);
 }

@@ -3,5 +3,6 @@
 
 mod faults;
 mod kills;
+mod postgres;
 mod runs;
 mod support;

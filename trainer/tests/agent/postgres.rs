@@ -62,7 +62,15 @@ impl Cluster {
             .spawn()
             .unwrap();
         self.server = Some(server);
-        while !self.command("pg_isready").arg("-q").arg("-h").arg(self.folder.path()).status().unwrap().success() {
+        while !self
+            .command("pg_isready")
+            .arg("-q")
+            .arg("-h")
+            .arg(self.folder.path())
+            .status()
+            .unwrap()
+            .success()
+        {
             let ended = self.server.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none(), "postgres ended: {ended:?}");
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -98,7 +106,8 @@ impl Cluster {
 
     /// A pool with the tables laid out.
     pub async fn pool(&self) -> PgPool {
-        let pool = PgPoolOptions::new().acquire_timeout(Duration::from_secs(2)).connect(&self.url()).await.unwrap();
+        let pool =
+            PgPoolOptions::new().acquire_timeout(Duration::from_secs(2)).connect(&self.url()).await.unwrap();
         store::migrate(&pool).await.unwrap();
         pool
     }
@@ -135,6 +144,10 @@ fn installed() -> PathBuf {
     }
     let target = Path::new(env!("CARGO_BIN_EXE_luthier-trainer")).ancestors().nth(2).unwrap();
     let programs = target.join("postgres/bin");
-    assert!(programs.join("postgres").exists(), "no PostgreSQL in {}: `make setup` brings it", programs.display());
+    assert!(
+        programs.join("postgres").exists(),
+        "no PostgreSQL in {}: `make setup` brings it",
+        programs.display()
+    );
     programs
 }

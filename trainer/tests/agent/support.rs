@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 pub struct Stage {
     pub store: Store,
     pub temp: TempDir,
-    url: String,
+    pub url: String,
     wakes: Listener,
 }
 
