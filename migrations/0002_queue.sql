@@ -114,6 +114,19 @@ create unique index job_event_curve on job_event (job_id, kind, step)
 -- A line that is sent again is the same event.
 create unique index job_event_line on job_event (job_id, attempt, line);
 
+-- What 64 points of a curve in a row come to, so that a long curve is drawn without reading all of it.
+create table job_curve (
+    job_id uuid not null references job on delete cascade,
+    kind text not null check (kind in ('train', 'eval')),
+    first bigint not null,
+    last bigint not null check (last >= first),
+    points int not null check (points > 0),
+    -- Field → value and step, of the point where it is least and of the one where it is greatest.
+    low jsonb not null check (jsonb_typeof(low) = 'object'),
+    high jsonb not null check (jsonb_typeof(high) = 'object'),
+    primary key (job_id, kind, last)
+);
+
 create table job_checkpoint (
     checkpoint_id uuid primary key,
     job_id uuid not null references job on delete cascade,

@@ -64,6 +64,9 @@ pub(crate) async fn append_held(
         appended.added += added;
         appended.last += added as i64;
     }
+    if appended.added > 0 {
+        super::curve::roll_up_lines(conn, held.job_id(), lines).await?;
+    }
     note_progress(conn, held, lines, appended.last).await?;
     Ok(appended)
 }

@@ -1,6 +1,7 @@
 //! What a job says: an append-only list, numbered from 1 without gaps.
 
 mod append;
+mod curve;
 mod series;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::fmt;
 pub(crate) use append::append_held;
 pub use append::{AppendError, Appended, append};
 use chrono::{DateTime, Utc};
+pub use curve::roll_up;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 pub use series::{Point, series};

@@ -10,6 +10,9 @@ use object_store::ObjectStore;
 use super::put::blocking;
 use super::{Hash, Objects, ObjectsError};
 
+/// Longer than any pause in an upload.
+const UNDER_WAY: Duration = Duration::from_secs(600);
+
 impl Objects {
     /// Objects last written before `time`.
     pub(crate) async fn older_than(&self, time: DateTime<Utc>) -> Result<Vec<Hash>, ObjectsError> {
@@ -28,9 +31,11 @@ impl Objects {
     }
 
     /// Removes scratch files that a killed process left, once they are older than this; gives how many.
+    ///
+    /// One that was written to in the last ten minutes may belong to an upload that is under way and stays.
     pub(crate) async fn clear_scratch(&self, age: Duration) -> Result<u64, ObjectsError> {
         let folder = self.scratch.clone();
-        let old = SystemTime::now() - age;
+        let old = SystemTime::now() - age.max(UNDER_WAY);
         blocking(move || {
             let mut removed = 0;
             for entry in std::fs::read_dir(&folder)? {

@@ -1,6 +1,6 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -137,13 +137,18 @@ async fn a_sweep_removes_what_nothing_needs(db: PgPool) {
     let folder = dir.path().join("objects").join(&stray.as_str()[..2]);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join(stray.as_str()), "stray").unwrap();
-    std::fs::write(dir.path().join("objects/scratch/luthier-left"), "half").unwrap();
+    for (name, age) in [("luthier-left", 7200), ("luthier-under-way", 0)] {
+        let scratch = std::fs::File::create(dir.path().join("objects/scratch").join(name)).unwrap();
+        scratch.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+    }
 
-    let young = store.sweep(Duration::from_secs(3600)).await.unwrap();
+    let young = store.sweep(Duration::from_secs(86400)).await.unwrap();
     assert_eq!(young, store::Swept::default(), "nothing is old enough");
     let swept = store.sweep(Duration::ZERO).await.unwrap();
     assert_eq!((swept.objects, swept.bytes, swept.strays, swept.scratch), (1, 4, 1, 1));
-    assert_eq!(lying(dir.path()), [content.hash.to_string()]);
+    let mut left = lying(dir.path());
+    left.sort();
+    assert_eq!(left, [content.hash.to_string(), "luthier-under-way".to_owned()]);
     assert!(!store.objects.has(&idle.hash).await.unwrap());
     assert_eq!(store.put_bytes(Bytes::from_static(b"idle")).await.unwrap(), idle);
     assert!(store.objects.has(&idle.hash).await.unwrap());
@@ -179,9 +184,13 @@ async fn data_of_an_ended_job_goes_when_its_file_is_deleted(db: PgPool) {
 
 #[tokio::test]
 async fn an_address_that_is_no_store_is_refused_without_its_secrets() {
-    for bad in
-        ["http://host/x", "s3://key:secret@bucket/x", "s3://bucket/x?secret=1", "s3:///x", "file:x://y"]
-    {
+    for bad in [
+        "http://host/x",
+        "s3://key:secret@bucket/x",
+        "s3://bucket/x?secret=1",
+        "s3:///x",
+        "file://elsewhere/x",
+    ] {
         let error = Objects::open(bad).await.unwrap_err().to_string();
         assert!(!error.contains("secret"), "{error}");
     }

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use store::PgPool;
-use store::event::{Kind, append, series};
+use store::event::{Kind, append, roll_up, series};
 
 use crate::seed::*;
 
@@ -20,6 +20,8 @@ async fn curve(db: &PgPool, job: store::JobId, steps: i64) {
     .execute(db)
     .await
     .unwrap();
+    let mut conn = db.acquire().await.unwrap();
+    roll_up(&mut conn, job, Kind::Train, 0).await.unwrap();
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -60,4 +62,77 @@ async fn a_million_points_give_a_bounded_answer_that_keeps_the_shape(db: PgPool)
         let widest = points.windows(2).map(|pair| pair[1].step - pair[0].step).max().unwrap();
         assert!(widest <= 2 * steps / buckets, "{widest}");
     }
+}
+
+/// The sums of a curve as text, in order.
+async fn sums(db: &PgPool, job: store::JobId) -> Vec<String> {
+    sqlx::query_scalar(
+        "select concat_ws(' ', kind, first, last, points, low, high) from job_curve where job_id = $1 order by last",
+    )
+    .bind(job.0)
+    .fetch_all(db)
+    .await
+    .unwrap()
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn sums_kept_along_the_way_are_those_of_the_whole_curve(db: PgPool) {
+    let held = running(&db).await;
+    let point = |step: i64| train(1, step, step * 3, f64::from((step * 7919 % 1009) as i32));
+    // The points 100 to 119 come late, behind blocks that were summed up without them.
+    let order: Vec<_> = (0..100).chain(120..700).chain(100..120).chain(700..1000).map(point).collect();
+    for batch in order.chunks(37) {
+        append(&db, &held, batch).await.unwrap();
+    }
+    let along = sums(&db, held.job_id()).await;
+    assert_eq!(along.len(), 1000 / 64);
+    let mut conn = db.acquire().await.unwrap();
+    roll_up(&mut conn, held.job_id(), Kind::Train, 0).await.unwrap();
+    assert_eq!(along, sums(&db, held.job_id()).await);
+
+    // 15 blocks and 40 points behind them, for 7 buckets.
+    let points = series(&db, held.job_id(), Kind::Train, &["loss"], 28).await.unwrap();
+    assert!(points.len() <= 28, "{}", points.len());
+    let loss =
+        |pick: fn(f64, f64) -> f64| points.iter().filter_map(|p| p.values["loss"].as_f64()).reduce(pick);
+    let all = || (0..1000).map(|step: i64| f64::from((step * 7919 % 1009) as i32));
+    assert_eq!((loss(f64::min), loss(f64::max)), (all().reduce(f64::min), all().reduce(f64::max)));
+    assert_eq!((points[0].step, points[points.len() - 1].step), (0, 2997));
+}
+
+/// Node types of a plan, with the index or table that each reads.
+fn nodes(plan: &serde_json::Value, found: &mut Vec<String>) {
+    let text = |name: &str| plan[name].as_str().unwrap_or_default();
+    found.push(format!("{} {}{}", text("Node Type"), text("Index Name"), text("Relation Name")));
+    for part in plan["Plans"].as_array().into_iter().flatten() {
+        nodes(part, found);
+    }
+}
+
+#[sqlx::test(migrations = "../migrations")]
+async fn a_curve_is_read_by_an_index_and_not_through_the_curves_of_others(db: PgPool) {
+    let one = job(&db).await.job_id;
+    curve(&db, one, 1000).await;
+    for _ in 0..20 {
+        let other = job(&db).await.job_id;
+        curve(&db, other, 2000).await;
+    }
+    sqlx::query("analyze job_event").execute(&db).await.unwrap();
+    // The same conditions as in `series`, by parameters and planned for any of their values.
+    let mut conn = db.acquire().await.unwrap();
+    sqlx::raw_sql(
+        r#"set plan_cache_mode = force_generic_plan;
+        prepare curve (uuid, text) as select min(step), max(data ->> 'loss') from job_event
+        where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'checkpoint')"#,
+    )
+    .execute(&mut *conn)
+    .await
+    .unwrap();
+    let explain = format!("explain (format json) execute curve ('{}', 'train')", one.0);
+    let plan: serde_json::Value =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(explain)).fetch_one(&mut *conn).await.unwrap();
+    let mut found = Vec::new();
+    nodes(&plan[0]["Plan"], &mut found);
+    assert!(found.iter().any(|node| node.contains("job_event_curve")), "{found:?}");
+    assert!(found.iter().all(|node| !node.starts_with("Seq Scan")), "{found:?}");
 }
