@@ -53,6 +53,7 @@ export class Chart {
     const drawn = JSON.stringify([lines, this.view.x, this.canLog && this.view.log, this.view.smoothing > 0]);
     const data = this.table(lines);
     if (data[0].length === 0) return;
+    this.card.dataset.points = data[0].length;
     if (drawn === this.drawn) {
       this.update(data);
     } else {

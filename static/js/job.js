@@ -5,7 +5,8 @@ import { Curves } from "./curves.js";
 import { Stream } from "./stream.js";
 import { bytes, clock } from "./text.js";
 
-const MOST_POINTS = 4000;
+// A series has about 3,000 points; when so many more have come, it is thinned out anew.
+const MOST_POINTS = 6000;
 const MOST_LINES = 500;
 
 const page = document.getElementById("job");
@@ -45,7 +46,7 @@ const CHARTS = {
   memory: { lines: field("train", "memory_bytes", "memory", false), format: bytes },
 };
 
-const charts = [...document.querySelectorAll("[data-chart]")].map((card) => new Chart(card, curves, view, CHARTS[card.dataset.chart]));
+const charts = [...document.querySelectorAll("[data-chart]")].map((card) => (card.chart = new Chart(card, curves, view, CHARTS[card.dataset.chart])));
 
 let drawing = null;
 function drawSoon(wait = 250) {
@@ -67,7 +68,10 @@ function announce(name, wait) {
 
 const log = document.getElementById("log");
 const lineTemplate = document.getElementById("log-line");
-let lastLine = Number(page.dataset.last);
+/** Number of the newest event that was taken: where the stream goes on. */
+let cursor = Number(page.dataset.last);
+const newestLine = () => Number(log.lastElementChild?.dataset.number ?? 0);
+let lastLine = newestLine();
 
 function addLine(event) {
   if (event.number <= lastLine || event.kind === "train" || !event.message) return;
@@ -87,8 +91,14 @@ function addLine(event) {
   if (below) log.scrollTop = log.scrollHeight;
 }
 
+let loading = null;
+// Events that come while a series is on its way, which may not hold them.
+let meanwhile = [];
+
 function take(events) {
+  if (loading) meanwhile.push(...events);
   for (const event of events) {
+    cursor = Math.max(cursor, event.number);
     addLine(event);
     const known = event.number <= curves.last;
     if (curves.add(event)) drawSoon();
@@ -99,28 +109,42 @@ function take(events) {
   if (curves.size > MOST_POINTS) load();
 }
 
-let loading = null;
 function load() {
   loading ??= (async () => {
     try {
       const answer = await fetch(`${address}/series`, { cache: "no-store" });
       if (!answer.ok) throw new Error(String(answer.status));
       curves.load(await answer.json());
+      for (const event of meanwhile) curves.add(event);
       drawSoon(0);
       return true;
     } catch {
       return false;
     } finally {
       loading = null;
+      meanwhile = [];
     }
   })();
   return loading;
 }
 
+/** After a long absence: the series and the log as they are now, instead of every event since. */
+async function catchUp() {
+  const answer = await fetch(address, { cache: "no-store" });
+  if (!answer.ok || !(await load())) return;
+  const now = new DOMParser().parseFromString(await answer.text(), "text/html");
+  log.replaceChildren(...now.getElementById("log").children);
+  log.scrollTop = log.scrollHeight;
+  lastLine = newestLine();
+  cursor = Math.min(curves.last, Number(now.getElementById("job").dataset.last));
+  announce("job-changed", 0);
+  announce("job-results", 0);
+}
+
 const stream = new Stream(`${address}/events`, {
-  last: () => curves.last,
+  last: () => cursor,
   onEvents: take,
-  onGap: load,
+  onGap: () => catchUp().catch(() => {}),
   onState: (state) => {
     page.dataset.stream = state;
     if (state === "ended") {

@@ -10,7 +10,7 @@ function valueOf(name) {
 /** Shows a field only while the field that it depends on has one of the values named. */
 function showFields() {
   for (const field of form.querySelectorAll("[data-when]")) {
-    const [name, values] = field.dataset.when.split("=");
+    const [name, values] = field.dataset.when.split("=", 2);
     field.hidden = !values.split(",").includes(valueOf(name));
   }
 }
@@ -30,13 +30,22 @@ function summarize() {
   text.textContent = `${model} on ${data}: ${length}, batch size ${valueOf("batch_size")}, learning rate ${valueOf("learning_rate")}.`;
 }
 
+// The columns are drawn anew by the server; whoever was choosing one stays on it.
+let focused = null;
+
+function askForColumns() {
+  const columns = document.getElementById("columns");
+  focused = columns.contains(document.activeElement) ? document.activeElement.id : null;
+  document.body.dispatchEvent(new CustomEvent("data-chosen"));
+}
+
 function refresh() {
   showFields();
   summarize();
 }
 
 form.addEventListener("change", (event) => {
-  if (event.target.name === "training_file") document.body.dispatchEvent(new CustomEvent("data-chosen"));
+  if (event.target.name === "training_file" || event.target.name.startsWith("columns.")) askForColumns();
   refresh();
 });
 form.addEventListener("input", (event) => {
@@ -47,13 +56,17 @@ form.addEventListener("input", (event) => {
   }
   summarize();
 });
-document.addEventListener("htmx:after:swap", refresh);
+document.addEventListener("htmx:after:swap", () => {
+  if (focused) document.getElementById(focused)?.focus();
+  focused = null;
+  refresh();
+});
 
 document.addEventListener("uploaded", async ({ detail }) => {
   const answer = await fetch(`/jobs/new/picker?name=${detail.name}&chosen=${encodeURIComponent(detail.id)}`);
   if (!answer.ok) return;
   document.getElementById(`picker-${detail.name}`).outerHTML = await answer.text();
-  if (detail.name === "training_file") document.body.dispatchEvent(new CustomEvent("data-chosen"));
+  if (detail.name === "training_file") askForColumns();
   refresh();
 });
 
@@ -70,4 +83,4 @@ addEventListener("pageshow", () => {
 });
 
 refresh();
-(form.querySelector("[aria-invalid=true]") ?? document.querySelector("[data-focus]"))?.focus();
+form.querySelector("[aria-invalid=true]")?.focus();

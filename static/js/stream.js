@@ -25,8 +25,11 @@ export class Stream {
 
   /** Starts following, if the page can be seen and nothing runs yet. */
   async open() {
-    if (this.ended || document.hidden || this.source || this.asking) return;
-    if (await this.takeSlot()) this.listen();
+    if (this.ended || document.hidden || this.source || this.asking || this.opening) return;
+    this.opening = true;
+    const taken = await this.takeSlot();
+    this.opening = false;
+    if (taken) this.listen();
     else this.ask();
   }
 
@@ -56,11 +59,7 @@ export class Stream {
     this.source = source;
     source.addEventListener("open", () => this.onState?.("live"));
     source.addEventListener("message", (message) => this.onEvents([JSON.parse(message.data)]));
-    source.addEventListener("end", () => {
-      this.ended = true;
-      this.close();
-      this.onState?.("ended");
-    });
+    source.addEventListener("end", () => this.end());
     source.addEventListener("error", () => {
       this.onState?.("lost");
       // The browser tries again by itself unless the answer was an error.
@@ -72,21 +71,30 @@ export class Stream {
   }
 
   async ask() {
+    if (this.ended || document.hidden) return;
     this.asking = setTimeout(() => {
       this.asking = null;
       this.open();
     }, ASK_EVERY);
     try {
-      const answer = await fetch(this.address("&format=json"), { cache: "no-store" });
-      if (!answer.ok) throw new Error(String(answer.status));
-      const { events, ended } = await answer.json();
-      this.onState?.("live");
-      if (events.length > 0) this.onEvents(events);
-      this.ended = ended;
-      if (ended) this.close();
+      for (let more = true; more && this.asking; ) {
+        const answer = await fetch(this.address("&format=json"), { cache: "no-store" });
+        if (!answer.ok) throw new Error(String(answer.status));
+        const body = await answer.json();
+        this.onState?.("live");
+        if (body.events.length > 0) this.onEvents(body.events);
+        more = body.more;
+        if (body.ended) this.end();
+      }
     } catch {
       this.onState?.("lost");
     }
+  }
+
+  end() {
+    this.ended = true;
+    this.close();
+    this.onState?.("ended");
   }
 
   close() {

@@ -54,9 +54,10 @@ pub async fn follow(
     let after = again.unwrap_or(query.after).max(0);
     if query.format.as_deref() == Some("json") {
         let events = store::event::since(&state.store.db, job.job_id, after, BATCH).await?;
-        let ended = job.status.is_final() && (events.len() as i64) < BATCH;
+        let more = events.len() as i64 == BATCH;
+        let ended = job.status.is_final() && !more;
         let events: Vec<Value> = events.iter().map(as_json).collect();
-        return Ok(Json(json!({"events": events, "ended": ended})).into_response());
+        return Ok(Json(json!({"events": events, "more": more, "ended": ended})).into_response());
     }
     let stream =
         Sse::new(messages(state, job.job_id, after)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));

@@ -70,13 +70,14 @@ pub struct JobsQuery {
     part: Option<String>,
 }
 
-const FILTERS: [(&str, &str, Option<Status>); 6] = [
+const FILTERS: [(&str, &str, Option<Status>); 7] = [
     ("", "All", None),
     ("running", "Running", Some(Status::Running)),
     ("queued", "Queued", Some(Status::Queued)),
     ("paused", "Paused", Some(Status::Paused)),
     ("succeeded", "Succeeded", Some(Status::Succeeded)),
     ("failed", "Failed", Some(Status::Failed)),
+    ("cancelled", "Cancelled", Some(Status::Cancelled)),
 ];
 
 /// `GET /jobs`

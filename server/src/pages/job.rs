@@ -46,7 +46,8 @@ pub async fn show_job(State(state): State<AppState>, Path(id): Path<String>) -> 
         status: status_of(db, &job).await?,
         results: results_of(db, &job).await?,
         charts: CHARTS.to_vec(),
-        last_event: log.last().map_or(0, |line| line.number),
+        // Read before the log: the stream goes on from here, and the page passes over lines that it has.
+        last_event: job.last_event,
         log,
         older_log: format!("{href}/log"),
         settings: job_view::settings(db, &job).await?,

@@ -319,7 +319,7 @@ fn snippet(model: &Model) -> String {
         return String::new();
     }
     "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
-     classify = pipeline(\n    \"text-classification\", model=\".\")\nprint(classify(\"A text of yours.\"))"
+     classify = pipeline(\"text-classification\", model=\".\")\nprint(classify(\"A text of yours.\"))"
         .to_owned()
 }
 

@@ -513,9 +513,7 @@ fn as_field(setting: &Setting, values: &Values, errors: &Values) -> Field {
             Kind::Text | Kind::Auto => FieldKind::Text,
             Kind::Number => FieldKind::Number,
             Kind::Flag => FieldKind::Check,
-            Kind::Choice(options) => {
-                FieldKind::Select(options.iter().map(as_choice).collect())
-            }
+            Kind::Choice(options) => FieldKind::Select(options.iter().map(as_choice).collect()),
         },
         unit: setting.unit,
         error: text(errors),

@@ -25,7 +25,7 @@ pub struct JobPage {
     pub log: Vec<LogLine>,
     /// Address of the page of older log lines; empty when all are shown.
     pub older_log: String,
-    /// Number of the newest event shown.
+    /// Number of an event up to which everything is shown; later ones may be.
     pub last_event: i64,
     /// Settings, by group.
     pub settings: Vec<FactGroup>,
