@@ -32,7 +32,7 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Serve(config) => {
                 telemetry::start_logging(config.log_format, "info,sqlx=warn");
-                serve::serve(*config).await?;
+                serve::serve(config.without_empty()).await?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Demo(args) => {

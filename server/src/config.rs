@@ -102,6 +102,16 @@ impl Config {
         self.trainer_binary.clone().or_else(beside).unwrap_or_else(|| PathBuf::from("luthier-trainer"))
     }
 
+    /// Takes settings that are empty, as a variable that is passed on unset is, for settings that are not given.
+    pub fn without_empty(mut self) -> Self {
+        let given = |secret: &Secret| !secret.expose().trim().is_empty();
+        self.api_key = self.api_key.filter(given);
+        self.database_url = self.database_url.filter(given);
+        self.objects = self.objects.filter(|place| !place.is_empty());
+        self.allowed_hosts.retain(|host| !host.trim().is_empty());
+        self
+    }
+
     /// What makes these settings unsafe or impossible, in a sentence for the person who started the server.
     pub fn check(&self) -> Result<(), String> {
         if !self.listen.ip().is_loopback() && self.api_key.is_none() {

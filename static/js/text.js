@@ -28,7 +28,9 @@ export function value(number) {
 export function tick(number) {
   if (number == null) return "";
   const size = Math.abs(number);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return number.toExponential().replace("e+", "e");
+  if (size !== 0 && (size < 1e-3 || size >= 1e9)) return number.toExponential().replace("e+", "e");
+  if (size >= 1e6) return `${Number((number / 1e6).toPrecision(6))}M`;
+  if (size >= 1e4) return `${Number((number / 1e3).toPrecision(6))}k`;
   return String(Number(number.toPrecision(6)));
 }
 

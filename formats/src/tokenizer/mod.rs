@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use tokenizers::{EncodeInput, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
 use crate::checkpoint::read_text;
 use crate::problem::{Problem, ProblemKind};
@@ -150,25 +150,35 @@ impl Tokenizer {
         let inner = self.truncating_to(max_length)?;
         let mut encodings = Vec::with_capacity(texts.len());
         for batch in texts.chunks(BATCH) {
-            let inputs: Vec<EncodeInput<'_>> = batch
-                .iter()
-                .map(|(text, pair)| match pair {
-                    Some(pair) => EncodeInput::Dual((*text).into(), (*pair).into()),
-                    None => EncodeInput::Single((*text).into()),
-                })
-                .collect();
-            let encoded = guarded(|| inner.encode_batch_fast(inputs, true))?;
-            encodings.extend(encoded.into_iter().map(|encoding| Encoding {
-                ids: encoding.get_ids().to_vec(),
-                type_ids: if self.has_segments {
-                    encoding.get_type_ids().to_vec()
-                } else {
-                    vec![0; encoding.len()]
-                },
-                truncated: !encoding.get_overflowing().is_empty(),
-            }));
+            let parts: Vec<&str> =
+                batch.iter().flat_map(|(text, pair)| [Some(*text), *pair]).flatten().collect();
+            // Without its special tokens, and in full: given a pair and a length at once, the crate stops each text at that
+            // length and can no longer tell which of the two was longer.
+            let mut parts = guarded(|| self.inner.encode_batch_fast(parts, false))?.into_iter();
+            for (_, pair) in batch {
+                let first = parts.next().unwrap_or_default();
+                let second = pair.and_then(|_| parts.next());
+                encodings.push(guarded(|| self.finish(&inner, first, second, max_length))?);
+            }
         }
         Ok(encodings)
+    }
+
+    /// Cuts the parts, puts them together and adds special tokens.
+    fn finish(
+        &self,
+        truncating: &tokenizers::Tokenizer,
+        first: tokenizers::Encoding,
+        second: Option<tokenizers::Encoding>,
+        max_length: usize,
+    ) -> tokenizers::Result<Encoding> {
+        let special =
+            self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(second.is_some()));
+        let length = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len) + special;
+        let encoding = truncating.post_process(first, second, true)?;
+        let type_ids =
+            if self.has_segments { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
+        Ok(Encoding { ids: encoding.get_ids().to_vec(), type_ids, truncated: length > max_length })
     }
 
     fn truncating_to(&self, max_length: usize) -> Result<Arc<tokenizers::Tokenizer>, Problem> {

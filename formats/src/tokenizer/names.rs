@@ -60,14 +60,12 @@ impl Names {
         }
     }
 
-    /// Whether transformers hands `token_type_ids` to the model.
+    /// Whether transformers hands `token_type_ids` to the model: where the configuration says so, else for BERT's own class.
+    /// A BERT checkpoint with the plain `PreTrainedTokenizerFast` gets none since transformers 5.
     pub(super) fn has_segments(&self) -> bool {
         match self.config.get("model_input_names").and_then(Value::as_array) {
             Some(inputs) => inputs.iter().any(|input| input == "token_type_ids"),
-            None => !matches!(
-                self.class.as_deref(),
-                Some("DistilBertTokenizer" | "RobertaTokenizer" | "XLMRobertaTokenizer")
-            ),
+            None => self.class.as_deref() == Some("BertTokenizer"),
         }
     }
 

@@ -36,7 +36,7 @@ pub struct DemoArgs {
 
 /// Runs the demo; its code is 0 only when every step went well.
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
-    let config = args.config;
+    let config = args.config.without_empty();
     config.check().map_err(anyhow::Error::msg)?;
     let listener = listen(&config).await?;
     let base = format!("http://{}", listener.local_addr()?);

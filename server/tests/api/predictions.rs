@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
-use crate::common::Server;
+use crate::common::{Server, tiny_bert};
 
 /// Answers with what it was asked, its process id and how many questions it has had; `die` ends it, `bad` is refused.
 const STAND_IN: &str = r#"#!/usr/bin/env python3
@@ -32,12 +32,18 @@ async fn server(db: PgPool) -> Server {
         config.trainer_binary = Some(program);
     })
     .await;
-    server.tiny_model().await;
+    with_head(&server).await;
     server
 }
 
+/// A checkpoint that has a head, as `tuned`.
+async fn with_head(server: &Server) {
+    let made = server.upload_model("tuned", &tiny_bert().with_file_name("bert")).await;
+    assert_eq!(made.json()["task"], "text-classification", "{}", made.text());
+}
+
 async fn ask(server: &Server, inputs: Value) -> crate::common::Answer {
-    server.post("/v1/predictions", &json!({"model": "tiny", "inputs": inputs})).await
+    server.post("/v1/predictions", &json!({"model": "tuned", "inputs": inputs})).await
 }
 
 #[sqlx::test(migrator = "store::MIGRATOR")]
@@ -46,7 +52,7 @@ async fn a_process_is_kept_for_the_next_question(db: PgPool) {
     let first = ask(&server, json!(["one", "two"])).await.json();
     assert_eq!(
         (&first["object"], &first["model"], &first["task"]),
-        (&json!("prediction"), &json!("tiny"), &json!("text-classification"))
+        (&json!("prediction"), &json!("tuned"), &json!("text-classification"))
     );
     assert_eq!(
         (&first["outputs"][0]["label"], &first["outputs"][1]["label"]),
@@ -89,6 +95,9 @@ async fn what_cannot_be_asked_is_refused(db: PgPool) {
         assert_eq!(refused.error()["param"], "inputs", "{wrong}");
     }
     assert_eq!(ask(&server, json!(vec!["x"; 1001])).await.error()["param"], "inputs");
+    server.tiny_model().await;
+    let headless = server.post("/v1/predictions", &json!({"model": "tiny", "inputs": ["a"]})).await;
+    assert_eq!((headless.status, &headless.error()["param"]), (StatusCode::BAD_REQUEST, &json!("model")));
     let missing = server.post("/v1/predictions", &json!({"model": "nothing", "inputs": ["a"]})).await;
     assert_eq!(missing.status, StatusCode::NOT_FOUND);
 }
@@ -96,7 +105,7 @@ async fn what_cannot_be_asked_is_refused(db: PgPool) {
 #[sqlx::test(migrator = "store::MIGRATOR")]
 async fn without_a_trainer_predictions_say_so(db: PgPool) {
     let server = Server::with(db, |config| config.trainer_binary = Some("/nonexistent/trainer".into())).await;
-    server.tiny_model().await;
+    with_head(&server).await;
     let answer = ask(&server, json!(["one"])).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(answer.error()["message"].as_str().unwrap().contains("LUTHIER_TRAINER_BINARY"));

@@ -167,4 +167,7 @@ fn beyond_loopback_there_is_no_server_without_a_key() {
     assert!(refused.contains("LUTHIER_API_KEY"), "{refused}");
     assert!(settings(&["--listen", "0.0.0.0:80", "--api-key", "a-long-secret"]).check().is_ok());
     assert!(settings(&["--api-key", "short"]).check().is_err());
+    let empty = settings(&["--api-key", "", "--database-url", "", "--allowed-hosts", ""]).without_empty();
+    assert!(empty.check().is_ok() && empty.api_key.is_none() && empty.database_url.is_none());
+    assert!(empty.allowed_hosts.is_empty());
 }

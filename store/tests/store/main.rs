@@ -7,5 +7,6 @@ mod notify;
 mod objects;
 mod queue;
 mod rows;
+mod s3;
 mod seed;
 mod series;

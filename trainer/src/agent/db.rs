@@ -50,8 +50,8 @@ pub(super) fn is_outage(error: &sqlx::Error) -> bool {
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::WorkerCrashed => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-            // Connection, resources, shutdown and recovery, system error, and what a concurrent transaction caused.
-            ["08", "53", "57P", "58", "40"].iter().any(|class| code.starts_with(class))
+            // Connection, a transaction that idled too long, a concurrent one, resources, shutdown, system error.
+            ["08", "25P03", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
         }),
         _ => false,
     }

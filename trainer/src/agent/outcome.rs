@@ -91,6 +91,10 @@ pub(super) struct Seen {
     pub(super) out_of_memory: bool,
     /// The last step that an event told of.
     pub(super) step: Option<i64>,
+    /// Rows that a step takes at once.
+    pub(super) batch_size: u32,
+    /// Tokens that a row may have, where the job says so.
+    pub(super) max_length: Option<u32>,
 }
 
 /// Reads `result.json`: `None` when there is none, the reason when it cannot be understood.
@@ -151,8 +155,11 @@ fn killed(seen: Seen) -> Reason {
             ..internal(
                 "out_of_memory",
                 format!(
-                    "{ended}: the machine ran out of memory. Use a smaller batch_size with more \
-                     gradient_accumulation_steps, or a smaller max_length."
+                    "{ended}: the machine ran out of memory at batch_size {} and {}. Use a smaller batch_size with \
+                     more gradient_accumulation_steps, or a smaller max_length.",
+                    seen.batch_size,
+                    seen.max_length
+                        .map_or("the model's own max_length".to_owned(), |most| format!("max_length {most}"))
                 ),
                 seen.step,
             )
@@ -216,7 +223,13 @@ mod tests {
     use super::*;
 
     fn exited(code: i32) -> Seen {
-        Seen { exit: ExitStatus::from_raw(code << 8), out_of_memory: false, step: Some(7) }
+        Seen {
+            exit: ExitStatus::from_raw(code << 8),
+            out_of_memory: false,
+            step: Some(7),
+            batch_size: 64,
+            max_length: Some(512),
+        }
     }
 
     fn signalled(signal: i32) -> Seen {
@@ -274,7 +287,8 @@ mod tests {
         assert_eq!(by_hand.message, "The trainer was ended by signal 9 (SIGKILL) at step 7.");
         assert!(!by_hand.last);
         let by_kernel = reason(decide(Seen { out_of_memory: true, ..signalled(libc::SIGKILL) }, None));
-        assert!(by_kernel.last && by_kernel.message.contains("ran out of memory"));
+        assert!(by_kernel.last);
+        assert!(by_kernel.message.contains("ran out of memory at batch_size 64 and max_length 512."));
         let fault = Seen { out_of_memory: true, ..signalled(libc::SIGSEGV) };
         assert!(!reason(decide(fault, None)).last);
     }

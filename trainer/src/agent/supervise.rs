@@ -3,6 +3,7 @@
 use std::process::ExitStatus;
 use std::sync::Arc;
 
+use store::event::Level;
 use store::job::Asked;
 use store::queue::{Failure, Fault, Lease, Outcome, Released, fail, release};
 use tokio::sync::{mpsc, watch};
@@ -92,13 +93,33 @@ async fn go(run: &Run<'_>, stopping: &Stopping) -> Result<Over, Stop> {
         })?;
     tracing::info!(job.pid = process.id(), "started the job's process");
     let (exit, forced) = follow(run, &mut process, note, stopping).await?;
-    let seen = Seen { exit, out_of_memory: counter.raised(), step: run.step() };
+    if forced.is_some() {
+        tell_forced(run).await?;
+    }
+    let training = &run.lease.spec().training;
+    let seen = Seen {
+        exit,
+        out_of_memory: counter.raised(),
+        step: run.step(),
+        batch_size: training.batch_size,
+        max_length: training.max_length,
+    };
     let end = match forced {
         Some(Wish::Cancel) => End::Cancelled,
         Some(Wish::Pause) => End::Paused,
         None => decide(seen, read_result(&run.dir.result())),
     };
     conclude(run, end, process.last_lines.get()).await
+}
+
+/// Says in the job's log that it was ended by force, and from where it goes on.
+async fn tell_forced(run: &Run<'_>) -> Result<(), Stop> {
+    let place = std::fs::metadata(run.dir.events()).map_or(0, |events| events.len());
+    let seconds = run.agent.settings.grace.as_secs();
+    let message = format!(
+        "The trainer did not stop within {seconds} s and was ended; what it did since its last checkpoint is lost."
+    );
+    run.append(&[run.word(place, Level::Warn, message)]).await
 }
 
 /// Lets the process run while its events and checkpoints are stored, until all of it is.

@@ -30,8 +30,6 @@ const DEFAULT_MAX_LENGTH: usize = 512;
 pub struct Session {
     /// The job's `out` folder.
     pub out: PathBuf,
-    /// The folder of the base checkpoint.
-    pub base: PathBuf,
     /// What is to be done.
     pub spec: JobSpec,
     /// Where the model lives.
@@ -111,7 +109,6 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
     };
     Ok(Session {
         out,
-        base,
         device,
         objective,
         model,

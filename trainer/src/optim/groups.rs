@@ -48,7 +48,8 @@ pub fn build(
         let lr_scale = training.layer_decay.powi(distance(depth, layers));
         let weight_decay = if decays(name, tensor) { training.weight_decay } else { 0.0 };
         let param = (name.clone(), tensor.shallow_clone());
-        match groups.iter_mut().find(|group| group.lr_scale == lr_scale && group.weight_decay == weight_decay) {
+        match groups.iter_mut().find(|group| group.lr_scale == lr_scale && group.weight_decay == weight_decay)
+        {
             Some(group) => group.params.push(param),
             None => groups.push(Group { params: vec![param], lr_scale, weight_decay }),
         }
@@ -66,7 +67,8 @@ pub fn build(
 /// whatever its name; here that is every parameter of one dimension, which in addition covers scales of layers.
 pub fn decays(name: &str, tensor: &Tensor) -> bool {
     static LEFT_OUT: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"(?i)bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)").expect("a constant that compiles")
+        Regex::new(r"(?i)bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)")
+            .expect("a constant that compiles")
     });
     tensor.dim() > 1 && !LEFT_OUT.is_match(name)
 }

@@ -44,11 +44,21 @@ impl Optimizer {
     /// A [`crate::failure::Failure`] of the user when the freezing asked for does not fit the model.
     pub fn new(training: &Training, params: &[(String, Tensor)], model: &dyn TextModel) -> Result<Self> {
         let groups = groups::build(training, params, model.layers(), |name| model.depth(name))?;
-        Ok(Self::of_groups(training.optimizer.clone(), groups, training.lr_scheduler.clone(), training.learning_rate))
+        Ok(Self::of_groups(
+            training.optimizer.clone(),
+            groups,
+            training.lr_scheduler.clone(),
+            training.learning_rate,
+        ))
     }
 
     /// An optimizer of these groups; `learning_rate` is the schedule's peak.
-    pub fn of_groups(rule: spec::Optimizer, groups: Vec<Group>, schedule: Schedule, learning_rate: f64) -> Self {
+    pub fn of_groups(
+        rule: spec::Optimizer,
+        groups: Vec<Group>,
+        schedule: Schedule,
+        learning_rate: f64,
+    ) -> Self {
         let members = |group: Group| Members {
             params: group.params.into_iter().map(|(name, tensor)| Param::new(&rule, name, tensor)).collect(),
             lr_scale: group.lr_scale,
@@ -78,7 +88,8 @@ impl Optimizer {
     /// # Errors
     /// libtorch's.
     pub fn clip_grad_norm(&self, max_norm: f64) -> Result<Tensor> {
-        let grads: Vec<Tensor> = self.params().map(|param| param.tensor.grad()).filter(Tensor::defined).collect();
+        let grads: Vec<Tensor> =
+            self.params().map(|param| param.tensor.grad()).filter(Tensor::defined).collect();
         Ok(match max_norm > 0.0 {
             true => native::gradients::clip_grad_norm(&grads, max_norm)?,
             false => native::gradients::grad_norm(&grads)?,
@@ -112,7 +123,10 @@ impl Optimizer {
 
     /// Memory of the state, in bytes: what training needs beside weights and gradients.
     pub fn memory_bytes(&self) -> u64 {
-        self.state().iter().map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64).sum()
+        self.state()
+            .iter()
+            .map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
+            .sum()
     }
 
     fn params(&self) -> impl Iterator<Item = &Param> {

@@ -63,7 +63,9 @@ impl Param {
     }
 
     pub(super) fn state(&self, rule: &Rule) -> Vec<(String, Tensor)> {
-        let named = |(part, tensor): (Part, &Tensor)| (format!("{}.{}", self.name, part.name), tensor.shallow_clone());
+        let named = |(part, tensor): (Part, &Tensor)| {
+            (format!("{}.{}", self.name, part.name), tensor.shallow_clone())
+        };
         parts(rule).into_iter().zip(&self.state).map(named).collect()
     }
 }
@@ -72,7 +74,9 @@ impl Param {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Names that one side has and the other has not.
-    #[error("the saved optimizer state belongs to another optimizer or other parameters: missing {missing:?}, not expected {unexpected:?}")]
+    #[error(
+        "the saved optimizer state belongs to another optimizer or other parameters: missing {missing:?}, not expected {unexpected:?}"
+    )]
     Names {
         /// Names that were not saved.
         missing: Vec<String>,

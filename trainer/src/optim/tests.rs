@@ -173,8 +173,12 @@ fn a_state_that_is_not_this_optimizers_is_refused_whole() {
 
     let before: Vec<_> = optimizer.state().iter().map(|(_, tensor)| tensor.copy()).collect();
     let mut refused = |saved| optimizer.load_state(saved).unwrap_err();
-    assert!(matches!(refused(fewer), StateError::Names { missing, unexpected } if missing == [gone] && unexpected.is_empty()));
-    assert!(matches!(refused(more), StateError::Names { missing, unexpected } if missing.is_empty() && unexpected == ["other.exp_avg"]));
+    assert!(
+        matches!(refused(fewer), StateError::Names { missing, unexpected } if missing == [gone] && unexpected.is_empty())
+    );
+    assert!(
+        matches!(refused(more), StateError::Names { missing, unexpected } if missing.is_empty() && unexpected == ["other.exp_avg"])
+    );
     let wrong = refused(reshaped).to_string();
     assert!(wrong.contains("exp_avg` is Float [99], it must be Float ["), "{wrong}");
     assert!(refused(recast).to_string().contains("is Double"));
@@ -197,7 +201,10 @@ fn clipping_is_that_of_torch() {
         }
         let left: Vec<_> = params.iter().map(|(_, param)| param.grad().copy()).collect();
         assert!(optimizer.clip_grad_norm(0.0).unwrap().double_value(&[]) > 0.0);
-        assert!(params.iter().zip(left).all(|((_, param), left)| param.grad().equal(&left)), "0 does not clip");
+        assert!(
+            params.iter().zip(left).all(|((_, param), left)| param.grad().equal(&left)),
+            "0 does not clip"
+        );
     }
 }
 
@@ -245,7 +252,12 @@ fn a_parameter_without_gradient_stays_and_begins_with_its_own_first_step() {
 fn zeroed_gradients_are_undefined_and_memory_is_counted() {
     let fixture = fixture();
     let params = fixture.params();
-    let case = Case { optimizer: Rule::default(), weight_decay: 0.0, after: BTreeMap::new(), state: BTreeMap::new() };
+    let case = Case {
+        optimizer: Rule::default(),
+        weight_decay: 0.0,
+        after: BTreeMap::new(),
+        state: BTreeMap::new(),
+    };
     let optimizer = fixture.optimizer(&case, &params);
     give(&params[0].1, &fixture.tensor(&fixture.grads[0], &params[0].0));
     optimizer.zero_grad().unwrap();
@@ -265,10 +277,17 @@ fn depth(name: &str) -> Depth {
 
 /// Parameters of a small encoder of three layers.
 fn encoder() -> Vec<(String, Tensor)> {
-    let mut names = vec!["bert.embeddings.word.weight".to_owned(), "bert.embeddings.LayerNorm.bias".to_owned()];
+    let mut names =
+        vec!["bert.embeddings.word.weight".to_owned(), "bert.embeddings.LayerNorm.bias".to_owned()];
     names.extend((0..3).map(|layer| format!("bert.encoder.layer.{layer}.dense.weight")));
-    names.extend(["bert.pooler.dense.weight".to_owned(), "classifier.weight".to_owned(), "classifier.bias".to_owned()]);
-    let tensor = |name: &str| Tensor::zeros(if name.ends_with("bias") { vec![2] } else { vec![2, 2] }, (Kind::Float, Device::Cpu));
+    names.extend([
+        "bert.pooler.dense.weight".to_owned(),
+        "classifier.weight".to_owned(),
+        "classifier.bias".to_owned(),
+    ]);
+    let tensor = |name: &str| {
+        Tensor::zeros(if name.ends_with("bias") { vec![2] } else { vec![2, 2] }, (Kind::Float, Device::Cpu))
+    };
     names.into_iter().map(|name| (name.clone(), tensor(&name))).collect()
 }
 
@@ -342,11 +361,15 @@ fn parameters_without_decay_are_those_of_transformers() {
     for family in ["bert", "roberta", "xlm_roberta", "distilbert"] {
         let path = fixtures().join(format!("expected/{family}.json"));
         let expected: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-        let shapes: BTreeMap<String, Vec<i64>> = serde_json::from_value(expected["parameters"].clone()).unwrap();
-        let mut right: Vec<String> = serde_json::from_value(expected["training"]["no_decay"].clone()).unwrap();
+        let shapes: BTreeMap<String, Vec<i64>> =
+            serde_json::from_value(expected["parameters"].clone()).unwrap();
+        let mut right: Vec<String> =
+            serde_json::from_value(expected["training"]["no_decay"].clone()).unwrap();
         let mut found: Vec<String> = shapes
             .into_iter()
-            .filter(|(name, shape)| !groups::decays(name, &Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu))))
+            .filter(|(name, shape)| {
+                !groups::decays(name, &Tensor::zeros(shape.as_slice(), (Kind::Float, Device::Cpu)))
+            })
             .map(|(name, _)| name)
             .collect();
         right.sort();

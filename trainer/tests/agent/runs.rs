@@ -194,6 +194,7 @@ async fn a_job_that_does_not_obey_is_ended_after_its_grace(db: PgPool) {
     store::queue::cancel(stage.db(), job).await.unwrap();
     assert_eq!(stage.until_final(job).await.status, Status::Cancelled);
     assert!(job_processes(&stage.work("a")).is_empty());
+    assert!(stage.messages(job).await.contains("warn The trainer did not stop within 1 s and was ended"));
 }
 
 #[sqlx::test(migrator = "store::MIGRATOR")]

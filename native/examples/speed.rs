@@ -1,0 +1,78 @@
+//! Times this crate's kernels beside what libtorch has for the same work: best and median of many runs.
+//!
+//! `cargo run --release -p native --example speed [threads]`
+
+use std::time::{Duration, Instant};
+
+use native::optim::{Rmsprop, RmspropState, rmsprop};
+use native::{attention, dropout, dropout_add, gradients, keys, runtime};
+use tch::{Device, Kind, Tensor};
+
+fn time<T>(what: &str, mut run: impl FnMut() -> T) {
+    let mut times: Vec<Duration> = (0..40)
+        .map(|_| {
+            let start = Instant::now();
+            std::hint::black_box(run());
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    let ms = |t: Duration| t.as_secs_f64() * 1e3;
+    println!("{what:<44} best {:7.2} ms, median {:7.2} ms", ms(times[0]), ms(times[20]));
+}
+
+fn randn(shape: &[i64]) -> Tensor {
+    Tensor::randn(shape, (Kind::Float, Device::Cpu))
+}
+
+fn activations() {
+    let x = randn(&[30, 29, 1536]);
+    let residual = randn(&[30, 29, 1536]);
+    let keys = keys(1, 2, 3, &Tensor::arange(30, (Kind::Int64, Device::Cpu)));
+    time("libtorch dropout, 870 x 1536", || x.dropout(0.1, true));
+    time("dropout, 870 x 1536", || dropout(&x, 0.1, &keys));
+    let half = x.to_kind(Kind::BFloat16);
+    time("libtorch dropout, bf16", || half.dropout(0.1, true));
+    time("dropout, bf16", || dropout(&half, 0.1, &keys));
+    time("dropout and add, apart", || dropout(&x, 0.1, &keys) + &residual);
+    time("dropout and add, fused", || dropout_add(&x, &residual, 0.1, &keys));
+}
+
+fn forward_and_backward() {
+    let leaf = |t: i64| randn(&[32, 12, t, 32]).set_requires_grad(true);
+    for t in [29, 128] {
+        let (q, k, v) = (leaf(t), leaf(t), leaf(t));
+        let keys = keys(1, 2, 3, &Tensor::arange(32, (Kind::Int64, Device::Cpu)));
+        let mask = Tensor::zeros([32, 1, 1, t], (Kind::Float, Device::Cpu));
+        let whole = |out: Tensor| out.sum(Kind::Float).backward();
+        time(&format!("attention p 0.1, both ways, 32 x 12 x {t}"), || {
+            whole(attention(&q, &k, &v, Some(&mask), 0.1, Some(&keys)));
+        });
+        time(&format!("libtorch's with p 0.1, 32 x 12 x {t}"), || {
+            whole(Tensor::scaled_dot_product_attention(&q, &k, &v, Some(&mask), 0.1, false, None, false));
+        });
+        time(&format!("attention p 0, both ways, 32 x 12 x {t}"), || {
+            whole(attention(&q, &k, &v, Some(&mask), 0.0, None));
+        });
+    }
+}
+
+fn updates() {
+    let of = |n: usize| -> Vec<Tensor> { (0..n).map(|_| randn(&[1536, 384])).collect() };
+    let (params, grads) = (of(40), of(40));
+    let zeros: Vec<Vec<Tensor>> = (0..3).map(|_| params.iter().map(Tensor::zeros_like).collect()).collect();
+    let options =
+        Rmsprop { lr: 1e-3, alpha: 0.99, eps: 1e-8, weight_decay: 0.01, momentum: 0.9, centered: true };
+    let state = RmspropState { square_avgs: &zeros[0], grad_avgs: &zeros[1], momentum_buffers: &zeros[2] };
+    time("RMSprop, all options, 23.6 M parameters", || rmsprop(&params, &grads, &state, &options));
+    time("gradient norm, 23.6 M", || gradients::grad_norm(&grads).unwrap());
+}
+
+fn main() {
+    let threads = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(2);
+    runtime::set_threads(threads).unwrap();
+    println!("{threads} threads");
+    activations();
+    forward_and_backward();
+    updates();
+}
