@@ -60,10 +60,19 @@ impl Store {
 
     /// Keeps what [`crate::Objects::receive`] took in, after a look at it.
     pub async fn keep(&self, scratch: &Scratch) -> Result<Stored, PutError> {
-        let stored = scratch.stored();
-        self.objects.keep(scratch).await?;
+        loop {
+            self.objects.keep(scratch).await?;
+            if self.name(scratch.stored()).await? {
+                return Ok(scratch.stored().clone());
+            }
+            // A sweep took the same content away in between, as old and idle; now it is neither.
+        }
+    }
+
+    /// Makes or renews the row of stored content; false when its bytes are gone.
+    async fn name(&self, stored: &Stored) -> Result<bool, PutError> {
         let mut tx = self.db.begin().await?;
-        // Waits for a sweep that is at this content, which holds the row.
+        // Waits for a sweep that is at this content, which holds the row; from here on none can take it.
         sqlx::query!(
             "insert into object (hash, bytes) values ($1, $2) on conflict (hash) do update set touched_at = now()",
             stored.hash.as_str(),
@@ -71,12 +80,11 @@ impl Store {
         )
         .execute(&mut *tx)
         .await?;
-        // That sweep may have taken the bytes since; from here on none can.
         if !self.objects.has(&stored.hash).await? {
-            self.objects.keep(scratch).await?;
+            return Ok(false);
         }
         tx.commit().await?;
-        Ok(stored.clone())
+        Ok(true)
     }
 
     /// Removes what nothing needs and nobody has sent for `age`: objects, stray bytes, scratch files.
