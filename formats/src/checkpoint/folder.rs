@@ -106,8 +106,10 @@ fn describe_weights(info: &mut CheckpointInfo, weights: &Weights) {
 fn sort_files(info: &mut CheckpointInfo, files: &[String]) {
     const WEIGHT_ENDINGS: [&str; 11] =
         [".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt", ".ot", ".pkl"];
-    const USED: [&str; 5] =
-        [CONFIG, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "training_args.bin"];
+    const USED: [&str; 4] = [CONFIG, tokenizer::FILE, "tokenizer_config.json", "special_tokens_map.json"];
+    /// State of a training that was stopped, under the names of transformers' Trainer.
+    const TRAINING: [&str; 5] =
+        ["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"];
     let sharded = info.weights.first().is_some_and(|name| name != SINGLE);
     for file in files.iter().filter(|file| !info.weights.contains(file) && !USED.contains(&file.as_str())) {
         if file == INDEX {
@@ -115,6 +117,8 @@ fn sort_files(info: &mut CheckpointInfo, files: &[String]) {
                 info.notices.push(format!("{INDEX} is ignored, {SINGLE} is used"));
                 info.unused_weights.push(file.clone());
             }
+        } else if TRAINING.contains(&file.as_str()) || file.starts_with("rng_state") {
+            info.other_files.push(file.clone());
         } else if WEIGHT_ENDINGS.iter().any(|ending| file.ends_with(ending)) {
             info.unused_weights.push(file.clone());
         } else {

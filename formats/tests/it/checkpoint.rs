@@ -143,6 +143,18 @@ fn pickled_weights_are_never_opened_and_the_way_out_is_told() {
 }
 
 #[test]
+fn weights_that_are_not_used_are_told_from_other_files() {
+    let folder = copy("bert");
+    for name in ["optimizer.pt", "rng_state.pth", "training_args.bin", "flax_model.msgpack", "notes.md"] {
+        fs::write(folder.path().join(name), "x").unwrap();
+    }
+    let info = inspect_checkpoint(folder.path());
+    assert!(info.is_usable());
+    assert_eq!(info.unused_weights, ["flax_model.msgpack"]);
+    assert_eq!(info.other_files, ["notes.md", "optimizer.pt", "rng_state.pth", "training_args.bin"]);
+}
+
+#[test]
 fn a_vocabulary_of_an_older_form_is_called_by_its_name() {
     let folder = copy("bert");
     fs::remove_file(folder.path().join("tokenizer.json")).unwrap();
