@@ -9,17 +9,27 @@ archive=${1:-${archives[0]}}
 [ -f "$archive" ] || { echo "check-dist: no archive in dist/: make dist" >&2; exit 1; }
 
 folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
+demo_id=
+# Interrupted, the server that was started ends first, and its PostgreSQL and trainer with it.
+trap '[ -z "$demo_id" ] || { kill "$demo_id" 2>/dev/null && wait "$demo_id"; }; rm -rf "$folder"' EXIT
+trap 'exit 130' INT TERM
 # The temporary folder is closed to others, a folder that people unpack into seldom is.
 chmod 755 "$folder"
 tar -xzf "$archive" -C "$folder" --strip-components=1
 
 demo=(env -i DEMO_EXIT=1 PATH=/nonexistent "$folder/bin/luthier" demo --data "$folder/data")
+alone=()
 if [ "$(id -u)" = 0 ] && command -v unshare ip >/dev/null && unshare --net true 2>/dev/null; then
-    echo "check-dist: without a network"
     # shellcheck disable=SC2016
-    unshare --net bash -c 'ip link set lo up && exec "$@"' bash "${demo[@]}"
+    alone=(unshare --net bash -c 'ip link set lo up && exec "$@"' bash)
+    echo "check-dist: without a network"
 else
     echo "check-dist: the network could not be taken away here"
-    "${demo[@]}"
 fi
+"${alone[@]}" "${demo[@]}" &
+demo_id=$!
+code=0
+wait "$demo_id" || code=$?
+demo_id=
+[ "$code" = 0 ] || { echo "check-dist: the demo ended with $code" >&2; exit "$code"; }
+echo "check-dist: the archive trains the sample"

@@ -30,7 +30,7 @@ pub struct DemoArgs {
     config: Config,
 
     /// End after the job, instead of serving until Ctrl-C
-    #[arg(long, env = "DEMO_EXIT")]
+    #[arg(long, env = "DEMO_EXIT", value_parser = clap::builder::FalseyValueParser::new())]
     exit: bool,
 }
 
