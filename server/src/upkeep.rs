@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use store::{Store, file, idempotency, queue};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::AppState;
 
@@ -22,7 +22,9 @@ const KEY_AGE: Duration = Duration::from_secs(48 * 3600);
 
 /// Works until the server stops; what fails is tried again the next time.
 pub async fn run(state: AppState) {
-    let mut leases = tokio::time::interval((state.config.lease() / 4).max(Duration::from_millis(500)));
+    let lease = state.config.lease();
+    let mut watch = Watch::new(lease);
+    let mut leases = tokio::time::interval(watch.every);
     let mut contents = tokio::time::interval(CLEAR_EVERY);
     let mut predictors = tokio::time::interval(COOL_EVERY);
     for timer in [&mut leases, &mut contents, &mut predictors] {
@@ -31,7 +33,11 @@ pub async fn run(state: AppState) {
     loop {
         tokio::select! {
             () = state.stopping.cancelled() => return,
-            _ = leases.tick() => take_back(&state.store).await,
+            _ = leases.tick() => {
+                if watch.sees_a_lease_of_calm(&state.store).await {
+                    take_back(&state.store).await;
+                }
+            }
             _ = contents.tick() => {
                 if let Err(error) = clear(&state.store).await {
                     tracing::warn!("old contents could not be cleared: {error:#}");
@@ -42,6 +48,40 @@ pub async fn run(state: AppState) {
             },
             _ = predictors.tick() => state.predictors.cool_down(),
         }
+    }
+}
+
+/// Tells a trainer that is silent from a database that nobody could reach.
+///
+/// After an outage every lease has lapsed, and no trainer is to blame: each gets the length of a lease to renew before
+/// its job is taken back. The same holds at the start, and after this machine has slept.
+struct Watch {
+    lease: Duration,
+    every: Duration,
+    calm_since: Instant,
+    last_look: Instant,
+}
+
+impl Watch {
+    fn new(lease: Duration) -> Self {
+        let now = Instant::now();
+        Watch { lease, every: (lease / 4).max(Duration::from_millis(500)), calm_since: now, last_look: now }
+    }
+
+    /// Looks at the database; true when it has answered all along for the length of a lease.
+    async fn sees_a_lease_of_calm(&mut self, store: &Store) -> bool {
+        let answers = tokio::time::timeout(self.every, store::is_ready(&store.db))
+            .await
+            .is_ok_and(|found| found.is_ok());
+        self.note(Instant::now(), answers)
+    }
+
+    fn note(&mut self, now: Instant, answers: bool) -> bool {
+        if !answers || now.duration_since(self.last_look) > self.every * 2 {
+            self.calm_since = now;
+        }
+        self.last_look = now;
+        now.duration_since(self.calm_since) >= self.lease
     }
 }
 
@@ -95,4 +135,28 @@ async fn clear(store: &Store) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_blamed_for_an_outage() {
+        let mut watch = Watch::new(Duration::from_secs(8));
+        let start = watch.calm_since;
+        let mut look =
+            |seconds: u64, answers: bool| watch.note(start + Duration::from_secs(seconds), answers);
+        assert!(
+            ![2, 4, 6].map(|time| look(time, true)).contains(&true),
+            "at the start there is a lease of patience"
+        );
+        assert!(look(8, true));
+        assert!(!look(10, false));
+        assert!(![12, 14, 16].map(|time| look(time, true)).contains(&true), "after an outage again");
+        assert!(look(18, true));
+        assert!(!look(60, true), "nobody has looked for long: this machine slept");
+        assert!(![62, 64, 66].map(|time| look(time, true)).contains(&true));
+        assert!(look(68, true));
+    }
 }

@@ -29,7 +29,9 @@ pub async fn create_prediction(
     };
     let model = model::get(&state.store.db, id).await?.ok_or_else(missing)?;
     if model.task.is_none() {
-        let message = format!("{id} has no head that could answer; ask a tuned model, or one that was uploaded with a head");
+        let message = format!(
+            "{id} has no head that could answer; ask a tuned model, or one that was uploaded with a head"
+        );
         return Err(Error::invalid("model", message));
     }
     let files = model::files(&state.store.db, id).await?;

@@ -43,7 +43,7 @@ pub fn job_json(job: &Job) -> Value {
         "estimated_finish": seconds(estimated_finish(job)),
         "trained_tokens": job.trained_tokens,
         "hyperparameters": {
-            "n_epochs": job.spec.training.epochs,
+            "n_epochs": epochs(job),
             "batch_size": job.spec.training.batch_size,
             "learning_rate_multiplier": job.spec.training.learning_rate / BASE_LEARNING_RATE,
         },
@@ -100,10 +100,16 @@ fn phase(job: &Job) -> Option<&str> {
 fn hyperparameters(job: &Job) -> Value {
     let mut all = json!(job.spec.training);
     if let Some(fields) = all.as_object_mut() {
-        let epochs = fields.remove("epochs").unwrap_or_default();
-        fields.insert("n_epochs".to_owned(), epochs);
+        fields.remove("epochs");
+        fields.insert("n_epochs".to_owned(), epochs(job));
     }
     all
+}
+
+/// A whole number where it is one, as OpenAI has it.
+fn epochs(job: &Job) -> Value {
+    let epochs = job.spec.training.epochs;
+    if epochs.fract() == 0.0 { json!(epochs as u64) } else { json!(epochs) }
 }
 
 fn estimated_finish(job: &Job) -> Option<DateTime<Utc>> {

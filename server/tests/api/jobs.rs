@@ -48,12 +48,12 @@ async fn settings_of_both_places_are_obeyed_and_shown_again(db: PgPool) {
         "metadata": {"team": "a"}, "method": {"type": "supervised", "supervised": {"hyperparameters": settings}}});
     let job = server.post("/v1/fine_tuning/jobs", &body).await.json();
     let shown = &job["method"]["supervised"]["hyperparameters"];
-    assert_eq!(shown["n_epochs"], 2.0);
+    assert_eq!(shown["n_epochs"], 2);
     assert_eq!(shown["batch_size"], 8);
     assert_eq!(shown["optimizer"]["momentum"], 0.9);
     assert_eq!(
         job["hyperparameters"],
-        json!({"n_epochs": 2.0, "batch_size": 8, "learning_rate_multiplier": 2.0})
+        json!({"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 2.0})
     );
     assert_eq!(
         (&job["seed"], &job["name"], &job["metadata"]["team"]),
