@@ -139,7 +139,7 @@ impl Stager {
             architecture: about.architectures.first().cloned(),
             parameters: i64::try_from(about.parameters).ok(),
             best: told.event.data.get("best").and_then(Value::as_bool).unwrap_or(false),
-            metrics: told.event.data.get("metrics").cloned().unwrap_or_else(|| serde_json::json!({})),
+            metrics: metrics_of(&told.event),
             files,
         };
         let committed = until_answered("storing a checkpoint", || async {
@@ -169,6 +169,12 @@ impl Stager {
         run.append(&[told.event.clone(), word]).await?;
         done(run, &told)
     }
+}
+
+/// What was measured at a checkpoint: nothing where it lies between two evaluations.
+fn metrics_of(event: &EventLine) -> Value {
+    let told = event.data.get("metrics").filter(|metrics| metrics.is_object());
+    told.cloned().unwrap_or_else(|| serde_json::json!({}))
 }
 
 /// Takes out the oldest that is not the best one, when too many wait; the newest always stays.

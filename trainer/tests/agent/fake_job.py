@@ -83,7 +83,7 @@ def checkpoint():
     (partial / "training_state" / "state.json").write_text(json.dumps({"step": step, "state": state}))
     shutil.rmtree(out / "checkpoints" / name, ignore_errors=True)
     os.rename(partial, out / "checkpoints" / name)
-    emit("checkpoint", step, path=f"checkpoints/{name}", best=False, metrics={"loss": state / 2**31})
+    emit("checkpoint", step, path=f"checkpoints/{name}", best=False, metrics={"loss": state / 2**31} if step % 4 else None)
     if script.get("prune"):
         for old in (out / "checkpoints").iterdir():
             if old.name != name:

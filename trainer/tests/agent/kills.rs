@@ -25,7 +25,7 @@ fn spec() -> Value {
             "max_steps": STEPS, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1, "max_length": 16,
             "eval_every": {"steps": 100}, "checkpoint_every": 25, "keep_checkpoints": 2, "dropout": 0.1,
         },
-        "resources": {"device": "cpu"},
+        "resources": {"device": "cpu", "threads": 1},
         "seed": 7,
     })
 }

@@ -252,11 +252,6 @@ impl AgentCommand {
         self
     }
 
-    pub fn argument(mut self, name: &str, value: &str) -> Self {
-        self.arguments.extend([name.to_owned(), value.to_owned()]);
-        self
-    }
-
     pub fn start(&self) -> AgentProcess {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
