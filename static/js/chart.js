@@ -21,6 +21,13 @@ function colour(property, alpha = 1) {
 
 const AXIS_NAMES = { step: "step", epoch: "epoch", time: "time" };
 
+// New points wait while a part is being chosen with the mouse: they would move the axis below it.
+let dragging = false;
+addEventListener("mouseup", () => setTimeout(() => (dragging = false)));
+
+/** Whether a drag is under way on one of the charts. */
+export const isDragging = () => dragging;
+
 export class Chart {
   /**
    * `lines` answers, for the curves as they are now, `[{ kind, field, name, smoothed, hidden }]`;
@@ -43,6 +50,7 @@ export class Chart {
     this.plot.setAttribute("role", "application");
     this.plot.setAttribute("aria-label", `${card.getAttribute("aria-label")}: arrow keys read values, plus and minus zoom, 0 shows all`);
     this.plot.addEventListener("keydown", (event) => this.onKey(event));
+    this.plot.addEventListener("mousedown", () => (dragging = true));
     new ResizeObserver(() => this.resize()).observe(this.plot);
     addEventListener("theme-changed", () => this.uplot?.redraw(false));
   }

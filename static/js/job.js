@@ -1,6 +1,6 @@
 // The page of a job: charts, log and live changes.
 import { toast } from "./app.js";
-import { Chart } from "./chart.js";
+import { Chart, isDragging } from "./chart.js";
 import { Curves } from "./curves.js";
 import { Stream } from "./stream.js";
 import { bytes, clock } from "./text.js";
@@ -52,6 +52,7 @@ let drawing = null;
 function drawSoon(wait = 250) {
   drawing ??= setTimeout(() => {
     drawing = null;
+    if (isDragging()) return drawSoon();
     for (const chart of charts) chart.draw();
   }, wait);
 }

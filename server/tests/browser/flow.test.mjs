@@ -15,15 +15,16 @@ describe("a person fine-tunes in the browser", () => {
     folder = scratch();
     server = await Server.start(folder);
     browser = await Browser.start(folder);
-    // The second status is the answer to a form with a wrong value, the first the console's word for a killed server.
-    context = await browser.context({}, [/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|status of 503/, /status of 422/]);
+    // What the console says of a killed server, of a form with a wrong value, of a name that is taken.
+    context = await browser.context({}, [/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|status of 503/, /status of 422/, /status of 400/]);
     page = await context.newPage();
-    const model = checkpoint(folder);
+    const model = checkpoint(folder, "tiny-bert");
     files = {
       train: writeFile(folder, "reviews.csv", rows(240)),
       ragged: writeFile(folder, "ragged.csv", "text,label\na,pos\nb,neg,really\nc,pos\n"),
       hostile: writeFile(folder, "hostile.csv", 'text,label\n"<script>document.title=1337</script>",pos\n"<img src=x onerror=""document.title=1337"">",neg\n{{7*7}},pos\n'),
-      model,
+      another: checkpoint(join(folder, "another"), "tiny-bert", "bert"),
+      folder: checkpoint(folder, "tiny-bert-folder"),
       archive: pack(folder, "tiny-bert"),
     };
   });
@@ -34,6 +35,18 @@ describe("a person fine-tunes in the browser", () => {
     if (folder) remove(folder);
   });
 
+  let broken = null;
+
+  /** A test that builds on those before it: after a failure the rest would only fail for the same reason. */
+  function step(name, options, body = options) {
+    test(name, typeof options === "object" ? options : {}, async (context) => {
+      if (broken) return context.skip(`“${broken}” failed`);
+      broken = name;
+      await body();
+      broken = null;
+    });
+  }
+
   const open = (path) => page.goto(server.url + path);
   const state = () => page.locator("#status").getAttribute("data-state");
   const points = (of = page) => of.locator("[data-chart=loss]").getAttribute("data-points").then(Number);
@@ -43,7 +56,7 @@ describe("a person fine-tunes in the browser", () => {
   /** Numbers of all training steps that the page's own series holds. */
   const steps = async (job) => (await server.json(`/jobs/${job}/series`)).kinds.train.step;
 
-  test("an empty server shows the three steps", async () => {
+  step("an empty server shows the three steps", async () => {
     await open("/");
     assert.match(await page.locator("h1").textContent(), /Fine-tune a model/);
     assert.equal(await page.locator(".steps li").count(), 3);
@@ -53,7 +66,7 @@ describe("a person fine-tunes in the browser", () => {
     });
   });
 
-  test("a file with bad rows says which lines", async () => {
+  step("a file with bad rows says which lines", async () => {
     await open("/data");
     await page.locator("input[type=file]").setInputFiles(files.ragged);
     await page.waitForURL(/\/data\/file-/);
@@ -61,7 +74,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(await page.getByText("Fine-tune on this").count(), 0);
   });
 
-  test("cells that look like a page are shown letter by letter", async () => {
+  step("cells that look like a page are shown letter by letter", async () => {
     await open("/data");
     await page.locator("input[type=file]").setInputFiles(files.hostile);
     await page.waitForURL(/\/data\/file-/);
@@ -71,7 +84,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.match(await page.title(), /hostile\.csv/);
   });
 
-  test("data and checkpoint are uploaded in the form and chosen there", async () => {
+  step("data and checkpoint are uploaded in the form and chosen there", async () => {
     await open("/jobs/new");
     await page.locator("[data-choose=training_file] input[type=file]").first().setInputFiles(files.train);
     await page.locator(".choice:has-text('reviews.csv') input:checked").waitFor();
@@ -84,22 +97,22 @@ describe("a person fine-tunes in the browser", () => {
     assert.match(await page.locator("[data-summary]").textContent(), /tiny-bert on reviews\.csv/);
   });
 
-  test("a folder is a checkpoint too", async () => {
+  step("a folder is a checkpoint too", async () => {
     await open("/models");
-    await page.locator("[data-folder]").setInputFiles(files.model).catch((error) => assert.fail(error.message));
-    // The id is taken by the archive of the same name: a clear refusal.
+    // Its name is taken by the archive, which holds something else.
+    await page.locator("[data-folder]").setInputFiles(files.another);
     await page.locator(".drop-error").filter({ hasText: "tiny-bert" }).waitFor();
-    const other = checkpoint(folder, "tiny-bert-folder");
-    await page.locator("[data-folder]").setInputFiles(other);
+    await page.locator("[data-folder]").setInputFiles(files.folder);
     await page.waitForURL(/\/models\/tiny-bert-folder/);
     assert.match(await page.locator(".facts").textContent(), /BertModel/);
   });
 
-  test("another label column brings another preview without losing the rest of the form", async () => {
+  step("another label column brings another preview without losing the rest of the form", async () => {
     await open("/jobs/new");
     await page.locator(".choice:has-text('reviews.csv')").click();
     await page.locator("#f-n_epochs").fill("7");
     await page.locator("#columns .card-inner").waitFor();
+    await page.locator("#f-columns-label").focus();
     await page.locator("#f-columns-label").selectOption("text");
     await page.locator("#columns").getByText("240 different labels").waitFor();
     assert.equal(await page.locator("#f-n_epochs").inputValue(), "7");
@@ -117,7 +130,7 @@ describe("a person fine-tunes in the browser", () => {
     for (const [field, value] of Object.entries(settings)) await page.locator(`[name="${field}"]`).fill(value);
   }
 
-  test("a wrong setting is told at its field, and nothing is started", async () => {
+  step("a wrong setting is told at its field, and nothing is started", async () => {
     await fill("wrong", { learning_rate: "-3", "optimizer.beta1": "quick" });
     await page.getByRole("button", { name: "Start" }).click();
     await page.locator("[aria-invalid=true]").first().waitFor();
@@ -130,7 +143,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal((await jobs()).length, 0);
   });
 
-  test("a field that the optimizer does not have is not shown", async () => {
+  step("a field that the optimizer does not have is not shown", async () => {
     await fill("fields", {});
     assert.equal(await page.locator("#f-optimizer-momentum").isVisible(), false);
     await page.locator("#f-optimizer-name").selectOption("sgd");
@@ -138,8 +151,8 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(await page.locator("#f-optimizer-beta1").isVisible(), false);
   });
 
-  test("a double click on Start makes one job, and its curve grows", async () => {
-    await fill(LONG, { max_steps: "60000", batch_size: "8", "eval_every.count": "200", learning_rate: "1e-3", checkpoint_every: "100" });
+  step("a double click on Start makes one job, and its curve grows", async () => {
+    await fill(LONG, { max_steps: "60000", batch_size: "8", "eval_every.count": "200", learning_rate: "1e-3", checkpoint_every: "200", log_every: "1" });
     await page.locator("#f-eval_every-unit").selectOption("steps");
     await page.getByRole("button", { name: "Start" }).dblclick();
     await page.waitForURL(/\/jobs\/ftjob-/);
@@ -150,7 +163,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(await state(), "running");
   });
 
-  test("the same form sent again is the same job", async () => {
+  step("the same form sent again is the same job", async () => {
     const form = await page.context().newPage();
     await form.goto(`${server.url}/jobs/new`);
     const token = await form.locator("[name=token]").inputValue();
@@ -171,14 +184,17 @@ describe("a person fine-tunes in the browser", () => {
     await fetch(`${server.url}${places[0]}/cancel`, { method: "POST" });
   });
 
-  test("axis, smoothing, log scale and legend redraw the curve", async () => {
+  step("axis, smoothing, log scale and legend redraw the curve", async () => {
     const card = page.locator("[data-chart=loss]");
-    await page.getByText("Epoch", { exact: true }).click();
+    const axis = (name) => page.locator(".segments").getByText(name);
+    await axis("Epoch").click();
     await card.locator(".chart-now", { hasText: "epoch" }).waitFor();
-    await page.getByText("Time", { exact: true }).click();
+    await axis("Time").click();
     await card.locator(".chart-now", { hasText: "time" }).waitFor();
-    await page.getByText("Step", { exact: true }).click();
+    await axis("Step").click();
+    const isLog = () => card.evaluate((card) => card.chart.uplot.scales.y.distr === 3);
     await page.locator("#log-scale").check();
+    await until("the scale is logarithmic", isLog);
     await page.locator("#smoothing").fill("0");
     assert.equal(await page.locator("output[for=smoothing]").textContent(), "0.00");
     const training = card.locator(".legend button").first();
@@ -186,10 +202,12 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(await training.getAttribute("aria-pressed"), "false");
     await training.click();
     await page.locator("#log-scale").uncheck();
+    await until("the scale is linear", async () => !(await isLog()));
   });
 
-  test("dragging zooms in, a double click shows all again", async () => {
+  step("dragging zooms in, a double click shows all again", async () => {
     const plot = page.locator("[data-chart=loss] .u-over");
+    await plot.scrollIntoViewIfNeeded();
     const { x, y, width, height } = await plot.boundingBox();
     const shown = () => page.locator("[data-chart=loss]").evaluate((card) => card.chart.uplot.scales.x.max - card.chart.uplot.scales.x.min);
     const all = await shown();
@@ -205,13 +223,13 @@ describe("a person fine-tunes in the browser", () => {
     await until("everything is shown", async () => (await shown()) >= all);
   });
 
-  test("a reload loses nothing", async () => {
+  step("a reload loses nothing", async () => {
     const before = await points();
     await page.reload();
     await until("the curve is back", async () => (await points()) >= before);
   });
 
-  test("pause and resume leave a seam and no gap", async () => {
+  step("pause and resume leave a seam and no gap", async () => {
     await page.getByRole("button", { name: "Pause" }).click();
     await until("it is paused", async () => (await state()) === "paused");
     await page.getByRole("button", { name: "Resume" }).click();
@@ -224,7 +242,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(seams, 1);
   });
 
-  test("eight tabs on one job leave the browser connections for a ninth page", async () => {
+  step("eight tabs on one job leave the browser connections for a ninth page", async () => {
     const address = page.url();
     const tabs = [];
     for (let tab = 0; tab < 7; tab += 1) {
@@ -244,7 +262,7 @@ describe("a person fine-tunes in the browser", () => {
     for (const tab of [...tabs, ninth]) await tab.close();
   });
 
-  test("a killed server that comes back finds the open page going on, no point doubled", async () => {
+  step("a killed server that comes back finds the open page going on, no point doubled", async () => {
     const job = await jobOf();
     await server.stop("SIGKILL");
     await until("the page has noticed", async () => (await page.locator("#job").getAttribute("data-stream")) === "lost");
@@ -257,7 +275,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.ok(data.length > 0);
   });
 
-  test("cancelling asks first", async () => {
+  step("cancelling asks first", async () => {
     await page.getByRole("link", { name: "Cancel" }).click();
     await page.locator("dialog[open]").waitFor();
     assert.match(await page.locator("dialog").textContent(), /Cancel this fine-tune\?/);
@@ -270,7 +288,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(await page.getByRole("link", { name: "Download checkpoint" }).count(), 0);
   });
 
-  test("run again brings the same settings", async () => {
+  step("run again brings the same settings", async () => {
     await page.getByRole("link", { name: "Run again" }).click();
     await page.waitForURL(/\/jobs\/new\?from=/);
     assert.equal(await page.locator("#f-max_steps").inputValue(), "60000");
@@ -285,7 +303,7 @@ describe("a person fine-tunes in the browser", () => {
     await page.waitForURL(/\/jobs\/ftjob-/);
   });
 
-  test("a run ends with metrics, examples and a checkpoint, without a reload", async () => {
+  step("a run ends with metrics, examples and a checkpoint, without a reload", async () => {
     await until("it has succeeded", async () => (await state()) === "succeeded");
     assert.equal(await page.locator("h1").textContent(), SHORT);
     assert.notEqual(await page.title(), "1337");
@@ -302,7 +320,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(await points(), 81);
   });
 
-  test("the archive is downloaded", async () => {
+  step("the archive is downloaded", async () => {
     const started = page.waitForEvent("download");
     await page.getByRole("link", { name: "Download checkpoint" }).click();
     const download = await started;
@@ -314,7 +332,7 @@ describe("a person fine-tunes in the browser", () => {
     for (const name of ["config.json", "model.safetensors", "tokenizer.json", "README.md"]) assert.ok(bytes.includes(name), name);
   });
 
-  test("the try-it box answers", async () => {
+  step("the try-it box answers", async () => {
     await page.getByRole("link", { name: "Open model" }).click();
     await page.waitForURL(/\/models\/ft:/);
     await page.locator("#try-text").fill("the film was great");
@@ -324,7 +342,7 @@ describe("a person fine-tunes in the browser", () => {
     assert.match(await page.locator(".lineage").textContent(), /tiny-bert.*this model/s);
   });
 
-  test("the theme is kept from page to page", async () => {
+  step("the theme is kept from page to page", async () => {
     const theme = () => page.evaluate(() => document.documentElement.dataset.theme);
     await page.locator("[data-theme-toggle]").click();
     const chosen = await theme();
@@ -334,7 +352,7 @@ describe("a person fine-tunes in the browser", () => {
     await page.locator("[data-theme-toggle]").click();
   });
 
-  test("everything is reached with the keyboard", async () => {
+  step("everything is reached with the keyboard", async () => {
     await open("/");
     await page.keyboard.press("Tab");
     assert.equal(await page.evaluate(() => document.activeElement.textContent), "Skip to the content");
@@ -358,14 +376,14 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(outline, "solid");
   });
 
-  test("without script there is a drawing, a table and a form that starts a job", async () => {
+  step("without script there is a drawing, a table and a form that starts a job", async () => {
     const plain = await browser.context({ javaScriptEnabled: false });
     const tab = await plain.newPage();
     const [finished] = (await jobs()).filter((job) => job.status === "succeeded");
     await tab.goto(`${server.url}/jobs/${finished.id}`);
     const drawing = tab.locator(".drawn img").first();
     await drawing.waitFor();
-    assert.match(await tab.locator("noscript, section").getByText("Evaluations").first().textContent(), /Evaluations/);
+    assert.equal(await tab.locator("noscript tbody tr").count(), 3);
     assert.equal(await tab.locator("#examples-worst").isVisible(), true);
     const drawn = await fetch(server.url + (await drawing.getAttribute("src")));
     assert.match(drawn.headers.get("content-type"), /svg/);
@@ -388,7 +406,7 @@ describe("a person fine-tunes in the browser", () => {
     await plain.close();
   });
 
-  test("data that no living run needs is deleted after a question", async () => {
+  step("data that no living run needs is deleted after a question", async () => {
     await open("/data");
     await page.getByRole("link", { name: "hostile.csv" }).click();
     await page.getByRole("link", { name: "Delete" }).click();
@@ -397,17 +415,17 @@ describe("a person fine-tunes in the browser", () => {
     assert.equal(await page.getByRole("link", { name: "hostile.csv" }).count(), 0);
   });
 
-  test("an address that leads nowhere is a page that says so", async () => {
+  step("an address that leads nowhere is a page that says so", async () => {
     const answer = await page.context().request.get(`${server.url}/jobs/ftjob-0`, { headers: { accept: "text/html" } });
     assert.equal(answer.status(), 404);
     assert.match(await answer.text(), /Not found/);
   });
 
-  test("no page broke the policy or wrote an error to the console", () => {
+  step("no page broke the policy or wrote an error to the console", () => {
     assert.deepEqual(browser.troubles, []);
   });
 
-  test("pictures of every page", { skip: process.env.SCREENSHOTS ? false : "SCREENSHOTS=folder writes them" }, async () => {
+  step("pictures of every page", { skip: process.env.SCREENSHOTS ? false : "SCREENSHOTS=folder writes them" }, async () => {
     const target = process.env.SCREENSHOTS;
     mkdirSync(target, { recursive: true });
     const list = await jobs();

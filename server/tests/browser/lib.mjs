@@ -1,7 +1,7 @@
 // A server with a data folder of its own, and a browser that remembers what went wrong in it.
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, cpSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -99,6 +99,7 @@ export class Browser {
       });
     }
     const note = (where, text) => expected.some((pattern) => pattern.test(text)) || this.troubles.push(`${where}: ${text}`);
+    context.setDefaultTimeout(20_000);
     context.on("page", (page) => {
       page.on("console", (message) => message.type() === "error" && note(page.url(), message.text()));
       page.on("pageerror", (error) => note(page.url(), error.message));
@@ -131,10 +132,9 @@ export function writeFile(folder, name, text) {
 }
 
 /** A tiny encoder as a person would have it: packed, or as a folder. */
-export function checkpoint(folder, name = "tiny-bert") {
+export function checkpoint(folder, name, fixture = "bert_encoder") {
   const path = join(folder, name);
-  mkdirSync(path, { recursive: true });
-  execFileSync("cp", ["-r", join(FIXTURES, "bert_encoder/."), path]);
+  cpSync(join(FIXTURES, fixture), path, { recursive: true });
   return path;
 }
 

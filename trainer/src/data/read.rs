@@ -17,7 +17,7 @@ use crate::tasks::text_classification::Targets;
 pub struct Data {
     /// What a label is.
     pub problem: ProblemType,
-    /// Label names by id, made from the training rows alone.
+    /// Label names by id, made from the training file alone.
     pub labels: Vec<String>,
     /// Rows to learn from.
     pub train: Split,
@@ -29,6 +29,8 @@ pub struct Data {
 
 /// The examples of each part, before they are tokenized.
 struct Parts {
+    /// Made from the whole training file, so that a rare label may fall into a part held out of it.
+    labels: LabelMap,
     train: Vec<Example>,
     validation: Vec<Example>,
     test: Vec<Example>,
@@ -46,11 +48,7 @@ impl Data {
         let problem = spec.problem_type.unwrap_or(ProblemType::SingleLabel);
         let parts = Parts::read(dir, spec, problem)?;
         let train_file = &spec.data.train;
-        let map = match problem {
-            // transformers' name of the one output.
-            ProblemType::Regression => LabelMap::from_names(["LABEL_0".to_string()]),
-            _ => LabelMap::from_train(train_file, parts.train.iter().map(|example| &example.label))?,
-        };
+        let map = &parts.labels;
         for (file, examples) in [(&spec.data.validation, &parts.validation), (&spec.data.test, &parts.test)] {
             if problem != ProblemType::Regression {
                 map.check(file.as_ref().unwrap_or(train_file), &spec.columns.label, examples)?;
@@ -63,7 +61,7 @@ impl Data {
             }
         }
         let tokenize = |examples: Vec<Example>| -> Result<Split> {
-            let targets = targets(&examples, problem, &map);
+            let targets = targets(&examples, problem, map);
             Split::tokenize(examples, targets, tokenizer, max_length)
         };
         let held_out = |examples: Vec<Example>| match examples.is_empty() {
@@ -107,6 +105,11 @@ impl Parts {
         };
         let optional = |file: &Option<String>| file.as_ref().map(read).transpose();
         let all = read(&spec.data.train)?;
+        let labels = match problem {
+            // transformers' name of the one output.
+            ProblemType::Regression => LabelMap::from_names(["LABEL_0".to_string()]),
+            _ => LabelMap::from_train(&spec.data.train, all.iter().map(|example| &example.label))?,
+        };
         let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
         let sizes = SplitSizes {
             validation: if validation.is_some() { 0.0 } else { spec.split.fraction },
@@ -116,6 +119,7 @@ impl Parts {
         let split = split_examples(&spec.data.train, &all, sizes, spec.split.stratify, seed)?;
         let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
         Ok(Parts {
+            labels,
             train: take(&split.train),
             validation: validation.unwrap_or_else(|| take(&split.validation)),
             test: test.unwrap_or_else(|| take(&split.test)),

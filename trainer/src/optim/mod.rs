@@ -8,9 +8,6 @@ pub mod schedule;
 mod state;
 mod update;
 
-#[cfg(test)]
-mod tests;
-
 pub use groups::Group;
 pub use state::StateError;
 

@@ -18,7 +18,7 @@ pub fn factor(schedule: &Schedule, peak: f64, step: u64, total: u64) -> f64 {
     let progress = (step - warmup) as f64 / after;
     match schedule.name {
         ScheduleName::Constant => 1.0,
-        ScheduleName::Linear => (1.0 - progress).max(0.0),
+        ScheduleName::Linear => total.saturating_sub(step) as f64 / after,
         ScheduleName::Cosine => (0.5 * (1.0 + (PI * schedule.cycles * 2.0 * progress).cos())).max(0.0),
         ScheduleName::Polynomial => {
             let end = schedule.end_learning_rate / peak;

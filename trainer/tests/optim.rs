@@ -1,15 +1,16 @@
+//! Optimizers against torch.optim, schedules and groups against transformers; see `fixtures/make_optim.py`.
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use luthier_trainer::failure::Failure;
+use luthier_trainer::models::Depth;
+use luthier_trainer::optim::{Group, Optimizer, StateError, groups, schedule};
+use luthier_trainer::tensors;
 use serde::Deserialize;
 use serde_json::json;
 use store::spec::{Freeze, Optimizer as Rule, Schedule, Training};
 use tch::{Device, Kind, Tensor};
-
-use super::{Group, Optimizer, StateError, groups, schedule};
-use crate::failure::Failure;
-use crate::models::Depth;
-use crate::tensors;
 
 type Values = BTreeMap<String, Vec<f64>>;
 
