@@ -23,11 +23,6 @@ impl Backoff {
         self.tries = self.tries.saturating_add(1);
         scattered(full.min(self.most))
     }
-
-    /// Begins again after a success.
-    pub(super) fn reset(&mut self) {
-        self.tries = 0;
-    }
 }
 
 /// A time between half of `time` and the whole of it.
@@ -41,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_stay_below_the_limit_and_begin_again() {
+    fn waits_grow_and_stay_below_the_limit() {
         let most = Duration::from_secs(5);
         let mut backoff = Backoff::new(Duration::from_millis(100), most);
         let waits: Vec<_> = (0..40).map(|_| backoff.next()).collect();
@@ -49,7 +44,5 @@ mod tests {
         assert!(waits[3] >= Duration::from_millis(400) && waits[3] <= Duration::from_millis(800));
         assert!(waits.iter().all(|wait| *wait <= most));
         assert!(waits[39] >= most / 2);
-        backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(100));
     }
 }
