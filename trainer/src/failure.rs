@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn running_out_of_memory_is_not_tried_again() {
-        let failure = Failure::of_panic(&"DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes");
+        let failure =
+            Failure::of_panic(&"DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes");
         assert_eq!((failure.fault, failure.code.as_str()), (Fault::User, "out_of_memory"));
     }
 

@@ -100,7 +100,8 @@ impl Predictor {
         let model = models::build(&config, &loader, labels.len() as i64, None)?;
         let (_, report) = loader.finish()?;
         if !report.made.is_empty() {
-            let message = format!("This checkpoint has no classification head: {} missing.", report.made.join(", "));
+            let message =
+                format!("This checkpoint has no classification head: {} missing.", report.made.join(", "));
             return Err(Failure::user("no_head", message).into());
         }
         let tokenizer = Tokenizer::load(folder)?;
@@ -126,7 +127,9 @@ impl Predictor {
             .and_then(|outputs| outputs.map_err(|error| Failure::of(&error)));
         match outputs {
             Ok(outputs) => json!({"id": request.id, "outputs": outputs}),
-            Err(failure) => json!({"id": request.id, "error": {"message": failure.message, "code": failure.code}}),
+            Err(failure) => {
+                json!({"id": request.id, "error": {"message": failure.message, "code": failure.code}})
+            }
         }
     }
 
@@ -171,7 +174,9 @@ impl Predictor {
 
 /// Label names by id.
 fn labels(config: &Value) -> Result<Vec<String>> {
-    let missing = || Failure::user("no_labels", "config.json has no id2label, so this model is no finished classifier.");
+    let missing = || {
+        Failure::user("no_labels", "config.json has no id2label, so this model is no finished classifier.")
+    };
     let names = config["id2label"].as_object().ok_or_else(missing)?;
     (0..names.len())
         .map(|id| Ok(names.get(&id.to_string()).and_then(Value::as_str).ok_or_else(missing)?.to_string()))

@@ -66,7 +66,10 @@ impl View for &Saved {
 
 /// Writes tensors as a safetensors file with transformers' metadata (`format: pt`), and flushes it to the disk.
 pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let saved = tensors.iter().map(|(name, tensor)| Ok((name.as_str(), bytes_of(tensor)?))).collect::<Result<Vec<_>>>()?;
+    let saved = tensors
+        .iter()
+        .map(|(name, tensor)| Ok((name.as_str(), bytes_of(tensor)?)))
+        .collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
     safetensors::serialize_to_file(saved.iter().map(|(name, tensor)| (*name, tensor)), Some(metadata), path)
         .with_context(|| format!("writing {}", path.display()))?;
@@ -85,10 +88,12 @@ fn bytes_of(tensor: &Tensor) -> Result<Saved> {
 /// Reads all tensors of a file of our own.
 pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>> {
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let file = safetensors::SafeTensors::deserialize(&bytes).with_context(|| format!("reading {}", path.display()))?;
+    let file = safetensors::SafeTensors::deserialize(&bytes)
+        .with_context(|| format!("reading {}", path.display()))?;
     file.iter()
         .map(|(name, view)| {
-            let shape: Vec<i64> = view.shape().iter().map(|&size| i64::try_from(size)).collect::<Result<_, _>>()?;
+            let shape: Vec<i64> =
+                view.shape().iter().map(|&size| i64::try_from(size)).collect::<Result<_, _>>()?;
             Ok((name.to_string(), Tensor::f_from_data_size(view.data(), &shape, kind_of(view.dtype())?)?))
         })
         .collect()

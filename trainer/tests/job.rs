@@ -36,7 +36,9 @@ fn a_job_learns_and_leaves_a_whole_checkpoint() {
     assert_eq!(config["problem_type"], "single_label_classification");
     assert_eq!(config["id2label"], json!({"0": "negative", "1": "positive"}));
     assert_eq!(config["label2id"], json!({"negative": 0, "positive": 1}));
-    for file in ["README.md", "trainer_state.json", "metrics.csv", "manifest.json", "predictions-validation.csv"] {
+    for file in
+        ["README.md", "trainer_state.json", "metrics.csv", "manifest.json", "predictions-validation.csv"]
+    {
         assert!(job.path("out/model").join(file).exists(), "{file}");
     }
     for file in ["tokenizer.json", "tokenizer_config.json"] {
@@ -87,8 +89,12 @@ fn a_paused_job_goes_on_and_ends_with_the_bits_of_an_undisturbed_one() {
         assert!(weights(&whole) == weights(&paused), "{family}");
         assert_eq!(whole.curve("train", "loss"), paused.curve("train", "loss"));
         assert_eq!(whole.curve("eval", "loss"), paused.curve("eval", "loss"));
-        let seams: Vec<Value> =
-            paused.events().into_iter().filter(|event| event["kind"] == "resume").map(|e| e["step"].clone()).collect();
+        let seams: Vec<Value> = paused
+            .events()
+            .into_iter()
+            .filter(|event| event["kind"] == "resume")
+            .map(|e| e["step"].clone())
+            .collect();
         assert_eq!(seams, [json!(1), json!(2), json!(3), json!(4)]);
     }
 }
@@ -168,7 +174,10 @@ fn frozen_parts_keep_their_bits() {
         }
         let differs = |(name, tensor): &(String, tch::Tensor)| {
             name.starts_with(moved)
-                && before.iter().find(|(other, _)| other == name).is_none_or(|(_, b)| b.size() != tensor.size() || b != tensor)
+                && before
+                    .iter()
+                    .find(|(other, _)| other == name)
+                    .is_none_or(|(_, b)| b.size() != tensor.size() || b != tensor)
         };
         assert!(after.iter().any(differs), "{moved} did not move");
     }
@@ -186,7 +195,8 @@ fn early_stopping_ends_the_training_and_the_best_weights_come_out() {
     let best = result["best_step"].as_u64().unwrap();
     let of_best = job.curve("eval", "accuracy").into_iter().find(|(step, _)| *step == best).unwrap();
     assert_eq!(json!(of_best.1), result["metrics"]["accuracy"]);
-    let checkpoint = std::fs::read(job.path(&format!("out/checkpoints/step-{best:08}/model.safetensors"))).unwrap();
+    let checkpoint =
+        std::fs::read(job.path(&format!("out/checkpoints/step-{best:08}/model.safetensors"))).unwrap();
     assert!(checkpoint == weights(&job));
 }
 
@@ -265,7 +275,10 @@ fn the_out_folder_of_another_job_is_not_taken_up() {
 #[test]
 fn dropout_is_drawn_anew_each_step_and_only_in_training() {
     let losses = |dropout: f64| {
-        let job = Job::new("bert", json!({"epochs": 2, "batch_size": 24, "learning_rate": 1e-12, "dropout": dropout}));
+        let job = Job::new(
+            "bert",
+            json!({"epochs": 2, "batch_size": 24, "learning_rate": 1e-12, "dropout": dropout}),
+        );
         result(job.run());
         (job.curve("train", "loss"), job.curve("eval", "loss"))
     };

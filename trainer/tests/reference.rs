@@ -127,13 +127,18 @@ fn gradients_equal_the_reference_within_1e_3() {
         loss.backward();
         let stated = expected["step"]["loss"].as_f64().unwrap();
         assert!((f64::try_from(&loss).unwrap() - stated).abs() < 1e-5, "{family}");
-        let zero: Vec<&str> =
-            expected["step"]["zero_gradients"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        let zero: Vec<&str> = expected["step"]["zero_gradients"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap())
+            .collect();
         let reference: HashMap<String, Tensor> =
             tensors::load(&fixture(&format!("expected/{family}.safetensors"))).unwrap().into_iter().collect();
         for (name, param) in &loaded.params {
             let (found, right) = (param.grad(), &reference[&format!("grad.{name}")]);
-            let (off, size) = (f64::try_from((&found - right).norm()).unwrap(), f64::try_from(right.norm()).unwrap());
+            let (off, size) =
+                (f64::try_from((&found - right).norm()).unwrap(), f64::try_from(right.norm()).unwrap());
             let bound = if zero.contains(&name.as_str()) { 1e-4 } else { 1e-3 * size };
             assert!(off <= bound, "{family} {name}: off by {off} of {size}");
         }
@@ -145,13 +150,16 @@ fn weighted_smoothed_multi_label_and_regression_losses_equal_the_reference() {
     for family in FAMILIES {
         let expected = expected(family);
         let loaded = load(family, 3, true);
-        for (field, weighted, smoothed) in
-            [("weighted_loss", true, false), ("smoothed_loss", false, true), ("weighted_smoothed_loss", true, true)]
-        {
+        for (field, weighted, smoothed) in [
+            ("weighted_loss", true, false),
+            ("smoothed_loss", false, true),
+            ("weighted_smoothed_loss", true, true),
+        ] {
             let case = &expected[field];
             let batch = &expected["batches"][case["batch"].as_str().unwrap()];
             let names = ["negative", "neutral", "positive"];
-            let by_name = || names.iter().map(ToString::to_string).zip(numbers(&case["class_weights"])).collect();
+            let by_name =
+                || names.iter().map(ToString::to_string).zip(numbers(&case["class_weights"])).collect();
             let training = Training {
                 class_weights: weighted.then(|| ClassWeights::ByName(by_name())),
                 label_smoothing: if smoothed { 0.1 } else { 0.0 },
@@ -167,7 +175,10 @@ fn weighted_smoothed_multi_label_and_regression_losses_equal_the_reference() {
         let flags = Targets::Flags(numbers(&case["labels"]).into_iter().map(|flag| flag > 0.5).collect());
         let objective = objective(ProblemType::MultiLabel, 3, &Training::default());
         let found = loss(&objective, &logits(loaded.model.as_ref(), batch), &flags);
-        assert!((f64::try_from(found).unwrap() - case["loss"].as_f64().unwrap()).abs() < 1e-5, "{family} multi-label");
+        assert!(
+            (f64::try_from(found).unwrap() - case["loss"].as_f64().unwrap()).abs() < 1e-5,
+            "{family} multi-label"
+        );
     }
 }
 
@@ -229,7 +240,10 @@ fn losses_of_20_adamw_steps_equal_the_reference_within_1e_3() {
             optimizer.step(rate).unwrap();
             let off = |found: f64, field: &str| {
                 let right = stated[field].as_f64().unwrap();
-                assert!((found - right).abs() <= 1e-3 * right.abs().max(1.0), "{family} step {step}: {field} {found}, not {right}");
+                assert!(
+                    (found - right).abs() <= 1e-3 * right.abs().max(1.0),
+                    "{family} step {step}: {field} {found}, not {right}"
+                );
             };
             off(f64::try_from(&loss).unwrap(), "loss");
             off(norm, "gradient_norm");
@@ -256,7 +270,9 @@ fn other_saves_of_the_encoder_load_and_say_what_was_dropped_and_made() {
         assert_eq!(loaded.report.dropped, names("unused"), "{folder}");
         if folder == "bert_old_names" {
             let batch = &expected("bert")["batches"]["singles"];
-            assert!(distance(&values(&logits(loaded.model.as_ref(), batch)), &numbers(&batch["logits"])) < 1e-4);
+            assert!(
+                distance(&values(&logits(loaded.model.as_ref(), batch)), &numbers(&batch["logits"])) < 1e-4
+            );
         }
     }
 }

@@ -67,7 +67,11 @@ fn weights_of_another_shape() {
     let job = job();
     let config = std::fs::read_to_string(job.path("model/config.json")).unwrap();
     job.write("model/config.json", &config.replace("\"intermediate_size\": 48", "\"intermediate_size\": 64"));
-    refused(&job, "checkpoint_mismatch", &["bert.encoder.layer.0.intermediate.dense.weight", "[48, 32]", "[64, 32]"]);
+    refused(
+        &job,
+        "checkpoint_mismatch",
+        &["bert.encoder.layer.0.intermediate.dense.weight", "[48, 32]", "[64, 32]"],
+    );
 }
 
 #[test]
@@ -92,7 +96,10 @@ fn a_truncated_weights_file() {
 fn a_family_that_is_not_known() {
     let job = job();
     let config = std::fs::read_to_string(job.path("model/config.json")).unwrap();
-    job.write("model/config.json", &config.replace("\"model_type\": \"bert\"", "\"model_type\": \"megabert\""));
+    job.write(
+        "model/config.json",
+        &config.replace("\"model_type\": \"bert\"", "\"model_type\": \"megabert\""),
+    );
     refused(&job, "unsupported_model", &["megabert", "distilbert"]);
 }
 

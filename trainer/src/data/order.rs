@@ -66,7 +66,8 @@ mod tests {
         let mut order = Order::new(7, 2, 2, 1);
         assert_eq!(order.steps_per_epoch(), 2);
         for epoch in 0..3 {
-            let mut seen: Vec<usize> = (0..2).flat_map(|step| order.step(epoch * 2 + step)).flatten().collect();
+            let mut seen: Vec<usize> =
+                (0..2).flat_map(|step| order.step(epoch * 2 + step)).flatten().collect();
             seen.sort_unstable();
             assert_eq!(seen, (0..7).collect::<Vec<_>>());
         }

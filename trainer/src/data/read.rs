@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use formats::dataset::{
-    Example, Label, LabelMap, SplitSizes, overlap, read_classification, split_examples,
-};
+use formats::dataset::{Example, Label, LabelMap, SplitSizes, overlap, read_classification, split_examples};
 use formats::tokenizer::Tokenizer;
 use store::spec::{JobSpec, ProblemType};
 
@@ -57,7 +55,10 @@ impl Data {
         for (name, examples) in [("validation", &parts.validation), ("test", &parts.test)] {
             match overlap(&parts.train, examples) {
                 0 => {}
-                n => events.warn(0, format!("{n} of {} {name} rows are in the training rows as well.", examples.len()))?,
+                n => events.warn(
+                    0,
+                    format!("{n} of {} {name} rows are in the training rows as well.", examples.len()),
+                )?,
             }
         }
         let tokenize = |examples: Vec<Example>| -> Result<Split> {
@@ -81,14 +82,21 @@ impl Data {
 
     /// Says how many rows there are, and how many were cut.
     fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
-        let parts = [("train", Some(&self.train)), ("validation", self.validation.as_ref()), ("test", self.test.as_ref())];
+        let parts = [
+            ("train", Some(&self.train)),
+            ("validation", self.validation.as_ref()),
+            ("test", self.test.as_ref()),
+        ];
         for (name, split) in parts {
             let Some(split) = split else { continue };
             let rows = split.rows.len();
             events.log(0, format!("{name}: {rows} rows"))?;
             if split.truncated > 0 {
                 let cut = split.truncated;
-                events.warn(0, format!("{name}: {cut} of {rows} rows are longer than {max_length} tokens and were cut"))?;
+                events.warn(
+                    0,
+                    format!("{name}: {cut} of {rows} rows are longer than {max_length} tokens and were cut"),
+                )?;
             }
         }
         if self.labels.len() > 1 {
@@ -101,7 +109,8 @@ impl Data {
 impl Parts {
     fn read(dir: &Path, spec: &JobSpec, problem: ProblemType) -> Result<Self> {
         let read = |file: &String| {
-            read_classification(&dir.join("data").join(file), file, &spec.columns, problem).map_err(anyhow::Error::from)
+            read_classification(&dir.join("data").join(file), file, &spec.columns, problem)
+                .map_err(anyhow::Error::from)
         };
         let optional = |file: &Option<String>| file.as_ref().map(read).transpose();
         let all = read(&spec.data.train)?;
@@ -132,7 +141,9 @@ fn targets(examples: &[Example], problem: ProblemType, map: &LabelMap) -> Target
     let labels = examples.iter().map(|example| &example.label);
     match problem {
         ProblemType::SingleLabel => Targets::Classes(
-            labels.map(|label| label.classes().first().and_then(|name| map.id(name)).unwrap_or_default()).collect(),
+            labels
+                .map(|label| label.classes().first().and_then(|name| map.id(name)).unwrap_or_default())
+                .collect(),
         ),
         ProblemType::MultiLabel => Targets::Flags(
             labels.flat_map(|label| map.names().iter().map(|name| label.classes().contains(name))).collect(),

@@ -77,7 +77,8 @@ impl Checkpoints {
         let Some(step) = self.steps()?.pop() else { return Ok(None) };
         let path = self.path(step).join("training_state/state.json");
         let text = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        let state: State = serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+        let state: State =
+            serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         if state.identity != identity {
             return Err(Failure::user(
                 "other_checkpoint",

@@ -35,7 +35,8 @@ pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
         let losses = session.objective.row_losses(&logits, &split.targets, rows);
         let (logits, losses) = (floats(&logits)?, floats(&losses)?);
         for (at, &row) in rows.iter().enumerate() {
-            predictions.logits[row * outputs..][..outputs].copy_from_slice(&logits[at * outputs..][..outputs]);
+            predictions.logits[row * outputs..][..outputs]
+                .copy_from_slice(&logits[at * outputs..][..outputs]);
             predictions.losses[row] = f64::from(losses[at]);
         }
     }

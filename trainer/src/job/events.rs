@@ -88,7 +88,8 @@ impl Events {
     /// Tells in which part of its work the job is.
     pub fn phase(&mut self, step: u64, phase: &str, mut data: Map<String, Value>) -> Result<()> {
         data.insert("phase".into(), phase.into());
-        let event = Event { kind: "phase", step, message: phase.into(), data: data.into(), ..Event::default() };
+        let event =
+            Event { kind: "phase", step, message: phase.into(), data: data.into(), ..Event::default() };
         self.emit(event)
     }
 
@@ -143,7 +144,8 @@ mod tests {
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"line\":1,\"att").unwrap();
         Events::open(&path, 1, false).unwrap().log(0, "second").unwrap();
         Events::open(&path, 2, false).unwrap().log(0, "third").unwrap();
-        let numbers: Vec<_> = lines(&path).iter().map(|e| (e["attempt"].clone(), e["line"].clone())).collect();
+        let numbers: Vec<_> =
+            lines(&path).iter().map(|e| (e["attempt"].clone(), e["line"].clone())).collect();
         assert_eq!(numbers, [(json!(1), json!(0)), (json!(1), json!(1)), (json!(2), json!(0))]);
     }
 }

@@ -108,7 +108,9 @@ pub fn metrics_csv(history: &[Value]) -> String {
     let mut csv = names.join(",");
     csv.push('\n');
     for logged in history {
-        let cells = names.iter().map(|&name| logged[name].as_f64().map_or(String::new(), |_| logged[name].to_string()));
+        let cells = names
+            .iter()
+            .map(|&name| logged[name].as_f64().map_or(String::new(), |_| logged[name].to_string()));
         csv.push_str(&cells.collect::<Vec<_>>().join(","));
         csv.push('\n');
     }

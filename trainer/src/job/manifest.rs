@@ -13,7 +13,8 @@ use crate::device;
 /// Hash of everything that decides the weights: settings, data and base checkpoint, but not names.
 pub fn identity(dir: &Path, spec: &JobSpec) -> Result<String> {
     let nameless = JobSpec { name: String::new(), base_model: String::new(), ..spec.clone() };
-    let decisive = json!({"spec": nameless, "data": hashes(&dir.join("data"))?, "model": hashes(&dir.join("model"))?});
+    let decisive =
+        json!({"spec": nameless, "data": hashes(&dir.join("data"))?, "model": hashes(&dir.join("model"))?});
     Ok(hex::encode(Sha256::digest(decisive.to_string())))
 }
 

@@ -182,7 +182,10 @@ fn build(
     let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let mut loader = Loader::new(weights, base, u64::from(spec.seed), device);
     if let Some(rows) = kept_head(config, problem, labels) {
-        events.log(0, "The checkpoint's classification head has the same classes; it is kept, matched by name.")?;
+        events.log(
+            0,
+            "The checkpoint's classification head has the same classes; it is kept, matched by name.",
+        )?;
         loader = loader.keep_head(rows);
     }
     let model = models::build(config, &loader, labels.len() as i64, spec.training.dropout)?;

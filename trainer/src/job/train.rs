@@ -204,7 +204,8 @@ fn evaluation_due(session: &Session, step: u64) -> bool {
 }
 
 fn checkpoint_due(session: &Session, last: Instant) -> bool {
-    let by_steps = session.spec.training.checkpoint_every.is_some_and(|n| session.state.step.is_multiple_of(n.max(1)));
+    let by_steps =
+        session.spec.training.checkpoint_every.is_some_and(|n| session.state.step.is_multiple_of(n.max(1)));
     by_steps || last.elapsed() >= CHECKPOINT_INTERVAL
 }
 
@@ -294,7 +295,11 @@ fn save_checkpoint(session: &mut Session, events: &mut Events) -> Result<()> {
 pub fn tell_checkpoint(state: &State, path: &Path, events: &mut Events) -> Result<()> {
     let step = state.step;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let metrics = state.log_history.iter().rev().find(|logged| logged["step"] == json!(step) && logged.get("eval_loss").is_some());
+    let metrics = state
+        .log_history
+        .iter()
+        .rev()
+        .find(|logged| logged["step"] == json!(step) && logged.get("eval_loss").is_some());
     let data = json!({
         "path": format!("checkpoints/{name}"),
         "best": state.tracker.best().is_some_and(|best| best.step == step),

@@ -60,7 +60,10 @@ impl Config {
             "config.json: position_embedding_type `{}` is not supported; only `absolute` is",
             self.position_embedding_type
         );
-        ensure!(!self.is_decoder, "config.json: is_decoder is true; only encoders can be tuned for this task");
+        ensure!(
+            !self.is_decoder,
+            "config.json: is_decoder is true; only encoders can be tuned for this task"
+        );
         ensure!(
             self.num_attention_heads > 0 && self.hidden_size % self.num_attention_heads == 0,
             "config.json: hidden_size {} is not a multiple of num_attention_heads {}",
@@ -145,7 +148,8 @@ impl Attention {
     fn forward(&self, x: &Tensor, mask: &Tensor, context: &Context) -> Tensor {
         let (b, t, d) = x.size3().expect("states are [b, t, d]");
         let split = |x: Tensor| x.view([b, t, self.heads, d / self.heads]).transpose(1, 2); // [b, h, t, d / h]
-        let (q, k, v) = (split(self.query.forward(x)), split(self.key.forward(x)), split(self.value.forward(x)));
+        let (q, k, v) =
+            (split(self.query.forward(x)), split(self.key.forward(x)), split(self.value.forward(x)));
         let mixed = self.probs_dropout.attention(&q, &k, &v, mask, context); // [b, h, t, d / h]
         let mixed = mixed.transpose(1, 2).reshape([b, t, d]);
         let out = self.output_dropout.forward(self.output.forward(&mixed), context);

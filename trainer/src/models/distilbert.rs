@@ -70,7 +70,8 @@ impl Embeddings {
     fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
         let length = inputs.input_ids.size()[1];
         let positions = Tensor::arange(length, (Kind::Int64, inputs.input_ids.device())).unsqueeze(0); // [1, t]
-        let states = self.word_embeddings.forward(&inputs.input_ids) + self.position_embeddings.forward(&positions);
+        let states =
+            self.word_embeddings.forward(&inputs.input_ids) + self.position_embeddings.forward(&positions);
         self.dropout.forward(self.layer_norm.forward(&states), context) // [b, t, d]
     }
 }
@@ -115,7 +116,8 @@ impl Layer {
     fn forward(&self, x: &Tensor, mask: &Tensor, context: &Context) -> Tensor {
         let (b, t, d) = x.size3().expect("states are [b, t, d]");
         let split = |x: Tensor| x.view([b, t, self.heads, d / self.heads]).transpose(1, 2); // [b, h, t, d / h]
-        let (q, k, v) = (split(self.q_lin.forward(x)), split(self.k_lin.forward(x)), split(self.v_lin.forward(x)));
+        let (q, k, v) =
+            (split(self.q_lin.forward(x)), split(self.k_lin.forward(x)), split(self.v_lin.forward(x)));
         let mixed = self.attention_dropout.attention(&q, &k, &v, mask, context);
         let mixed = self.out_lin.forward(&mixed.transpose(1, 2).reshape([b, t, d]));
         let x = self.sa_layer_norm.forward(&(mixed + x));

@@ -73,7 +73,10 @@ pub fn base_of(model_type: &str) -> Result<&'static str> {
         "distilbert" => Ok("distilbert"),
         other => Err(Failure::user(
             "unsupported_model",
-            format!("config.json: model_type `{other}` is not supported; supported are {}.", SUPPORTED.join(", ")),
+            format!(
+                "config.json: model_type `{other}` is not supported; supported are {}.",
+                SUPPORTED.join(", ")
+            ),
         )
         .into()),
     }
@@ -82,12 +85,21 @@ pub fn base_of(model_type: &str) -> Result<&'static str> {
 /// Builds the model that `config.json` describes, with a head of `labels` outputs.
 ///
 /// `dropout` takes the place of the configured dropout everywhere.
-pub fn build(config: &serde_json::Value, loader: &Loader, labels: i64, dropout: Option<f64>) -> Result<Box<dyn TextModel>> {
+pub fn build(
+    config: &serde_json::Value,
+    loader: &Loader,
+    labels: i64,
+    dropout: Option<f64>,
+) -> Result<Box<dyn TextModel>> {
     let family: Family = parse(config)?;
     Ok(match family.model_type.as_str() {
         "bert" => Box::new(bert::Bert::new(&loader.root(), parse(config)?, labels, dropout)?),
-        "roberta" | "xlm-roberta" => Box::new(roberta::Roberta::new(&loader.root(), parse(config)?, labels, dropout)?),
-        "distilbert" => Box::new(distilbert::DistilBert::new(&loader.root(), parse(config)?, labels, dropout)?),
+        "roberta" | "xlm-roberta" => {
+            Box::new(roberta::Roberta::new(&loader.root(), parse(config)?, labels, dropout)?)
+        }
+        "distilbert" => {
+            Box::new(distilbert::DistilBert::new(&loader.root(), parse(config)?, labels, dropout)?)
+        }
         other => return Err(base_of(other).expect_err("known families are built above")),
     })
 }
@@ -109,10 +121,12 @@ pub fn max_positions(config: &serde_json::Value) -> Option<usize> {
 /// Reads a checkpoint's `config.json`.
 pub fn read_config(model: &Path) -> Result<serde_json::Value> {
     let path = model.join("config.json");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| Failure::user("no_config", format!("The checkpoint's config.json cannot be read: {error}.")))?;
-    serde_json::from_str(&text)
-        .map_err(|error| Failure::user("bad_config", format!("config.json is not valid JSON: {error}.")).into())
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        Failure::user("no_config", format!("The checkpoint's config.json cannot be read: {error}."))
+    })?;
+    serde_json::from_str(&text).map_err(|error| {
+        Failure::user("bad_config", format!("config.json is not valid JSON: {error}.")).into()
+    })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(config: &serde_json::Value) -> Result<T> {

@@ -58,7 +58,11 @@ impl Roberta {
         let (roberta, head) = (root.sub("roberta"), root.sub("classifier").may_be_new());
         let (size, std) = (config.hidden_size, config.initializer_range);
         Ok(Roberta {
-            embeddings: Embeddings::new(&roberta.sub("embeddings"), &config, config.pad_token_id.unwrap_or(1)),
+            embeddings: Embeddings::new(
+                &roberta.sub("embeddings"),
+                &config,
+                config.pad_token_id.unwrap_or(1),
+            ),
             encoder: Encoder::new(&roberta.sub("encoder"), &config)?,
             dropout: Dropout::new(root, config.head_dropout()),
             dense: Linear::new(&head.sub("dense"), size, size, std),

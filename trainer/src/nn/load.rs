@@ -116,7 +116,10 @@ impl<'a> Loader<'a> {
             faults.push(format!("not in the checkpoint: {}", listed(&state.missing)));
         }
         if !surplus.is_empty() {
-            faults.push(format!("in the checkpoint, but not in a model of this config.json: {}", listed(&surplus)));
+            faults.push(format!(
+                "in the checkpoint, but not in a model of this config.json: {}",
+                listed(&surplus)
+            ));
         }
         if !faults.is_empty() {
             return Err(Failure::user(
@@ -141,7 +144,8 @@ fn is_buffer(inner: &str) -> bool {
 
 /// Parts that another task, or a bare encoder, has and this one may lack.
 fn is_head(inner: &str) -> bool {
-    const HEADS: [&str; 7] = ["pooler.", "cls.", "lm_head.", "classifier.", "vocab_", "qa_outputs.", "pre_classifier."];
+    const HEADS: [&str; 7] =
+        ["pooler.", "cls.", "lm_head.", "classifier.", "vocab_", "qa_outputs.", "pre_classifier."];
     HEADS.iter().any(|start| inner.starts_with(start))
 }
 
@@ -243,7 +247,9 @@ impl Loader<'_> {
         if found.size() == shape {
             return Some(found);
         }
-        state.misshaped.push(format!("{file_name} has shape {:?}, config.json asks for {shape:?}", found.size()));
+        state
+            .misshaped
+            .push(format!("{file_name} has shape {:?}, config.json asks for {shape:?}", found.size()));
         None
     }
 

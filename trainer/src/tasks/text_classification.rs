@@ -192,7 +192,8 @@ impl Objective {
         csv.write_record(&header)?;
         for (at, row) in split.rows.iter().enumerate() {
             let scored = self.answer(self.logits_of(predictions, at));
-            let mut record = vec![row.number.to_string(), plain(&self.gold(&split.targets, at)), plain(&scored.answer)];
+            let mut record =
+                vec![row.number.to_string(), plain(&self.gold(&split.targets, at)), plain(&scored.answer)];
             record.extend(scored.scores.iter().map(f64::to_string));
             csv.write_record(&record)?;
         }
@@ -225,7 +226,11 @@ pub fn scored(problem: ProblemType, labels: &[String], logits: &[f32]) -> Scored
         ProblemType::MultiLabel => {
             let flags = metrics::above_half(logits);
             let names = labels.iter().zip(flags).filter(|(_, flag)| *flag).map(|(name, _)| name.clone());
-            Scored { answer: Answer::Labels(names.collect()), probability: None, scores: metrics::sigmoid(logits) }
+            Scored {
+                answer: Answer::Labels(names.collect()),
+                probability: None,
+                scores: metrics::sigmoid(logits),
+            }
         }
         ProblemType::Regression => {
             let number = f64::from(logits[0]);
@@ -265,7 +270,11 @@ fn class_weights(weights: &ClassWeights, labels: &[String], train: &Targets) -> 
                 unknown.is_empty(),
                 Failure::user(
                     "invalid_class_weights",
-                    format!("class_weights: no class {}; the classes are {}.", unknown.join(", "), labels.join(", ")),
+                    format!(
+                        "class_weights: no class {}; the classes are {}.",
+                        unknown.join(", "),
+                        labels.join(", ")
+                    ),
                 )
                 .at("class_weights")
             );

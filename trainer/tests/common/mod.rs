@@ -100,7 +100,9 @@ impl Job {
     pub fn curve(&self, kind: &str, value: &str) -> Vec<(u64, f64)> {
         let events = self.events();
         let of_kind = events.iter().filter(|event| event["kind"] == kind);
-        of_kind.map(|event| (event["step"].as_u64().unwrap(), event["values"][value].as_f64().unwrap())).collect()
+        of_kind
+            .map(|event| (event["step"].as_u64().unwrap(), event["values"][value].as_f64().unwrap()))
+            .collect()
     }
 
     /// The message of a failed run; anything else is a panic.
