@@ -9,6 +9,9 @@ use safetensors::tensor::View;
 use std::borrow::Cow;
 use tch::{Device, Kind, Tensor};
 
+/// Tensors by name, in a fixed order.
+pub type Named = Vec<(String, Tensor)>;
+
 /// A tensor of a checkpoint, on the CPU.
 pub fn of_checkpoint(read: &checkpoint::Tensor) -> Result<Tensor> {
     let shape: Vec<i64> = read.shape.iter().map(|&size| i64::try_from(size)).collect::<Result<_, _>>()?;
@@ -86,7 +89,7 @@ fn bytes_of(tensor: &Tensor) -> Result<Saved> {
 }
 
 /// Reads all tensors of a file of our own.
-pub fn load(path: &Path) -> Result<Vec<(String, Tensor)>> {
+pub fn load(path: &Path) -> Result<Named> {
     let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let file = safetensors::SafeTensors::deserialize(&bytes)
         .with_context(|| format!("reading {}", path.display()))?;

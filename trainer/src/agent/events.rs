@@ -68,7 +68,7 @@ async fn send_lines(
     let mut batch = Vec::with_capacity(lines.len());
     for line in lines {
         match parse(run, &line) {
-            Ok(event) if event.kind == Kind::Checkpoint => {
+            event if event.kind == Kind::Checkpoint => {
                 // Everything before it is stored first: a stored checkpoint promises that.
                 run.append(&std::mem::take(&mut batch)).await?;
                 run.unstored.send_modify(|places| {
@@ -77,32 +77,31 @@ async fn send_lines(
                 // Fails only when the receiver has stopped, which ends this future too.
                 let _stopped = checkpoints.send(Told { place: line.start, event });
             }
-            Ok(event) if event.kind == Kind::Result => {
+            event if event.kind == Kind::Result => {
                 run.append(&std::mem::take(&mut batch)).await?;
                 all_stored(run).await;
                 batch.push(event);
             }
-            Ok(event) => batch.push(event),
-            Err(word) => batch.push(word),
+            event => batch.push(event),
         }
     }
     run.append(&batch).await
 }
 
 /// Reads a line; one that is no event becomes a warning, so that nothing is dropped silently.
-fn parse(run: &Run<'_>, line: &Line) -> Result<EventLine, EventLine> {
+fn parse(run: &Run<'_>, line: &Line) -> EventLine {
     let problem = match serde_json::from_str::<EventLine>(&line.text) {
         Ok(event) if event.kind.is_curve() && event.step.is_none() => "it has no step".to_owned(),
         Ok(event) => {
             run.reached(&event);
-            return Ok(event);
+            return event;
         }
         Err(error) => error.to_string(),
     };
     tracing::warn!(place = line.start, %problem, "the job wrote an event that cannot be read");
     let shown: String = line.text.chars().take(200).collect();
     let message = format!("The trainer wrote an event that cannot be read ({problem}): {shown}");
-    Err(run.word(line.start, Level::Warn, message))
+    run.word(line.start, Level::Warn, message)
 }
 
 /// Waits until no checkpoint is on its way.

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use store::spec::ProblemType;
-use tch::Tensor;
 
 use super::checkpoint::{sync_folder, write_synced};
 use crate::failure::Failure;
@@ -28,7 +27,7 @@ const TOKENIZER_FILES: [&str; 10] = [
 /// What is needed to write a model folder at any step.
 pub struct ModelFiles {
     /// Parameters by transformers' names; they share their storage with the model in training.
-    pub params: Vec<(String, Tensor)>,
+    pub params: tensors::Named,
     config: Value,
     base: PathBuf,
 }
@@ -36,7 +35,7 @@ pub struct ModelFiles {
 impl ModelFiles {
     /// A classifier tuned from the checkpoint in `base`, whose `config.json` is `config`.
     pub fn new(
-        params: Vec<(String, Tensor)>,
+        params: tensors::Named,
         config: &Value,
         base: &Path,
         problem: ProblemType,

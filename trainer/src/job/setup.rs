@@ -178,7 +178,7 @@ fn build(
     problem: ProblemType,
     device: Device,
     events: &mut Events,
-) -> Result<(Box<dyn TextModel>, Vec<(String, Tensor)>)> {
+) -> Result<(Box<dyn TextModel>, tensors::Named)> {
     let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let mut loader = Loader::new(weights, base, u64::from(spec.seed), device);
     if let Some(rows) = kept_head(config, problem, labels) {

@@ -51,7 +51,7 @@ pub struct Loader<'a> {
 
 #[derive(Default)]
 struct State {
-    params: Vec<(String, Tensor)>,
+    params: tensors::Named,
     taken: BTreeSet<String>,
     made: Vec<String>,
     missing: Vec<String>,
@@ -98,7 +98,7 @@ impl<'a> Loader<'a> {
     }
 
     /// The parameters by name in the order they were asked for, and the report; an error lists all that does not fit.
-    pub fn finish(self) -> Result<(Vec<(String, Tensor)>, LoadReport)> {
+    pub fn finish(self) -> Result<(tensors::Named, LoadReport)> {
         let state = self.state.into_inner();
         let (mut dropped, mut surplus) = (Vec::new(), Vec::new());
         for (full, name) in &self.names {

@@ -120,7 +120,7 @@ pub(super) fn load(own: &[(String, Tensor)], saved: Vec<(String, Tensor)>) -> Re
         }
     }
     for (_, tensor, found) in pairs {
-        let _ = tensor.shallow_clone().f_copy_(&found)?;
+        tensor.shallow_clone().f_copy_(&found)?;
     }
     Ok(())
 }
