@@ -72,11 +72,18 @@ class Run:
                 self.lacks(f"{name} venv", f"not installed, its tests are skipped: {error}")
 
     def scripts(self) -> None:
-        """The tests of these scripts."""
+        """The tests of these scripts, and of the one that compares a checkpoint with transformers."""
+        self.unittest("scripts", sys.executable, "scripts")
+        reference = self.environment.get("LUTHIER_REFERENCE_PYTHON")
+        if reference:
+            self.unittest("reference", reference, "trainer/tests/reference")
+
+    def unittest(self, stage: str, python: str, folder: str) -> None:
+        """A folder of Python tests."""
         before = self.results.failed
-        code, text = self.command("scripts", [sys.executable, "-m", "unittest", "discover", "-v", "-s", "scripts", "-p", "test_*.py"])
+        code, text = self.command(stage, [python, "-m", "unittest", "discover", "-v", "-s", folder, "-p", "test_*.py"])
         self.results.read_unittest(text)
-        self.settle("scripts", code, before)
+        self.settle(stage, code, before)
 
     def rust(self, name_filter: list) -> None:
         """Every Rust test, by nextest where it is installed; then the examples in the documentation."""

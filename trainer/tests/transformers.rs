@@ -1,0 +1,108 @@
+//! A finished checkpoint, loaded by transformers, says row for row what the job's evaluation said.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+
+use common::Job;
+use luthier_trainer::job::Outcome;
+use serde_json::{Map, Value, json};
+
+/// The Python of the reference environment; without it the test is skipped by name, in CI it fails.
+fn reference(test: &str) -> Option<String> {
+    let python = std::env::var("LUTHIER_REFERENCE_PYTHON").ok();
+    if python.is_none() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "LUTHIER_REFERENCE_PYTHON is not set, and this is CI");
+        println!("SKIPPED {test}: reference venv not installed");
+    }
+    python
+}
+
+/// What the job said of its validation rows, as `check_checkpoint.py` takes it.
+fn predictions(job: &Job) -> Value {
+    let records = |path| {
+        let mut csv = csv::Reader::from_path(job.path(path)).unwrap();
+        csv.deserialize::<Map<String, Value>>().map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let names = common::json_of(job.path("out/model/config.json"))["id2label"].clone();
+    let labels: Vec<String> = (0..names.as_object().unwrap().len())
+        .map(|id| names[id.to_string()].as_str().unwrap().to_owned())
+        .collect();
+    let kind = common::json_of(job.path("out/model/config.json"))["problem_type"].clone();
+    let (texts, said) = (records("data/validation.csv"), records("out/model/predictions-validation.csv"));
+    assert_eq!(texts.len(), said.len());
+    let row = |(text, said): (&Map<String, Value>, &Map<String, Value>)| {
+        let predicted = said["predicted"].as_str().unwrap_or_default();
+        let mut row = json!({
+            "text": text["text"],
+            "scores": labels.iter().map(|label| said[&format!("score {label}")].clone()).collect::<Vec<_>>(),
+        });
+        if let Some(pair) = text.get("pair") {
+            row["text_pair"] = pair.clone();
+        }
+        if kind == "single_label_classification" {
+            row["predicted"] = json!(predicted);
+        } else if kind == "multi_label_classification" {
+            row["predicted"] = predicted.split('|').filter(|name| !name.is_empty()).collect();
+        }
+        row
+    };
+    texts.iter().zip(&said).map(row).collect()
+}
+
+fn check(job: &Job, python: &str) {
+    let Outcome::Succeeded(_) = job.run() else { panic!("did not succeed: {:?}", job.events().last()) };
+    job.write("predictions.json", &predictions(job).to_string());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/check_checkpoint.py");
+    let output = Command::new(python)
+        .arg(script)
+        .arg(job.path("out/model"))
+        .arg(job.path("predictions.json"))
+        .args(["--batch-size", "3", "--tokenizer-from"])
+        .arg(job.path("model"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn short() -> Value {
+    json!({"epochs": 4, "batch_size": 8, "learning_rate": 1e-3})
+}
+
+#[test]
+fn every_family_predicts_the_same_in_transformers() {
+    let Some(python) = reference("every_family_predicts_the_same_in_transformers") else { return };
+    for family in ["bert", "roberta", "xlm_roberta", "distilbert"] {
+        check(&Job::new(family, short()), &python);
+    }
+}
+
+#[test]
+fn pairs_several_labels_and_numbers_predict_the_same_in_transformers() {
+    let Some(python) = reference("pairs_several_labels_and_numbers_predict_the_same_in_transformers") else {
+        return;
+    };
+    let pairs = Job::new("bert", short());
+    pairs.change(|spec| spec["columns"] = json!({"text": "text", "text_pair": "pair", "label": "label"}));
+    let rows = "text,pair,label\nthe film,was good,yes\nthe plot,was bad,no\nthe music,was good,yes\nit,was very bad,no\n";
+    pairs.write("data/train.csv", rows);
+    pairs.write("data/validation.csv", rows);
+    check(&pairs, &python);
+
+    let several = Job::new("roberta", short());
+    several.change(|spec| spec["problem_type"] = json!("multi_label_classification"));
+    let rows = "text,label\ngood film,film|good\nbad film,film\nplot,\ngood plot,good\n";
+    several.write("data/train.csv", rows);
+    several.write("data/validation.csv", rows);
+    check(&several, &python);
+
+    let number = Job::new("distilbert", short());
+    number.change(|spec| spec["problem_type"] = json!("regression"));
+    let rows = "text,label\ngood film,1.5\nbad film,-2\nplot,0\ngood plot,1\n";
+    number.write("data/train.csv", rows);
+    number.write("data/validation.csv", rows);
+    check(&number, &python);
+}
