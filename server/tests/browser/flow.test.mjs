@@ -16,7 +16,7 @@ describe("a person fine-tunes in the browser", () => {
     server = await Server.start(folder);
     browser = await Browser.start(folder);
     // What the console says of a killed server, of a form with a wrong value, of a name that is taken.
-    context = await browser.context({}, [/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|status of 503/, /status of 422/, /status of 400/]);
+    context = await browser.context({}, [/ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_EMPTY_RESPONSE|ERR_CONNECTION_RESET|status of 503/, /htmx:error: Failed to fetch/, /status of 422/, /status of 400/]);
     page = await context.newPage();
     const model = checkpoint(folder, "tiny-bert");
     files = {
@@ -430,7 +430,8 @@ describe("a person fine-tunes in the browser", () => {
     mkdirSync(target, { recursive: true });
     const list = await jobs();
     const finished = list.find((job) => job.status === "succeeded");
-    const cancelled = list.find((job) => job.status === "cancelled");
+    // The oldest: the one without script was cancelled before its first step.
+    const cancelled = list.findLast((job) => job.status === "cancelled");
     const { data } = await server.json("/v1/files?purpose=fine-tune");
     const train = data.find((file) => file.filename === "reviews.csv").id;
     const ragged = data.find((file) => file.filename === "ragged.csv").id;
