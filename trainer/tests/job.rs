@@ -215,6 +215,34 @@ fn labels_are_mapped_by_name_from_the_training_rows() {
     assert!(message.contains("line 3") && message.contains("`45`"), "{message}");
 }
 
+/// Trouble case 13 of the collection, where that is at hand: rows repeated until they are learnt.
+#[test]
+fn a_validation_file_that_lacks_classes_keeps_their_numbers() {
+    let cases = std::env::var_os("LUTHIER_CASES").map(std::path::PathBuf::from).unwrap_or_else(|| {
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/cases/inputs")
+    });
+    let inputs = cases.join("13_label_map_by_name");
+    if !inputs.exists() {
+        println!("SKIPPED a_validation_file_that_lacks_classes_keeps_their_numbers: cases not at hand");
+        return;
+    }
+    let job = Job::new("bert", json!({"epochs": 60, "batch_size": 8, "learning_rate": 3e-3, "dropout": 0.0}));
+    std::fs::remove_dir_all(job.path("model")).unwrap();
+    common::copy_folder(&cases.join("_models/bert_tiny"), &job.path("model"));
+    let train = std::fs::read_to_string(inputs.join("train.csv")).unwrap();
+    let (header, rows) = train.split_once('\n').unwrap();
+    job.write("data/train.csv", &format!("{header}\n{}", rows.repeat(4)));
+    std::fs::copy(inputs.join("valid.csv"), job.path("data/validation.csv")).unwrap();
+    let result = result(job.run());
+    assert_eq!(result["metrics"]["accuracy"], json!(1.0));
+    let config = json_of(job.path("out/model/config.json"));
+    assert_eq!(config["id2label"], json!({"0": "0", "1": "90", "2": "180", "3": "270"}));
+    assert_eq!(config["label2id"], json!({"0": 0, "90": 1, "180": 2, "270": 3}));
+    let saved = tensors::load(&job.path("out/model/model.safetensors")).unwrap();
+    let (_, head) = saved.iter().find(|(name, _)| name == "classifier.weight").unwrap();
+    assert_eq!(head.size()[0], 4);
+}
+
 #[test]
 fn several_labels_and_numbers_are_learnt() {
     let job = Job::new("bert", json!({"epochs": 2, "batch_size": 4}));
