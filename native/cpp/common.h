@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <vector>
 
 // One loop, compiled for AVX-512, AVX2 and plain x86-64, chosen when the program is loaded. With
@@ -37,6 +38,13 @@ char* guarded(F&& f) noexcept {
     return strdup("unknown C++ exception");
   }
 }
+
+// A tensor that may be absent, as an autograd function takes it, and back.
+inline std::optional<at::Tensor> given(const at::Tensor& x) {
+  return x.defined() ? std::optional<at::Tensor>(x) : std::nullopt;
+}
+inline at::Tensor or_none(const std::optional<at::Tensor>& x) { return x ? *x : at::Tensor(); }
+inline at::Tensor or_none(const at::Tensor* x) { return x == nullptr ? at::Tensor() : *x; }
 
 // A list of `n` tensors as Rust hands it over; a null list is empty.
 inline std::vector<at::Tensor> list(at::Tensor* const* tensors, size_t n) {

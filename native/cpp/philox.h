@@ -5,6 +5,7 @@
 
 #include "common.h"
 
+#include <cmath>
 #include <cstdint>
 
 namespace luthier::philox {
@@ -56,5 +57,35 @@ LUTHIER_INLINE void tiles(uint32_t* __restrict out, uint32_t first, uint32_t c1,
     }
   }
 }
+
+// The factors of dropout for a row of `n` elements: 0 where its draw is below `threshold`, else `scale`.
+LUTHIER_INLINE void factors(float* out, int64_t n, uint32_t threshold, float scale, uint32_t c1,
+                            uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
+  alignas(64) uint32_t draws[2 * kTile];
+  int64_t at = 0;
+  // Two tiles at a time hide the latency of the multiplications.
+  for (; at + kTile < n; at += 2 * kTile) {
+    tiles<2>(draws, static_cast<uint32_t>(at / kTile * kLanes), c1, c2, c3, k0, k1);
+    const int64_t left = n - at < 2 * kTile ? n - at : 2 * kTile;
+    for (int64_t i = 0; i < left; i++) {
+      out[at + i] = draws[i] >= threshold ? scale : 0.0f;
+    }
+  }
+  if (at < n) {
+    tiles<1>(draws, static_cast<uint32_t>(at / kTile * kLanes), c1, c2, c3, k0, k1);
+    for (int64_t i = 0; i < n - at; i++) {
+      out[at + i] = draws[i] >= threshold ? scale : 0.0f;
+    }
+  }
+}
+
+// What of `p` an element needs: it is kept where its draw is not below `threshold`.
+struct Rate {
+  explicit Rate(double p)
+      : threshold(static_cast<uint32_t>(std::fmin(std::round(p * 0x1p32), 0x1p32 - 1))),
+        scale(p == 1.0 ? 0.0 : 1.0 / (1.0 - p)) {}
+  uint32_t threshold;
+  double scale;
+};
 
 }  // namespace luthier::philox

@@ -1,53 +1,64 @@
-//! Scaled dot-product attention with dropout that can be drawn again.
+//! Attention over sequences that lie end to end, with dropout that can be drawn again.
 
-use tch::{TchError, Tensor};
+use tch::Tensor;
 
-use crate::{Result, f_dropout};
+use crate::{Result, ffi};
 
-/// `dropout(softmax(q · kᵀ / √d + mask)) · v`.
+/// The heads of an attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: i64,
+    /// Key and value heads, a divisor of `query`: each serves `query / key` neighbouring query heads.
+    pub key: i64,
+    /// Numbers of a head.
+    pub width: i64,
+    /// Whether a token sees only itself and what came before it in its sequence.
+    pub causal: bool,
+    /// What the scores are multiplied by; usually `1 / √width`.
+    pub scale: f64,
+}
+
+impl Heads {
+    /// Bidirectional attention of `heads` heads of `width`, scores divided by `√width`.
+    #[must_use]
+    pub fn bidirectional(heads: i64, width: i64) -> Self {
+        Heads { query: heads, key: heads, width, causal: false, scale: 1.0 / (width as f64).sqrt() }
+    }
+}
+
+/// Queries, keys and values.
+#[derive(Debug, Clone, Copy)]
+pub enum Projections<'a> {
+    /// Side by side in one tensor, `[tokens, (query + 2 · key) · width]`.
+    Joined(&'a Tensor),
+    /// `[tokens, query · width]`, and twice `[tokens, key · width]`.
+    Apart(&'a Tensor, &'a Tensor, &'a Tensor),
+}
+
+/// `dropout(softmax(scale · q · kᵀ)) · v` within each sequence and head.
 ///
-/// - `q`: `[b, h, tq, d]`; `k`, `v`: `[b, h, tk, d]`; one floating kind;
-/// - `mask`: added to the scores, `[b, 1, 1, tk]`, `[b, 1, tq, tk]` or anything that broadcasts to
-///   `[b, h, tq, tk]`; cast to the kind of `q`. A row that is masked with -inf throughout gives NaN
-///   for `p > 0`: mask with the kind's lowest finite number;
-/// - `p`: dropout probability on the attention weights, 0 when not training;
-/// - `keys`: Int64 `[b]` from [`crate::keys`]; needed only where `p > 0`.
+/// - `offsets`: Int64 `[sequences + 1]` on the CPU: sequence `i` is the tokens `offsets[i] .. offsets[i + 1]`. Tokens
+///   after the last sequence belong to none, and give 0;
+/// - `drop`: dropout probability on the attention weights, and Int64 `[sequences]` from [`crate::keys`]. The draw of a
+///   weight is that of [`crate::dropout`] at `[sequence, head, query, key]`.
 ///
-/// Returns `[b, h, tq, d]`. With `p == 0` this is libtorch's `scaled_dot_product_attention`, which
-/// does not hold the weights; otherwise they are held twice for backward (before and after dropout),
-/// `b · h · tq · tk` elements each.
+/// Returns `[tokens, query · width]`. On the CPU, in fp32 and bf16, a kernel of our own computes it (in fp32 inside),
+/// keeps one number a token and head for backward and draws weights and dropout again there; bits do not depend on the
+/// number of threads. On a GPU sequences are padded and libtorch's operations take over.
 ///
-/// Source: A. Vaswani et al., "Attention is all you need", 2017, equation 1.
+/// Source: A. Vaswani et al., "Attention is all you need", 2017, equation 1; the recomputation in backward is that of
+/// T. Dao et al., "FlashAttention", 2022.
 ///
 /// # Errors
-/// When shapes or kinds do not fit, or keys are missing.
+/// When shapes, kinds or devices do not fit, a sequence is empty, or offsets leave the tokens.
 pub fn f_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    mask: Option<&Tensor>,
-    p: f64,
-    keys: Option<&Tensor>,
+    projections: Projections,
+    heads: Heads,
+    offsets: &Tensor,
+    drop: Option<(f64, &Tensor)>,
 ) -> Result<Tensor> {
-    let mask = mask.map(|m| m.f_to_kind(q.f_kind()?)).transpose()?;
-    if p == 0.0 {
-        return Tensor::f_scaled_dot_product_attention(q, k, v, mask.as_ref(), 0.0, false, None, false);
-    }
-    let Some(keys) = keys else {
-        return Err(TchError::Torch(format!("attention: dropout of {p} without keys")));
-    };
-    let Some(&width) = q.size().last().filter(|&&d| d > 0) else {
-        return Err(TchError::Shape(format!("attention: q is {:?}", q.size())));
-    };
-    // Scaling q rather than the scores touches tq · d numbers, not tq · tk.
-    let scale = 1.0 / (width as f64).sqrt();
-    let scores = q.f_mul_scalar(scale)?.f_matmul(&k.f_transpose(-2, -1)?)?;
-    let scores = match &mask {
-        Some(mask) => scores.f_add(mask)?,
-        None => scores,
-    };
-    let weights = scores.f_softmax(-1, None)?;
-    f_dropout(&weights, p, keys)?.f_matmul(v)
+    of_packed(projections, heads, offsets, drop, false)
 }
 
 /// [`f_attention`] in the manner of tch's operations.
@@ -55,12 +66,93 @@ pub fn f_attention(
 /// # Panics
 /// Where [`f_attention`] gives an error.
 pub fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    mask: Option<&Tensor>,
-    p: f64,
-    keys: Option<&Tensor>,
+    projections: Projections,
+    heads: Heads,
+    offsets: &Tensor,
+    drop: Option<(f64, &Tensor)>,
 ) -> Tensor {
-    f_attention(q, k, v, mask, p, keys).unwrap()
+    f_attention(projections, heads, offsets, drop).unwrap()
+}
+
+fn of_packed(
+    projections: Projections,
+    heads: Heads,
+    offsets: &Tensor,
+    drop: Option<(f64, &Tensor)>,
+    by_ops: bool,
+) -> Result<Tensor> {
+    let (query, key_value) = match projections {
+        Projections::Joined(all) => (all, None),
+        Projections::Apart(q, k, v) => (q, Some((k, v))),
+    };
+    let Heads { query: query_heads, key, width, causal, scale } = heads;
+    let heads = ffi::PackedHeads { query: query_heads, key, width, causal, scale };
+    let (p, keys) = drop.map_or((0.0, None), |(p, keys)| (p, Some(keys)));
+    ffi::packed_attention(&ffi::PackedAttention { query, key_value, offsets, keys, p, heads, by_ops })
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    fn randn(shape: &[i64], kind: Kind) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f64 {
+        let (a, b) = (a.to_kind(Kind::Double), b.to_kind(Kind::Double));
+        (&a - &b).abs().max().double_value(&[]) / b.abs().max().double_value(&[])
+    }
+
+    /// Output and gradients of the kernel against those of padded tensor operations.
+    fn compare(heads: Heads, lengths: &[i64], tail: i64, p: f64, kind: Kind, tolerance: f64) {
+        tch::manual_seed(3);
+        let ends = lengths.iter().scan(0, |at, length| {
+            *at += length;
+            Some(*at)
+        });
+        let offsets: Vec<i64> = std::iter::once(0).chain(ends).collect();
+        let tokens = offsets.last().unwrap() + tail;
+        let offsets = Tensor::from_slice(&offsets);
+        let ids = Tensor::arange(lengths.len() as i64, (Kind::Int64, Device::Cpu));
+        let keys = crate::keys(1, 2, 3, &ids);
+        let drop = (p > 0.0).then_some((p, &keys));
+        let q = randn(&[tokens, heads.query * heads.width], kind);
+        let k = randn(&[tokens, heads.key * heads.width], kind);
+        let v = randn(&[tokens, heads.key * heads.width], kind);
+        let seen = Tensor::randn([tokens, heads.query * heads.width], (Kind::Float, Device::Cpu));
+        let run = |by_ops: bool, joined: bool| {
+            let all = Tensor::cat(&[&q, &k, &v], 1);
+            let projections =
+                if joined { Projections::Joined(&all) } else { Projections::Apart(&q, &k, &v) };
+            let out = of_packed(projections, heads, &offsets, drop, by_ops).unwrap();
+            let loss = (out.to_kind(Kind::Float) * &seen).sum(Kind::Float);
+            let grads = Tensor::run_backward(&[loss], &[&q, &k, &v], false, false);
+            (out.detach(), grads)
+        };
+        let (expected, expected_grads) = run(true, false);
+        for joined in [false, true] {
+            let (found, grads) = run(false, joined);
+            let what = format!("{heads:?} {lengths:?} {p} {kind:?} joined {joined}");
+            assert!(difference(&found, &expected) < tolerance, "{what}");
+            assert_eq!(tail == 0, found.narrow(0, tokens - tail, tail).numel() == 0);
+            for (grad, expected) in grads.iter().zip(&expected_grads) {
+                assert!(difference(grad, expected) < tolerance, "{what}: {}", difference(grad, expected));
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_its_tensor_operations() {
+        let encoder = Heads::bidirectional(3, 32);
+        for p in [0.0, 0.2] {
+            compare(encoder, &[5, 1, 27, 70], 0, p, Kind::Float, 1e-5);
+            compare(encoder, &[130], 3, p, Kind::Float, 1e-5);
+            compare(Heads { causal: true, ..encoder }, &[5, 1, 66], 2, p, Kind::Float, 1e-5);
+            compare(Heads { query: 4, key: 2, width: 7, ..encoder }, &[19, 4], 1, p, Kind::Float, 1e-5);
+            compare(encoder, &[5, 40], 1, p, Kind::BFloat16, 2e-2);
+        }
+    }
 }

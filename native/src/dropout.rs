@@ -31,7 +31,7 @@ pub fn f_dropout(x: &Tensor, p: f64, keys: &Tensor) -> Result<Tensor> {
     if p == 0.0 {
         return Ok(x.shallow_clone());
     }
-    ffi::dropout(x, keys, p)
+    ffi::dropout(x, keys, None, p)
 }
 
 /// [`f_dropout`] in the manner of tch's operations.
@@ -42,25 +42,30 @@ pub fn dropout(x: &Tensor, p: f64, keys: &Tensor) -> Tensor {
     f_dropout(x, p, keys).unwrap()
 }
 
-/// `residual + dropout(x, p, keys)` in one pass, bit for bit what the two operations give.
+/// [`f_dropout`] of sequences that lie end to end, without padding between them.
 ///
-/// `residual` has the shape, kind and device of `x`; both are differentiable.
+/// - `x`: `[tokens, d]`;
+/// - `offsets`: Int64 `[sequences + 1]` on the CPU: sequence `i` is the tokens `offsets[i] .. offsets[i + 1]`;
+/// - `keys`: Int64 `[sequences]`.
+///
+/// A token gets the draws that it would get in a padded `[b, t, d]`. Tokens after the last sequence take the draws that
+/// would follow in it.
 ///
 /// # Errors
-/// As [`f_dropout`], and when `residual` is not like `x`.
-pub fn f_dropout_add(x: &Tensor, residual: &Tensor, p: f64, keys: &Tensor) -> Result<Tensor> {
+/// As [`f_dropout`], and when offsets do not ascend from 0 or leave the tokens.
+pub fn f_dropout_packed(x: &Tensor, p: f64, keys: &Tensor, offsets: &Tensor) -> Result<Tensor> {
     if p == 0.0 {
-        return residual.f_add(x);
+        return Ok(x.shallow_clone());
     }
-    ffi::dropout_add(x, residual, keys, p)
+    ffi::dropout(x, keys, Some(offsets), p)
 }
 
-/// [`f_dropout_add`] in the manner of tch's operations.
+/// [`f_dropout_packed`] in the manner of tch's operations.
 ///
 /// # Panics
-/// Where [`f_dropout_add`] gives an error.
-pub fn dropout_add(x: &Tensor, residual: &Tensor, p: f64, keys: &Tensor) -> Tensor {
-    f_dropout_add(x, residual, p, keys).unwrap()
+/// Where [`f_dropout_packed`] gives an error.
+pub fn dropout_packed(x: &Tensor, p: f64, keys: &Tensor, offsets: &Tensor) -> Tensor {
+    f_dropout_packed(x, p, keys, offsets).unwrap()
 }
 
 #[cfg(test)]
@@ -77,9 +82,24 @@ mod tests {
                 let ids = Tensor::arange(shape[0], (Kind::Int64, Device::Cpu));
                 let keys = crate::keys(1, 2, 3, &ids);
                 let kernel = dropout(&x, p, &keys);
-                let ops = ffi::dropout_by_ops(&x, &keys, p).unwrap();
+                let ops = ffi::dropout_by_ops(&x, &keys, None, p).unwrap();
                 assert!(kernel.equal(&ops), "{shape:?} {kind:?}");
             }
         }
+    }
+
+    #[test]
+    fn packed_rows_get_the_draws_of_padded_ones() {
+        let ids = Tensor::arange(3, (Kind::Int64, Device::Cpu));
+        let keys = crate::keys(1, 2, 3, &ids);
+        let padded = dropout(&Tensor::ones([3, 5, 70], (Kind::Float, Device::Cpu)), 0.3, &keys);
+        let offsets = Tensor::from_slice(&[0_i64, 2, 7, 10]);
+        let x = Tensor::ones([12, 70], (Kind::Float, Device::Cpu));
+        let packed = dropout_packed(&x, 0.3, &keys, &offsets);
+        for (sequence, (first, length)) in [(0, 2), (2, 5), (7, 3)].into_iter().enumerate() {
+            let expected = padded.select(0, sequence as i64).narrow(0, 0, length);
+            assert!(packed.narrow(0, first, length).equal(&expected), "sequence {sequence}");
+        }
+        assert!(packed.equal(&ffi::dropout_by_ops(&x, &keys, Some(&offsets), 0.3).unwrap()));
     }
 }

@@ -53,12 +53,52 @@ pub(crate) struct Rmsprop {
     pub by_ops: bool,
 }
 
+/// `PackedHeads` in cpp/attention_ops.h.
+#[repr(C)]
+pub(crate) struct PackedHeads {
+    pub query: i64,
+    pub key: i64,
+    pub width: i64,
+    pub causal: bool,
+    pub scale: f64,
+}
+
 unsafe extern "C" {
     fn luthier_free_error(message: Message);
-    fn luthier_dropout(x: Ptr, keys: Ptr, p: f64, out: Out) -> Message;
-    fn luthier_dropout_add(x: Ptr, residual: Ptr, keys: Ptr, p: f64, out: Out) -> Message;
+    fn luthier_dropout(x: Ptr, keys: Ptr, offsets: Ptr, p: f64, out: Out) -> Message;
     #[cfg(test)]
-    fn luthier_dropout_by_ops(x: Ptr, keys: Ptr, p: f64, out: Out) -> Message;
+    fn luthier_dropout_by_ops(x: Ptr, keys: Ptr, offsets: Ptr, p: f64, out: Out) -> Message;
+    fn luthier_packed_attention(
+        q: Ptr,
+        k: Ptr,
+        v: Ptr,
+        offsets: Ptr,
+        keys: Ptr,
+        p: f64,
+        heads: *const PackedHeads,
+        by_ops: bool,
+        out: Out,
+    ) -> Message;
+    fn luthier_norm_residual(
+        x: Ptr,
+        residual: Ptr,
+        weight: Ptr,
+        bias: Ptr,
+        eps: f64,
+        keys: Ptr,
+        offsets: Ptr,
+        p: f64,
+        out: Out,
+    ) -> Message;
+    fn luthier_linear(
+        x: Ptr,
+        weight: Ptr,
+        bias: Ptr,
+        params: List,
+        n: usize,
+        weights: usize,
+        out: Out,
+    ) -> Message;
     fn luthier_grad_norm(grads: List, n: usize, out: Out) -> Message;
     fn luthier_clip_grad_norm(grads: List, n: usize, max_norm: f64, out: Out) -> Message;
     fn luthier_scale_grads(grads: List, n: usize, factor: f64) -> Message;
@@ -136,18 +176,96 @@ fn tensor_from(call: impl FnOnce(Out) -> Message) -> Result<Tensor> {
     Ok(unsafe { Tensor::from_ptr(out.cast()) })
 }
 
-pub(crate) fn dropout(x: &Tensor, keys: &Tensor, p: f64) -> Result<Tensor> {
-    // SAFETY (here and below): pointers come from live borrows and are not kept by C++.
-    tensor_from(|out| unsafe { luthier_dropout(ptr_of(x), ptr_of(keys), p, out) })
+fn ptr_or_null(tensor: Option<&Tensor>) -> Ptr {
+    tensor.map_or(ptr::null(), ptr_of)
 }
 
-pub(crate) fn dropout_add(x: &Tensor, residual: &Tensor, keys: &Tensor, p: f64) -> Result<Tensor> {
-    tensor_from(|out| unsafe { luthier_dropout_add(ptr_of(x), ptr_of(residual), ptr_of(keys), p, out) })
+pub(crate) fn dropout(x: &Tensor, keys: &Tensor, offsets: Option<&Tensor>, p: f64) -> Result<Tensor> {
+    // SAFETY (here and below): pointers come from live borrows and are not kept by C++.
+    tensor_from(|out| unsafe { luthier_dropout(ptr_of(x), ptr_of(keys), ptr_or_null(offsets), p, out) })
 }
 
 #[cfg(test)]
-pub(crate) fn dropout_by_ops(x: &Tensor, keys: &Tensor, p: f64) -> Result<Tensor> {
-    tensor_from(|out| unsafe { luthier_dropout_by_ops(ptr_of(x), ptr_of(keys), p, out) })
+pub(crate) fn dropout_by_ops(x: &Tensor, keys: &Tensor, offsets: Option<&Tensor>, p: f64) -> Result<Tensor> {
+    tensor_from(|out| unsafe {
+        luthier_dropout_by_ops(ptr_of(x), ptr_of(keys), ptr_or_null(offsets), p, out)
+    })
+}
+
+/// What [`packed_attention`] computes; `key_value` is `None` where `query` holds all three side by side.
+pub(crate) struct PackedAttention<'a> {
+    pub query: &'a Tensor,
+    pub key_value: Option<(&'a Tensor, &'a Tensor)>,
+    pub offsets: &'a Tensor,
+    pub keys: Option<&'a Tensor>,
+    pub p: f64,
+    pub heads: PackedHeads,
+    pub by_ops: bool,
+}
+
+pub(crate) fn packed_attention(it: &PackedAttention) -> Result<Tensor> {
+    let (key, value) = it.key_value.unzip();
+    tensor_from(|out| unsafe {
+        luthier_packed_attention(
+            ptr_of(it.query),
+            ptr_or_null(key),
+            ptr_or_null(value),
+            ptr_of(it.offsets),
+            ptr_or_null(it.keys),
+            it.p,
+            &it.heads,
+            it.by_ops,
+            out,
+        )
+    })
+}
+
+/// Dropout of a part of a sum: probability, keys, and offsets where rows are packed.
+pub(crate) type Drop<'a> = (f64, &'a Tensor, Option<&'a Tensor>);
+
+pub(crate) fn norm_residual(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    drop: Option<Drop>,
+) -> Result<Tensor> {
+    let (p, keys, offsets) = drop.map_or((0.0, None, None), |(p, keys, offsets)| (p, Some(keys), offsets));
+    tensor_from(|out| unsafe {
+        luthier_norm_residual(
+            ptr_of(x),
+            ptr_or_null(residual),
+            ptr_of(weight),
+            ptr_of(bias),
+            eps,
+            ptr_or_null(keys),
+            ptr_or_null(offsets),
+            p,
+            out,
+        )
+    })
+}
+
+pub(crate) fn linear<T: Borrow<Tensor>>(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    params: &[T],
+    weights: usize,
+) -> Result<Tensor> {
+    let params = list(params);
+    tensor_from(|out| unsafe {
+        luthier_linear(
+            ptr_of(x),
+            ptr_of(weight),
+            ptr_or_null(bias),
+            params.as_ptr(),
+            params.len(),
+            weights,
+            out,
+        )
+    })
 }
 
 pub(crate) fn grad_norm<T: Borrow<Tensor>>(grads: &[T]) -> Result<Tensor> {

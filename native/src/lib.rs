@@ -3,7 +3,9 @@
 //! - [`optim`]: one optimizer step over lists of tensors;
 //! - [`gradients`]: norm, clipping, scaling and clearing of gradients;
 //! - [`random`]: the keys of every random draw of a training step;
-//! - [`dropout`](mod@dropout), [`attention`](mod@attention): dropout whose mask can be drawn again;
+//! - [`dropout`](mod@dropout), [`attention`](mod@attention), [`norm`]: dropout whose mask can be drawn again, and what is
+//!   computed together with it;
+//! - [`linear`](mod@linear): products by several parameters at once, or by a copy in another precision;
 //! - [`runtime`]: threads, determinism, denormals, versions;
 //! - [`cuda`]: bringing the CUDA part of libtorch into a program that was linked without it;
 //! - [`memory`]: memory of this process.
@@ -18,13 +20,17 @@ pub mod cuda;
 pub mod dropout;
 mod ffi;
 pub mod gradients;
+pub mod linear;
 pub mod memory;
+pub mod norm;
 pub mod optim;
 pub mod random;
 pub mod runtime;
 
-pub use attention::{attention, f_attention};
-pub use dropout::{dropout, dropout_add, f_dropout, f_dropout_add};
+pub use attention::{Heads, Projections, attention, f_attention};
+pub use dropout::{dropout, dropout_packed, f_dropout, f_dropout_packed};
+pub use linear::{f_linear, linear};
+pub use norm::{f_norm_residual, norm_residual};
 pub use random::{f_keys, key, keys, keys_of};
 
 /// What every fallible function of this crate returns. `?` turns it into `anyhow::Error`.

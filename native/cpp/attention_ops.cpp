@@ -1,0 +1,71 @@
+// Attention over packed sequences by tensor operations: on a GPU, and in tests as the definition.
+
+#include "attention_ops.h"
+
+#include "common.h"
+
+#include <ATen/ATen.h>
+
+namespace luthier {
+
+using at::Tensor;
+
+namespace {
+
+// Where the tokens of padded rows lie among the packed ones, and back.
+struct Padding {
+  Tensor from;    // Int64 [b · longest]: packed row of each place, the last row for padding
+  Tensor back;    // Int64 [tokens]: place of each packed row
+  Tensor absent;  // Bool [b, longest]
+  int64_t sequences, longest, tokens;
+};
+
+Padding padding_of(const Tensor& offsets, int64_t rows, const at::Device& device) {
+  const Tensor starts = offsets.slice(0, 0, -1).unsqueeze(1);
+  const Tensor lengths = offsets.diff().unsqueeze(1);
+  Padding out;
+  out.sequences = lengths.size(0);
+  out.longest = lengths.max().item<int64_t>();
+  const Tensor at = at::arange(out.longest, offsets.options()).unsqueeze(0);
+  const Tensor present = at.lt(lengths);
+  const Tensor places = starts.add(at);
+  out.from = places.where(present, at::full_like(places, rows - 1)).flatten().to(device);
+  out.back = present.flatten().nonzero().squeeze(1).to(device);
+  out.absent = present.logical_not().to(device);
+  out.tokens = out.back.size(0);
+  return out;
+}
+
+}  // namespace
+
+Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v,
+                               const Tensor& offsets, const Tensor& keys, double p,
+                               const PackedHeads& h) {
+  const Padding pad = padding_of(offsets, q.size(0), q.device());
+  const auto padded = [&](const Tensor& x, int64_t heads) {
+    return x.index_select(0, pad.from)
+        .view({pad.sequences, pad.longest, heads, h.width})
+        .transpose(1, 2)
+        .repeat_interleave(h.query / heads, 1);  // [b, h, t, d]
+  };
+  const Tensor qs = padded(q, h.query), ks = padded(k, h.key), vs = padded(v, h.key);
+  Tensor mask = pad.absent.unsqueeze(1).unsqueeze(1);  // [b, 1, 1, t]
+  if (h.causal) {
+    mask = mask.logical_or(at::ones({pad.longest, pad.longest}, mask.options()).triu(1));
+  }
+  Tensor mixed;
+  if (p == 0.0) {
+    mixed = at::scaled_dot_product_attention(qs, ks, vs, mask.logical_not(), 0.0, false, h.scale);
+  } else {
+    const Tensor scores = qs.mul(h.scale).matmul(ks.transpose(-2, -1));
+    const Tensor weights = scores.masked_fill(mask, -INFINITY).softmax(-1);
+    mixed = dropout(weights, keys, Tensor(), p).matmul(vs);
+  }
+  const Tensor flat =
+      mixed.transpose(1, 2).reshape({pad.sequences * pad.longest, h.query * h.width});
+  const Tensor out = flat.index_select(0, pad.back);
+  const int64_t tail = q.size(0) - pad.tokens;
+  return tail == 0 ? out : at::cat({out, at::zeros({tail, out.size(1)}, out.options())});
+}
+
+}  // namespace luthier

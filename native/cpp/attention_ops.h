@@ -1,0 +1,25 @@
+// What the kernel of attention over packed sequences and its form by tensor operations share.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace luthier {
+
+// The same fields in the same order in Rust.
+struct PackedHeads {
+  int64_t query, key;  // heads; `query` is a multiple of `key`
+  int64_t width;       // of a head
+  bool causal;
+  double scale;
+};
+
+// For devices and kinds without a kernel: pads, and computes by libtorch's operations.
+at::Tensor packed_attention_by_ops(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& offsets, const at::Tensor& keys, double p,
+                                   const PackedHeads& heads);
+
+// Dropout as dropout.cpp has it: of `[b, …, d]` where `offsets` is undefined, else of `[tokens, d]`.
+at::Tensor dropout(const at::Tensor& x, const at::Tensor& keys, const at::Tensor& offsets,
+                   double p);
+
+}  // namespace luthier
