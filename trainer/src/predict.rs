@@ -98,10 +98,9 @@ impl Predictor {
         let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
         let loader = Loader::new(&weights, base, 0, device).keep_head((0..labels.len() as i64).collect());
         let model = models::build(&config, &loader, labels.len() as i64, None)?;
-        let (_, report) = loader.finish()?;
-        if !report.made.is_empty() {
-            let message =
-                format!("This checkpoint has no classification head: {} missing.", report.made.join(", "));
+        let made = loader.finish()?.report.made;
+        if !made.is_empty() {
+            let message = format!("This checkpoint has no classification head: {} missing.", made.join(", "));
             return Err(Failure::user("no_head", message).into());
         }
         let tokenizer = Tokenizer::load(folder)?;
@@ -153,8 +152,8 @@ impl Predictor {
             let rows: Vec<&Row> = rows.iter().collect();
             let padding = (self.tokenizer.pad_id().unwrap_or(0), self.tokenizer.pad_type_id());
             let batch = collate(&rows, padding, self.device);
-            let context = Context::evaluation();
-            let logits = self.model.classify(&self.model.encode(&batch.inputs, &context), &context);
+            let context = Context::evaluation(&batch.inputs.packing);
+            let logits = self.model.forward(&batch.inputs, &context);
             outputs.extend(floats(&logits)?.chunks(self.labels.len()).map(|logits| self.shown(logits)));
         }
         Ok(outputs)

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use common::{distance, fixture, json_of, numbers};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
-use luthier_trainer::data::{Row, collate};
-use luthier_trainer::models::{self, Inputs, TextModel};
-use luthier_trainer::nn::{Context, LoadReport, Loader};
+use luthier_trainer::data::{Batch, Row, collate};
+use luthier_trainer::models::{self, TextModel};
+use luthier_trainer::nn::{self, Context, LoadReport, Loader};
 use luthier_trainer::optim::Optimizer;
 use luthier_trainer::tasks::text_classification::{Objective, Targets};
 use luthier_trainer::tensors;
@@ -36,7 +36,7 @@ fn load(folder: &str, labels: i64, keep_head: bool) -> Loaded {
     }
     // Dropout 0: the values were made without.
     let model = models::build(&config, &loader, labels, Some(0.0)).unwrap();
-    let (params, report) = loader.finish().unwrap();
+    let nn::Loaded { params, report, .. } = loader.finish().unwrap();
     Loaded { model, params, report }
 }
 
@@ -44,24 +44,29 @@ fn expected(family: &str) -> Value {
     json_of(fixture(&format!("expected/{family}.json")))
 }
 
-fn integers(value: &Value) -> Tensor {
-    let rows = value.as_array().unwrap().len() as i64;
-    let flat: Vec<i64> = numbers(value).into_iter().map(|number| number as i64).collect();
-    Tensor::from_slice(&flat).view([rows, -1])
-}
-
-fn inputs(batch: &Value) -> Inputs {
-    let input_ids = integers(&batch["input_ids"]);
-    let token_type_ids = match batch["token_type_ids"].is_null() {
-        true => input_ids.zeros_like(),
-        false => integers(&batch["token_type_ids"]),
+/// The rows of a padded batch, without its padding.
+fn batch_of(batch: &Value) -> Batch {
+    let lists = |value: &Value| -> Vec<Vec<u32>> { serde_json::from_value(value.clone()).unwrap() };
+    let ids = lists(&batch["input_ids"]);
+    let types = match batch["token_type_ids"].is_null() {
+        true => ids.iter().map(|row| vec![0; row.len()]).collect(),
+        false => lists(&batch["token_type_ids"]),
     };
-    Inputs { attention_mask: integers(&batch["attention_mask"]), token_type_ids, input_ids }
+    let rows: Vec<Row> = lists(&batch["attention_mask"])
+        .iter()
+        .zip(ids.iter().zip(&types))
+        .map(|(mask, (ids, types))| {
+            let length = mask.iter().sum::<u32>() as usize;
+            assert!(mask[..length].iter().all(|&one| one == 1), "padded on the right");
+            Row { number: 0, ids: ids[..length].to_vec(), type_ids: types[..length].to_vec() }
+        })
+        .collect();
+    collate(&rows.iter().collect::<Vec<_>>(), (0, 0), Device::Cpu)
 }
 
 fn logits(model: &dyn TextModel, batch: &Value) -> Tensor {
-    let context = Context::evaluation();
-    model.classify(&model.encode(&inputs(batch), &context), &context)
+    let batch = batch_of(batch);
+    model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing))
 }
 
 fn values(tensor: &Tensor) -> Vec<f64> {
@@ -230,8 +235,8 @@ fn losses_of_20_adamw_steps_equal_the_reference_within_1e_3() {
             let own: Vec<&Row> = picked.iter().map(|&row| &tokenized[row]).collect();
             let padding = (tokenizer.pad_id().unwrap(), tokenizer.pad_type_id());
             let batch = collate(&own, padding, Device::Cpu);
-            let context = Context::evaluation();
-            let logits = loaded.model.classify(&loaded.model.encode(&batch.inputs, &context), &context);
+            let context = Context::evaluation(&batch.inputs.packing);
+            let logits = loaded.model.forward(&batch.inputs, &context);
             optimizer.zero_grad().unwrap();
             let loss = objective.row_losses(&logits, &targets, &picked).mean(Kind::Float);
             loss.backward();

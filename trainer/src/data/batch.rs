@@ -1,8 +1,9 @@
-//! Rows of one length, as tensors.
+//! Rows end to end, as tensors.
 
 use tch::{Device, Tensor};
 
 use crate::models::Inputs;
+use crate::nn::Packing;
 
 /// A tokenized row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,39 +16,40 @@ pub struct Row {
     pub type_ids: Vec<u32>,
 }
 
-/// Some rows as tensors, padded on the right to the longest.
+/// Some rows as tensors.
 pub struct Batch {
     /// What the model takes.
     pub inputs: Inputs,
     /// Row numbers, Int64 `[b]`.
     pub examples: Tensor,
-    /// Tokens that are not padding.
+    /// Tokens of the rows.
     pub tokens: u64,
 }
 
-/// Pads rows to their longest, with `padding` for token ids and for type ids, and stacks them.
-pub fn collate(rows: &[&Row], (pad_id, pad_type_id): (u32, u32), device: Device) -> Batch {
-    let length = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
-    let padded = |of: fn(&Row) -> &[u32], padding: u32| {
-        let values = rows.iter().flat_map(|row| {
-            let own = of(row);
-            own.iter().copied().chain(std::iter::repeat_n(padding, length - own.len())).map(i64::from)
-        });
-        stack(values.collect(), rows.len(), length, device)
-    };
-    let mask = rows.iter().flat_map(|row| (0..length).map(|at| i64::from(at < row.ids.len())));
-    let numbers: Vec<i64> = rows.iter().map(|row| row.number as i64).collect();
-    Batch {
-        inputs: Inputs {
-            input_ids: padded(|row| &row.ids, pad_id),
-            token_type_ids: padded(|row| &row.type_ids, pad_type_id),
-            attention_mask: stack(mask.collect(), rows.len(), length, device),
-        },
-        examples: Tensor::from_slice(&numbers).to_device(device),
-        tokens: rows.iter().map(|row| row.ids.len() as u64).sum(),
+impl Batch {
+    /// Tokens that the model computes: those of the rows and the few that round them up.
+    pub fn computed(&self) -> u64 {
+        self.inputs.packing.tokens() as u64
     }
 }
 
-fn stack(values: Vec<i64>, rows: usize, length: usize, device: Device) -> Tensor {
-    Tensor::from_slice(&values).view([rows as i64, length as i64]).to_device(device)
+/// Lays rows end to end, and fills up with `padding` for token ids and for type ids.
+pub fn collate(rows: &[&Row], (pad_id, pad_type_id): (u32, u32), device: Device) -> Batch {
+    let lengths: Vec<i64> = rows.iter().map(|row| row.ids.len() as i64).collect();
+    let packing = Packing::new(&lengths, device);
+    let joined = |of: fn(&Row) -> &[u32], padding: u32| {
+        let values = rows.iter().flat_map(|row| of(row)).copied().map(i64::from);
+        let filled = values.chain(std::iter::repeat(i64::from(padding)));
+        Tensor::from_slice(&filled.take(packing.tokens() as usize).collect::<Vec<_>>()).to_device(device)
+    };
+    let numbers: Vec<i64> = rows.iter().map(|row| row.number as i64).collect();
+    Batch {
+        inputs: Inputs {
+            input_ids: joined(|row| &row.ids, pad_id),
+            token_type_ids: joined(|row| &row.type_ids, pad_type_id),
+            packing,
+        },
+        examples: Tensor::from_slice(&numbers).to_device(device),
+        tokens: lengths.iter().sum::<i64>() as u64,
+    }
 }

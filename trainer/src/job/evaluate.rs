@@ -17,12 +17,11 @@ pub struct Evaluation {
     pub predictions: Predictions,
 }
 
-/// Evaluates a split. Rows are taken in order of length, so that little is padded; the result is in the split's order.
+/// Evaluates a split with the weights in full precision, as whoever downloads them will use them.
 pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
     let training = &session.spec.training;
     let size = training.eval_batch_size.unwrap_or(training.batch_size) as usize;
-    let mut order: Vec<usize> = (0..split.rows.len()).collect();
-    order.sort_by_key(|&row| (split.rows[row].ids.len(), row));
+    let order: Vec<usize> = (0..split.rows.len()).collect();
     let outputs = session.objective.labels.len();
     let mut predictions =
         Predictions { logits: vec![0.0; order.len() * outputs], losses: vec![0.0; order.len()] };
@@ -30,8 +29,8 @@ pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
     for rows in order.chunks(size) {
         let own: Vec<&Row> = rows.iter().map(|&row| &split.rows[row]).collect();
         let batch = collate(&own, session.padding, session.device);
-        let context = Context::evaluation();
-        let logits = session.model.classify(&session.model.encode(&batch.inputs, &context), &context);
+        let context = Context::evaluation(&batch.inputs.packing);
+        let logits = session.model.forward(&batch.inputs, &context);
         let losses = session.objective.row_losses(&logits, &split.targets, rows);
         let (logits, losses) = (floats(&logits)?, floats(&losses)?);
         for (at, &row) in rows.iter().enumerate() {

@@ -189,9 +189,9 @@ fn build(
         loader = loader.keep_head(rows);
     }
     let model = models::build(config, &loader, labels.len() as i64, spec.training.dropout)?;
-    let (params, report) = loader.finish()?;
-    tell_load(&report, events)?;
-    Ok((model, params))
+    let loaded = loader.finish()?;
+    tell_load(&loaded.report, events)?;
+    Ok((model, loaded.params))
 }
 
 /// For each label its row in the checkpoint's head, where that head is a classifier of exactly these labels.

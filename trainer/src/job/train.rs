@@ -85,9 +85,8 @@ fn one_step(session: &mut Session, window: &mut Window) -> Result<Step> {
         let own: Vec<&Row> = rows.iter().map(|&row| &session.data.train.rows[row]).collect();
         let batch = collate(&own, session.padding, session.device);
         let draw = Draw { seed: u64::from(session.spec.seed), step, examples: &batch.examples };
-        let context = Context { draw: Some(draw) };
-        let states = session.model.encode(&batch.inputs, &context);
-        let logits = session.model.classify(&states, &context);
+        let context = Context { packing: &batch.inputs.packing, kind: Kind::Float, draw: Some(draw) };
+        let logits = session.model.forward(&batch.inputs, &context);
         let losses = session.objective.row_losses(&logits, &session.data.train.targets, rows);
         let share = losses.sum(Kind::Float) / weight;
         share.f_backward()?;

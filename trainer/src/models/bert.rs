@@ -2,7 +2,8 @@
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
-use tch::Tensor;
+use native::Heads;
+use tch::{Kind, Tensor};
 
 use super::{Depth, Inputs, TextModel, layer_number};
 use crate::nn::{Activation, Context, Dropout, Embedding, LayerNorm, Linear, Path};
@@ -107,53 +108,43 @@ impl Embeddings {
     }
 
     fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
-        let length = inputs.input_ids.size()[1];
-        let positions = Tensor::arange(length, (tch::Kind::Int64, inputs.input_ids.device())).unsqueeze(0); // [1, t]
-        let states = self.word_embeddings.forward(&inputs.input_ids) // [b, t, d]
+        let states = self.word_embeddings.forward(&inputs.input_ids) // [n, d]
             + self.token_type_embeddings.forward(&inputs.token_type_ids)
-            + self.position_embeddings.forward(&positions);
-        self.dropout.forward(self.layer_norm.forward(&states), context)
+            + self.position_embeddings.forward(&inputs.packing.positions);
+        self.dropout.forward(self.layer_norm.forward(&states), context).to_kind(context.kind)
     }
 }
 
 /// Multi-head self-attention with its output projection and residual.
 struct Attention {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    query_key_value: Linear,
     probs_dropout: Dropout,
     output: Linear,
     output_dropout: Dropout,
     output_norm: LayerNorm,
-    heads: i64,
+    heads: Heads,
 }
 
 impl Attention {
     fn new(path: &Path, config: &Config) -> Self {
         let (size, std) = (config.hidden_size, config.initializer_range);
         let (own, output) = (path.sub("self"), path.sub("output"));
-        let square = |path: Path| Linear::new(&path, size, size, std);
+        let parts = [&own.sub("query"), &own.sub("key"), &own.sub("value")];
         Attention {
-            query: square(own.sub("query")),
-            key: square(own.sub("key")),
-            value: square(own.sub("value")),
+            query_key_value: Linear::joined(&parts, size, size, std),
             probs_dropout: Dropout::new(path, config.attention_probs_dropout_prob),
-            output: square(output.sub("dense")),
+            output: Linear::new(&output.sub("dense"), size, size, std),
             output_dropout: Dropout::new(path, config.hidden_dropout_prob),
             output_norm: LayerNorm::new(&output.sub("LayerNorm"), size, config.layer_norm_eps),
-            heads: config.num_attention_heads,
+            heads: Heads::bidirectional(config.num_attention_heads, size / config.num_attention_heads),
         }
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor, context: &Context) -> Tensor {
-        let (b, t, d) = x.size3().expect("states are [b, t, d]");
-        let split = |x: Tensor| x.view([b, t, self.heads, d / self.heads]).transpose(1, 2); // [b, h, t, d / h]
-        let (q, k, v) =
-            (split(self.query.forward(x)), split(self.key.forward(x)), split(self.value.forward(x)));
-        let mixed = self.probs_dropout.attention(&q, &k, &v, mask, context); // [b, h, t, d / h]
-        let mixed = mixed.transpose(1, 2).reshape([b, t, d]);
-        let out = self.output_dropout.forward(self.output.forward(&mixed), context);
-        self.output_norm.forward(&(out + x))
+    fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
+        let joined = self.query_key_value.forward(x); // [n, 3 · d]
+        let mixed = self.probs_dropout.attention(&joined, self.heads, context); // [n, d]
+        let out = self.output.forward(&mixed);
+        self.output_norm.residual(&out, x, Some(&self.output_dropout), context)
     }
 }
 
@@ -180,11 +171,11 @@ impl Layer {
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor, context: &Context) -> Tensor {
-        let x = self.attention.forward(x, mask, context); // [b, t, d]
-        let inner = self.activation.forward(&self.intermediate.forward(&x)); // [b, t, intermediate]
-        let out = self.output_dropout.forward(self.output.forward(&inner), context);
-        self.output_norm.forward(&(out + x))
+    fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
+        let x = self.attention.forward(x, context); // [n, d]
+        let inner = self.activation.forward(&self.intermediate.forward(&x)); // [n, intermediate]
+        let out = self.output.forward(&inner);
+        self.output_norm.residual(&out, &x, Some(&self.output_dropout), context)
     }
 }
 
@@ -199,11 +190,8 @@ impl Encoder {
         Ok(Encoder { layers: layers.collect::<Result<_>>()? })
     }
 
-    pub(super) fn forward(&self, mut states: Tensor, mask: &Tensor, context: &Context) -> Tensor {
-        for layer in &self.layers {
-            states = layer.forward(&states, mask, context);
-        }
-        states
+    pub(super) fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor {
+        self.layers[number].forward(states, context)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -237,22 +225,26 @@ impl Bert {
         Ok(Bert {
             embeddings: Embeddings::new(&bert.sub("embeddings"), &config),
             encoder: Encoder::new(&bert.sub("encoder"), &config)?,
-            pooler: Linear::new(&bert.sub("pooler.dense").may_be_new(), size, size, std),
+            pooler: Linear::new(&bert.sub("pooler.dense").may_be_new().in_full(), size, size, std),
             dropout: Dropout::new(root, config.head_dropout()),
-            classifier: Linear::of_labels(&root.sub("classifier"), size, labels, std),
+            classifier: Linear::of_labels(&root.sub("classifier").in_full(), size, labels, std),
         })
     }
 }
 
 impl TextModel for Bert {
-    fn encode(&self, inputs: &Inputs, context: &Context) -> Tensor {
-        let states = self.embeddings.forward(inputs, context);
-        self.encoder.forward(states, &inputs.additive_mask(), context)
+    fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor {
+        self.embeddings.forward(inputs, context)
+    }
+
+    fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor {
+        self.encoder.layer(number, states, context)
     }
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
-        let pooled = self.pooler.forward(&states.select(1, 0)).tanh(); // [b, d]
-        self.classifier.forward(&self.dropout.forward(pooled, context))
+        let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
+        let pooled = self.pooler.forward(&first).tanh();
+        self.classifier.forward(&self.dropout.rows(pooled, context))
     }
 
     fn layers(&self) -> usize {

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, ensure};
 use serde::Deserialize;
+use native::Heads;
 use tch::{Kind, Tensor};
 
 use super::{Depth, Inputs, TextModel, layer_number};
@@ -68,19 +69,15 @@ impl Embeddings {
     }
 
     fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
-        let length = inputs.input_ids.size()[1];
-        let positions = Tensor::arange(length, (Kind::Int64, inputs.input_ids.device())).unsqueeze(0); // [1, t]
-        let states =
-            self.word_embeddings.forward(&inputs.input_ids) + self.position_embeddings.forward(&positions);
-        self.dropout.forward(self.layer_norm.forward(&states), context) // [b, t, d]
+        let states = self.word_embeddings.forward(&inputs.input_ids) // [n, d]
+            + self.position_embeddings.forward(&inputs.packing.positions);
+        self.dropout.forward(self.layer_norm.forward(&states), context).to_kind(context.kind)
     }
 }
 
 /// One transformer block: attention and feed-forward, each with residual and norm.
 struct Layer {
-    q_lin: Linear,
-    k_lin: Linear,
-    v_lin: Linear,
+    qkv_lin: Linear,
     out_lin: Linear,
     attention_dropout: Dropout,
     sa_layer_norm: LayerNorm,
@@ -89,19 +86,17 @@ struct Layer {
     lin2: Linear,
     dropout: Dropout,
     output_layer_norm: LayerNorm,
-    heads: i64,
+    heads: Heads,
 }
 
 impl Layer {
     fn new(path: &Path, config: &Config) -> Result<Self> {
         let (dim, inner, std) = (config.dim, config.hidden_dim, config.initializer_range);
         let (attention, ffn) = (path.sub("attention"), path.sub("ffn"));
-        let square = |name| Linear::new(&attention.sub(name), dim, dim, std);
+        let parts = [&attention.sub("q_lin"), &attention.sub("k_lin"), &attention.sub("v_lin")];
         Ok(Layer {
-            q_lin: square("q_lin"),
-            k_lin: square("k_lin"),
-            v_lin: square("v_lin"),
-            out_lin: square("out_lin"),
+            qkv_lin: Linear::joined(&parts, dim, dim, std),
+            out_lin: Linear::new(&attention.sub("out_lin"), dim, dim, std),
             attention_dropout: Dropout::new(path, config.attention_dropout),
             sa_layer_norm: LayerNorm::new(&path.sub("sa_layer_norm"), dim, LAYER_NORM_EPS),
             lin1: Linear::new(&ffn.sub("lin1"), dim, inner, std),
@@ -109,20 +104,16 @@ impl Layer {
             lin2: Linear::new(&ffn.sub("lin2"), inner, dim, std),
             dropout: Dropout::new(path, config.dropout),
             output_layer_norm: LayerNorm::new(&path.sub("output_layer_norm"), dim, LAYER_NORM_EPS),
-            heads: config.n_heads,
+            heads: Heads::bidirectional(config.n_heads, dim / config.n_heads),
         })
     }
 
-    fn forward(&self, x: &Tensor, mask: &Tensor, context: &Context) -> Tensor {
-        let (b, t, d) = x.size3().expect("states are [b, t, d]");
-        let split = |x: Tensor| x.view([b, t, self.heads, d / self.heads]).transpose(1, 2); // [b, h, t, d / h]
-        let (q, k, v) =
-            (split(self.q_lin.forward(x)), split(self.k_lin.forward(x)), split(self.v_lin.forward(x)));
-        let mixed = self.attention_dropout.attention(&q, &k, &v, mask, context);
-        let mixed = self.out_lin.forward(&mixed.transpose(1, 2).reshape([b, t, d]));
-        let x = self.sa_layer_norm.forward(&(mixed + x));
+    fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
+        let joined = self.qkv_lin.forward(x); // [n, 3 · d]
+        let mixed = self.out_lin.forward(&self.attention_dropout.attention(&joined, self.heads, context));
+        let x = self.sa_layer_norm.residual(&mixed, x, None, context); // [n, d]
         let inner = self.lin2.forward(&self.activation.forward(&self.lin1.forward(&x)));
-        self.output_layer_norm.forward(&(self.dropout.forward(inner, context) + x))
+        self.output_layer_norm.residual(&inner, &x, Some(&self.dropout), context)
     }
 }
 
@@ -153,26 +144,26 @@ impl DistilBert {
         Ok(DistilBert {
             embeddings: Embeddings::new(&base.sub("embeddings"), &config),
             layers: layers.collect::<Result<_>>()?,
-            pre_classifier: Linear::new(&root.sub("pre_classifier").may_be_new(), dim, dim, std),
+            pre_classifier: Linear::new(&root.sub("pre_classifier").may_be_new().in_full(), dim, dim, std),
             dropout: Dropout::new(root, config.seq_classif_dropout),
-            classifier: Linear::of_labels(&root.sub("classifier"), dim, labels, std),
+            classifier: Linear::of_labels(&root.sub("classifier").in_full(), dim, labels, std),
         })
     }
 }
 
 impl TextModel for DistilBert {
-    fn encode(&self, inputs: &Inputs, context: &Context) -> Tensor {
-        let mask = inputs.additive_mask();
-        let mut states = self.embeddings.forward(inputs, context);
-        for layer in &self.layers {
-            states = layer.forward(&states, &mask, context);
-        }
-        states
+    fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor {
+        self.embeddings.forward(inputs, context)
+    }
+
+    fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor {
+        self.layers[number].forward(states, context)
     }
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
-        let inner = self.pre_classifier.forward(&states.select(1, 0)).relu(); // [b, d]
-        self.classifier.forward(&self.dropout.forward(inner, context))
+        let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
+        let inner = self.pre_classifier.forward(&first).relu();
+        self.classifier.forward(&self.dropout.rows(inner, context))
     }
 
     fn layers(&self) -> usize {

@@ -11,25 +11,16 @@ use serde::Deserialize;
 use tch::Tensor;
 
 use crate::failure::Failure;
-use crate::nn::{Context, Loader};
+use crate::nn::{Context, Loader, Packing};
 
-/// The inputs of a text model, padded on the right to one length.
+/// The inputs of a text model: the tokens of all sequences, end to end.
 pub struct Inputs {
-    /// Int64 `[b, t]`.
+    /// Int64 `[n]`.
     pub input_ids: Tensor,
-    /// Int64 `[b, t]`: 1 for a token, 0 for padding.
-    pub attention_mask: Tensor,
-    /// Int64 `[b, t]`: which text of a pair.
+    /// Which text of a pair, Int64 `[n]`.
     pub token_type_ids: Tensor,
-}
-
-impl Inputs {
-    /// The attention mask as scores to add, `[b, 1, 1, t]`: 0 for a token, the lowest number for padding.
-    pub fn additive_mask(&self) -> Tensor {
-        let padding = self.attention_mask.eq(0).unsqueeze(1).unsqueeze(1);
-        Tensor::zeros(padding.size(), (tch::Kind::Float, padding.device()))
-            .masked_fill(&padding, f64::from(f32::MIN))
-    }
+    /// Where each sequence lies.
+    pub packing: Packing,
 }
 
 /// Where a parameter lies between input and output.
@@ -44,15 +35,26 @@ pub enum Depth {
 }
 
 /// An encoder of text with a sequence-classification head.
+///
+/// The steps are apart so that each can be run, and run again for its gradients, on its own.
 pub trait TextModel {
-    /// Token states `[b, t, d]`.
-    fn encode(&self, inputs: &Inputs, context: &Context) -> Tensor;
-    /// Token states `[b, t, d]` → logits `[b, labels]`.
+    /// What enters the first layer: `[n, d]` in the context's kind.
+    fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor;
+    /// One encoder layer, counted from 0 at the input: `[n, d]` → `[n, d]`.
+    fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor;
+    /// Token states `[n, d]` → logits `[b, labels]`, fp32.
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor;
     /// Number of encoder layers.
     fn layers(&self) -> usize;
     /// Where the parameter of this name lies.
     fn depth(&self, name: &str) -> Depth;
+
+    /// All of it: logits `[b, labels]`, fp32.
+    fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
+        let states = self.embed(inputs, context);
+        let states = (0..self.layers()).fold(states, |states, number| self.layer(number, &states, context));
+        self.classify(&states, context)
+    }
 }
 
 /// What any `config.json` says.

@@ -32,13 +32,16 @@ impl Embeddings {
     }
 
     fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
-        // Tokens are numbered from padding + 1; padding keeps its own index. [b, t]
-        let token = inputs.input_ids.ne(self.padding).to_kind(Kind::Int64);
-        let positions = token.cumsum(1, Kind::Int64) * &token + self.padding;
-        let states = self.word_embeddings.forward(&inputs.input_ids) // [b, t, d]
+        // Tokens are numbered from padding + 1 in each sequence; the padding token, wherever it stands, keeps its own index.
+        let packing = &inputs.packing;
+        let token = inputs.input_ids.ne(self.padding).to_kind(Kind::Int64); // [n]
+        let count = token.cumsum(0, Kind::Int64);
+        let before = (&count - &token).index_select(0, &packing.starts).index_select(0, &packing.sequences);
+        let positions = (count - before) * &token + self.padding;
+        let states = self.word_embeddings.forward(&inputs.input_ids) // [n, d]
             + self.token_type_embeddings.forward(&inputs.token_type_ids)
             + self.position_embeddings.forward(&positions);
-        self.dropout.forward(self.layer_norm.forward(&states), context)
+        self.dropout.forward(self.layer_norm.forward(&states), context).to_kind(context.kind)
     }
 }
 
@@ -55,7 +58,7 @@ pub(super) struct Roberta {
 impl Roberta {
     pub(super) fn new(root: &Path, config: Config, labels: i64, dropout: Option<f64>) -> Result<Self> {
         let config = config.checked(dropout)?;
-        let (roberta, head) = (root.sub("roberta"), root.sub("classifier").may_be_new());
+        let (roberta, head) = (root.sub("roberta"), root.sub("classifier").may_be_new().in_full());
         let (size, std) = (config.hidden_size, config.initializer_range);
         Ok(Roberta {
             embeddings: Embeddings::new(
@@ -73,15 +76,18 @@ impl Roberta {
 }
 
 impl TextModel for Roberta {
-    fn encode(&self, inputs: &Inputs, context: &Context) -> Tensor {
-        let states = self.embeddings.forward(inputs, context);
-        self.encoder.forward(states, &inputs.additive_mask(), context)
+    fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor {
+        self.embeddings.forward(inputs, context)
+    }
+
+    fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor {
+        self.encoder.layer(number, states, context)
     }
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
-        let first = self.dropout.forward(states.select(1, 0), context); // [b, d]
-        let inner = self.dense.forward(&first).tanh();
-        self.out_proj.forward(&self.dense_dropout.forward(inner, context))
+        let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
+        let inner = self.dense.forward(&self.dropout.rows(first, context)).tanh();
+        self.out_proj.forward(&self.dense_dropout.rows(inner, context))
     }
 
     fn layers(&self) -> usize {

@@ -1,38 +1,10 @@
 //! Layers with the parameter names and the arithmetic of `torch.nn`.
 
 use anyhow::{Result, bail};
+use native::{Heads, Projections};
 use tch::Tensor;
 
 use super::{Context, Init, Path};
-
-/// `torch.nn.Linear`: `x Wᵀ + b`, `[…, in]` → `[…, out]`.
-pub struct Linear {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Linear {
-    /// Takes `weight` `[out, in]` and `bias` `[out]` below `path`; new weights are N(0, `std`), new biases 0.
-    pub fn new(path: &Path, inputs: i64, outputs: i64, std: f64) -> Self {
-        Linear {
-            weight: path.param("weight", &[outputs, inputs], Init::Normal(std)),
-            bias: path.param("bias", &[outputs], Init::Zeros),
-        }
-    }
-
-    /// The last layer of a head, whose rows belong to labels by name.
-    pub fn of_labels(path: &Path, inputs: i64, labels: i64, std: f64) -> Self {
-        Linear {
-            weight: path.label_param("weight", &[labels, inputs], Init::Normal(std)),
-            bias: path.label_param("bias", &[labels], Init::Zeros),
-        }
-    }
-
-    /// `[…, in]` → `[…, out]`.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, Some(&self.bias))
-    }
-}
 
 /// `torch.nn.LayerNorm` over the last dimension.
 pub struct LayerNorm {
@@ -53,7 +25,20 @@ impl LayerNorm {
 
     /// `[…, size]` → `[…, size]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.layer_norm(self.weight.size(), Some(&self.weight), Some(&self.bias), self.eps, true)
+        native::norm_residual(x, None, &self.weight, &self.bias, self.eps, None)
+    }
+
+    /// The norm of `residual + dropout(x)`, tokens `[n, size]` each.
+    pub fn residual(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        dropout: Option<&Dropout>,
+        context: &Context,
+    ) -> Tensor {
+        let keys = dropout.and_then(|dropout| Some((dropout.p, dropout.keys(context)?)));
+        let drop = keys.as_ref().map(|(p, keys)| (*p, keys, Some(&context.packing.offsets)));
+        native::norm_residual(x, Some(residual), &self.weight, &self.bias, self.eps, drop)
     }
 }
 
@@ -69,7 +54,7 @@ impl Embedding {
         Embedding { weight: path.param("weight", &[rows, size], Init::Normal(std)), padding }
     }
 
-    /// Int64 `[b, t]` → `[b, t, size]`.
+    /// Int64 `[n]` → `[n, size]`.
     pub fn forward(&self, ids: &Tensor) -> Tensor {
         Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, false)
     }
@@ -87,20 +72,28 @@ impl Dropout {
         Dropout { p, site: path.next_site() }
     }
 
-    /// `[b, …, d]` → the same shape, scaled by 1 / (1 − p) where it is kept.
+    /// Tokens `[n, d]` → the same, scaled by 1 / (1 − p) where they are kept.
     pub fn forward(&self, x: Tensor, context: &Context) -> Tensor {
+        match self.keys(context) {
+            Some(keys) => native::dropout_packed(&x, self.p, &keys, &context.packing.offsets),
+            None => x,
+        }
+    }
+
+    /// The same for one row a sequence, `[b, d]`.
+    pub fn rows(&self, x: Tensor, context: &Context) -> Tensor {
         match self.keys(context) {
             Some(keys) => native::dropout(&x, self.p, &keys),
             None => x,
         }
     }
 
-    /// Multi-head attention, `[b, h, t, d]` each, with this dropout on its probabilities.
-    pub fn attention(&self, q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor, context: &Context) -> Tensor {
-        match self.keys(context) {
-            Some(keys) => native::attention(q, k, v, Some(mask), self.p, Some(&keys)),
-            None => native::attention(q, k, v, Some(mask), 0.0, None),
-        }
+    /// Self-attention within each sequence, with this dropout on its weights: queries, keys and values side by side,
+    /// `[n, 3 · d]`, → `[n, d]`.
+    pub fn attention(&self, joined: &Tensor, heads: Heads, context: &Context) -> Tensor {
+        let keys = self.keys(context);
+        let drop = keys.as_ref().map(|keys| (self.p, keys));
+        native::attention(Projections::Joined(joined), heads, &context.packing.offsets, drop)
     }
 
     fn keys(&self, context: &Context) -> Option<Tensor> {

@@ -35,6 +35,31 @@ pub struct LoadReport {
     pub dropped: Vec<String>,
 }
 
+/// What a model was made of.
+pub struct Loaded {
+    /// The parameters by name, in the order they were asked for.
+    pub params: tensors::Named,
+    /// Copies of them in another kind.
+    pub copies: Copies,
+    /// What was dropped or made anew.
+    pub report: LoadReport,
+}
+
+/// The numbers that mixed precision multiplies by: `(parameters, copy in fewer bits)`.
+pub struct Copies(Vec<(Tensor, Tensor)>);
+
+impl Copies {
+    /// Writes the copies anew, after the parameters changed.
+    pub fn refresh(&self) -> Result<()> {
+        tch::no_grad(|| {
+            for (from, copy) in &self.0 {
+                copy.shallow_clone().f_copy_(from)?;
+            }
+            Ok(())
+        })
+    }
+}
+
 /// A checkpoint, and the parameters taken from it so far.
 pub struct Loader<'a> {
     weights: &'a Weights,
@@ -45,6 +70,7 @@ pub struct Loader<'a> {
     label_rows: Option<Vec<i64>>,
     seed: u64,
     device: Device,
+    low: Option<Kind>,
     sites: Cell<u64>,
     state: RefCell<State>,
 }
@@ -52,6 +78,7 @@ pub struct Loader<'a> {
 #[derive(Default)]
 struct State {
     params: tensors::Named,
+    copies: Vec<(Tensor, Tensor)>,
     taken: BTreeSet<String>,
     made: Vec<String>,
     missing: Vec<String>,
@@ -81,6 +108,7 @@ impl<'a> Loader<'a> {
             label_rows: None,
             seed,
             device,
+            low: None,
             sites: Cell::new(0),
             state: RefCell::default(),
         }
@@ -92,13 +120,19 @@ impl<'a> Loader<'a> {
         self
     }
 
-    /// The root of the parameter names.
-    pub fn root(&self) -> Path<'_> {
-        Path { loader: self, name: String::new(), may_be_new: false }
+    /// Keeps a copy of what layers multiply by in this kind beside the parameters: mixed precision.
+    pub fn mixed(mut self, kind: Kind) -> Self {
+        self.low = Some(kind);
+        self
     }
 
-    /// The parameters by name in the order they were asked for, and the report; an error lists all that does not fit.
-    pub fn finish(self) -> Result<(tensors::Named, LoadReport)> {
+    /// The root of the parameter names.
+    pub fn root(&self) -> Path<'_> {
+        Path { loader: self, name: String::new(), may_be_new: false, full: false }
+    }
+
+    /// The parameters by name in the order they were asked for; an error lists all that does not fit.
+    pub fn finish(self) -> Result<Loaded> {
         let state = self.state.into_inner();
         let (mut dropped, mut surplus) = (Vec::new(), Vec::new());
         for (full, name) in &self.names {
@@ -128,7 +162,9 @@ impl<'a> Loader<'a> {
             )
             .into());
         }
-        Ok((state.params, LoadReport { made: state.made, dropped }))
+        let copies = Copies(state.copies);
+        copies.refresh()?;
+        Ok(Loaded { params: state.params, copies, report: LoadReport { made: state.made, dropped } })
     }
 }
 
@@ -165,6 +201,7 @@ pub struct Path<'a> {
     loader: &'a Loader<'a>,
     name: String,
     may_be_new: bool,
+    full: bool,
 }
 
 impl<'a> Path<'a> {
@@ -178,14 +215,42 @@ impl<'a> Path<'a> {
         Path { may_be_new: true, ..self.clone() }
     }
 
+    /// The same place, where layers compute in full precision: heads, whose work is small and whose numbers are the answer.
+    pub fn in_full(&self) -> Path<'a> {
+        Path { full: true, ..self.clone() }
+    }
+
     /// A parameter of the model. What is wrong with it is reported by [`Loader::finish`].
     pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let full = self.join(name);
-        let value = match self.loader.names.get(&full) {
-            Some(file_name) => self.loader.read(&full, file_name, shape),
-            None => None,
-        };
-        self.register(full, value, shape, init)
+        let value = self.read(&full, shape);
+        self.register(full, value, shape, init, None)
+    }
+
+    /// A parameter of the model whose memory is `place`, a part of [`Path::room`].
+    pub fn param_at(&self, name: &str, place: Tensor, init: Init) -> Tensor {
+        let (full, shape) = (self.join(name), place.size());
+        let value = self.read(&full, &shape);
+        self.register(full, value, &shape, init, Some(place))
+    }
+
+    /// Memory for parameters that lie beside each other.
+    pub fn room(&self, shape: &[i64]) -> Tensor {
+        Tensor::empty(shape, (Kind::Float, self.loader.device))
+    }
+
+    /// A copy of `params` in the kind of mixed precision, kept in step by [`Copies::refresh`]; `None` without mixed
+    /// precision.
+    pub fn low(&self, params: &Tensor) -> Option<Tensor> {
+        let kind = self.loader.low.filter(|_| !self.full)?;
+        let copy = Tensor::empty(params.size(), (kind, params.device()));
+        self.loader.state.borrow_mut().copies.push((params.shallow_clone(), copy.shallow_clone()));
+        Some(copy)
+    }
+
+    fn read(&self, full: &str, shape: &[i64]) -> Option<Tensor> {
+        let file_name = self.loader.names.get(full)?;
+        self.loader.read(full, file_name, shape)
     }
 
     /// A parameter of a head with one row a label.
@@ -197,7 +262,7 @@ impl<'a> Path<'a> {
             self.loader.state.borrow_mut().taken.insert(full.clone());
             Some(all.index_select(0, &Tensor::from_slice(rows)))
         });
-        self.may_be_new().register(full, value, shape, init)
+        self.may_be_new().register(full, value, shape, init, None)
     }
 
     /// A number for each place where something is drawn, by the order in which the model is built.
@@ -211,7 +276,14 @@ impl<'a> Path<'a> {
         if self.name.is_empty() { segment.to_string() } else { format!("{}.{segment}", self.name) }
     }
 
-    fn register(&self, full: String, value: Option<Tensor>, shape: &[i64], init: Init) -> Tensor {
+    fn register(
+        &self,
+        full: String,
+        value: Option<Tensor>,
+        shape: &[i64],
+        init: Init,
+        place: Option<Tensor>,
+    ) -> Tensor {
         let value = value.unwrap_or_else(|| {
             let mut state = self.loader.state.borrow_mut();
             if self.may_be_new {
@@ -222,7 +294,14 @@ impl<'a> Path<'a> {
             drop(state);
             self.loader.make(&full, shape, init)
         });
-        let param = value.to_device(self.loader.device).to_kind(Kind::Float).set_requires_grad(true);
+        let param = match place {
+            Some(mut place) => {
+                place.copy_(&value);
+                place.detach()
+            }
+            None => value.to_device(self.loader.device).to_kind(Kind::Float),
+        };
+        let param = param.set_requires_grad(true);
         self.loader.state.borrow_mut().params.push((full, param.shallow_clone()));
         param
     }

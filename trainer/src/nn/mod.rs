@@ -1,23 +1,31 @@
 //! Building blocks of the models, and how their weights are found in a checkpoint.
 
 mod layers;
+mod linear;
 mod load;
+mod packing;
 
-pub use layers::{Activation, Dropout, Embedding, LayerNorm, Linear};
-pub use load::{Init, LoadReport, Loader, Path};
+pub use layers::{Activation, Dropout, Embedding, LayerNorm};
+pub use linear::Linear;
+pub use load::{Copies, Init, LoadReport, Loaded, Loader, Path};
+pub use packing::Packing;
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// What a forward pass must know beside its inputs.
 pub struct Context<'a> {
+    /// How the batch's sequences lie.
+    pub packing: &'a Packing,
+    /// The kind that layers compute in.
+    pub kind: Kind,
     /// `None` in evaluation: nothing is drawn.
     pub draw: Option<Draw<'a>>,
 }
 
-impl Context<'_> {
-    /// A pass without dropout.
-    pub fn evaluation() -> Self {
-        Context { draw: None }
+impl<'a> Context<'a> {
+    /// A pass without dropout, in the full precision of the weights.
+    pub fn evaluation(packing: &'a Packing) -> Self {
+        Context { packing, kind: Kind::Float, draw: None }
     }
 }
 

@@ -1,0 +1,59 @@
+//! Sequences of one batch laid end to end: no padding is computed, and a token sees only its own sequence.
+
+use tch::{Device, Tensor};
+
+/// Tokens of a batch are rounded up to a multiple of this many.
+///
+/// libtorch prepares a product anew for each shape it has not met; with few different shapes it soon has met them all.
+/// The tokens added belong to no sequence.
+const ROUNDING: usize = 16;
+
+/// Where each sequence of a batch lies.
+pub struct Packing {
+    /// Int64 `[b + 1]`, on the CPU: sequence `i` is the tokens `offsets[i] .. offsets[i + 1]`.
+    pub offsets: Tensor,
+    /// The first token of each sequence, Int64 `[b]`.
+    pub starts: Tensor,
+    /// The sequence that each token belongs to, Int64 `[n]`; the last one for tokens that belong to none.
+    pub sequences: Tensor,
+    /// The place of each token in its sequence, Int64 `[n]`; 0 for tokens that belong to none.
+    pub positions: Tensor,
+    tokens: i64,
+}
+
+impl Packing {
+    /// Sequences of these lengths, each at least 1.
+    pub fn new(lengths: &[i64], device: Device) -> Self {
+        let used = lengths.iter().sum::<i64>() as usize;
+        let tokens = used.next_multiple_of(ROUNDING);
+        let spare = tokens - used;
+        let last = lengths.len() as i64 - 1;
+        let mut offsets = vec![0];
+        let (mut sequences, mut positions) = (Vec::new(), Vec::new());
+        for (sequence, &length) in lengths.iter().enumerate() {
+            offsets.push(offsets[sequence] + length);
+            sequences.extend(std::iter::repeat_n(sequence as i64, length as usize));
+            positions.extend(0..length);
+        }
+        sequences.extend(std::iter::repeat_n(last, spare));
+        positions.extend(std::iter::repeat_n(0, spare));
+        let offsets = Tensor::from_slice(&offsets);
+        Packing {
+            starts: offsets.narrow(0, 0, lengths.len() as i64).to_device(device),
+            offsets,
+            sequences: Tensor::from_slice(&sequences).to_device(device),
+            positions: Tensor::from_slice(&positions).to_device(device),
+            tokens: tokens as i64,
+        }
+    }
+
+    /// Rows of a packed tensor, those that belong to no sequence included.
+    pub fn tokens(&self) -> i64 {
+        self.tokens
+    }
+
+    /// The states of each sequence's first token: `[n, d]` → `[b, d]`.
+    pub fn first(&self, states: &Tensor) -> Tensor {
+        states.index_select(0, &self.starts)
+    }
+}
