@@ -38,6 +38,13 @@ char* luthier_set_deterministic(bool on) {
   });
 }
 
+char* luthier_set_tf32(bool on) {
+  return luthier::guarded([&] {
+    at::globalContext().setFloat32MatmulPrecision(on ? "high" : "highest");
+    at::globalContext().setAllowTF32CuDNN(on);
+  });
+}
+
 char* luthier_set_flush_denormals(bool on, bool* supported) {
   return luthier::guarded([&] {
     *supported = at::globalContext().setFlushDenormal(on);
@@ -69,6 +76,19 @@ char* luthier_cpu_library() {
 }
 
 bool luthier_has_driver() { return dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) != nullptr; }
+
+// The driver's answer for device 0, or false where there is no driver or no device.
+bool luthier_compute_capability(int* major, int* minor) {
+  constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (driver == nullptr) {
+    return false;
+  }
+  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+  const auto ask = reinterpret_cast<int (*)(int*, int, int)>(dlsym(driver, "cuDeviceGetAttribute"));
+  return init != nullptr && ask != nullptr && init(0) == 0 && ask(major, kMajor, 0) == 0 &&
+         ask(minor, kMinor, 0) == 0;
+}
 
 char* luthier_open_global(const char* path) {
   if (dlopen(path, RTLD_NOW | RTLD_GLOBAL) != nullptr) {

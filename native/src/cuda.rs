@@ -53,6 +53,12 @@ fn find(lib_dir: Option<&Path>) -> Option<PathBuf> {
         .find(|library| library.is_file())
 }
 
+/// Compute capability of the first GPU, `(major, minor)`, by the driver; `None` without one.
+#[must_use]
+pub fn compute_capability() -> Option<(i32, i32)> {
+    ffi::compute_capability()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -126,6 +126,8 @@ unsafe extern "C" {
     fn luthier_set_threads(threads: i64) -> Message;
     fn luthier_threads(out: *mut i64) -> Message;
     fn luthier_set_deterministic(on: bool) -> Message;
+    fn luthier_set_tf32(on: bool) -> Message;
+    fn luthier_compute_capability(major: *mut i32, minor: *mut i32) -> bool;
     fn luthier_set_flush_denormals(on: bool, supported: *mut bool) -> Message;
     fn luthier_header_version() -> *const c_char;
     fn luthier_show_config(out: *mut Message) -> Message;
@@ -378,6 +380,16 @@ pub(crate) fn threads() -> Result<i64> {
 
 pub(crate) fn set_deterministic(on: bool) -> Result<()> {
     check(unsafe { luthier_set_deterministic(on) })
+}
+
+pub(crate) fn set_tf32(on: bool) -> Result<()> {
+    check(unsafe { luthier_set_tf32(on) })
+}
+
+pub(crate) fn compute_capability() -> Option<(i32, i32)> {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: two numbers are written, and only where the answer is true do they mean something.
+    unsafe { luthier_compute_capability(&mut major, &mut minor) }.then_some((major, minor))
 }
 
 pub(crate) fn set_flush_denormals(on: bool) -> Result<bool> {

@@ -31,6 +31,24 @@ pub fn set_deterministic(on: bool) -> Result<()> {
     ffi::set_deterministic(on)
 }
 
+/// Lets a GPU round the factors of fp32 products to 19 bits (tf32), in cuBLAS and cuDNN.
+///
+/// # Errors
+/// When libtorch refuses.
+pub fn set_tf32(on: bool) -> Result<()> {
+    ffi::set_tf32(on)
+}
+
+/// Whether this processor has instructions for products of bf16, by what the kernel says of it.
+#[must_use]
+pub fn multiplies_bf16() -> bool {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let flags = info.lines().find(|line| line.starts_with("flags") || line.starts_with("Features"));
+    flags.is_some_and(|line| {
+        line.split_whitespace().any(|flag| matches!(flag, "avx512_bf16" | "amx_bf16" | "bf16"))
+    })
+}
+
 /// Treats denormal numbers as 0 on this thread and those of its pool: they are slow on x86-64.
 /// Returns whether the processor can. Call it after [`set_threads`].
 ///

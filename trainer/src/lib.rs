@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod models;
 pub mod nn;
 pub mod optim;
+pub mod precision;
 pub mod predict;
 pub mod tasks;
 pub mod tensors;

@@ -74,7 +74,7 @@ impl Default for Training {
             weight_decay: 0.01,
             max_grad_norm: 1.0,
             max_length: None,
-            precision: Precision::Fp32,
+            precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,
             dropout: None,
@@ -93,11 +93,45 @@ impl Default for Training {
 
 /// Number format of the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Precision {
-    /// 32-bit floats.
+    /// The fastest that the device has without loss of quality.
     #[default]
+    Auto,
+    /// 32-bit floats.
     Fp32,
+    /// Products of 19-bit floats, sums and weights of 32; GPUs only.
+    Tf32,
+    /// Products of bf16, weights and optimizer of 32 bits.
+    Bf16,
+    /// Weights of bf16 as well, rounded at random so that small updates are not lost: half the memory.
+    Bf16Pure,
+    /// Products of fp16 with a scaled loss, weights and optimizer of 32 bits; GPUs only.
+    Fp16,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Precision; 6] = [
+        Precision::Auto,
+        Precision::Fp32,
+        Precision::Tf32,
+        Precision::Bf16,
+        Precision::Bf16Pure,
+        Precision::Fp16,
+    ];
+
+    /// The name in a specification.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Auto => "auto",
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Bf16 => "bf16",
+            Precision::Bf16Pure => "bf16_pure",
+            Precision::Fp16 => "fp16",
+        }
+    }
 }
 
 /// An interval, counted in steps or in epochs: `{"steps": 100}` or `{"epochs": 0.5}`.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
-use store::spec::{JobSpec, ProblemType};
+use store::spec::{JobSpec, Precision, ProblemType};
 use tch::{Device, Tensor};
 
 use super::checkpoint::{Checkpoints, State};
@@ -18,9 +18,10 @@ use crate::data::{Data, Order};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
-use crate::nn::{LoadReport, Loader};
+use crate::nn::{Copies, LoadReport, Loaded, Loader, Numbers};
 use crate::optim::Optimizer;
 use crate::tasks::text_classification::Objective;
+use crate::precision::{self, Settled};
 use crate::{device, tensors};
 
 /// The tokens that a row is cut to when neither the settings nor the model say less.
@@ -42,6 +43,10 @@ pub struct Session {
     pub model: Box<dyn TextModel>,
     /// Its parameters, and how they are written.
     pub files: ModelFiles,
+    /// Copies of the parameters in fewer bits, where layers multiply by such.
+    pub copies: Copies,
+    /// In which numbers it computes.
+    pub precision: Settled,
     /// The update rule with its state.
     pub optimizer: Optimizer,
     /// Which rows each step takes.
@@ -67,7 +72,9 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
         native::runtime::set_threads(spec.resources.threads as usize)?;
     }
     let device = device::choose(spec.resources.device)?;
-    announce(events, device)?;
+    let precision = precision::settle(spec.training.precision, device)?;
+    announce(events, device, &precision)?;
+    native::runtime::set_tf32(precision.precision == Precision::Tf32)?;
     native::runtime::set_deterministic(spec.training.deterministic)?;
 
     let base = dir.join("model");
@@ -80,7 +87,8 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
         Objective::new(data.problem, data.labels.clone(), &spec.training, &data.train.targets, device)?;
 
     let weights = Weights::open(&base)?;
-    let (model, mut params) = build(&config, &weights, &spec, &data.labels, data.problem, device, events)?;
+    let (model, loaded) = build(&config, &weights, &spec, &data, device, precision.numbers(), events)?;
+    let (mut params, copies) = (loaded.params, loaded.copies);
     let identity = manifest::identity(dir, &spec)?;
     let manifest = manifest::manifest(dir, &spec, &identity, device)?;
     let training = &spec.training;
@@ -96,6 +104,7 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
     let resumed = checkpoints.newest(&identity)?;
     if let Some(state) = &resumed {
         restore(&mut params, &checkpoints.path(state.step))?;
+        copies.refresh()?;
     }
     let mut optimizer = Optimizer::new(&spec.training, &params, model.as_ref())?;
     if let Some(state) = &resumed {
@@ -113,6 +122,8 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
         objective,
         model,
         files,
+        copies,
+        precision,
         optimizer,
         order,
         total_steps,
@@ -136,13 +147,15 @@ fn read_spec(dir: &Path) -> Result<JobSpec> {
     Ok(spec)
 }
 
-fn announce(events: &mut Events, device: Device) -> Result<()> {
+fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<()> {
     let mut data = Map::new();
     data.insert("device".into(), device::name(device).into());
     data.insert("threads".into(), native::runtime::threads()?.into());
     data.insert("libtorch".into(), native::runtime::libtorch_version()?.loaded.into());
     data.insert("luthier".into(), env!("CARGO_PKG_VERSION").into());
-    events.phase(0, "loading", data)
+    data.insert("precision".into(), precision.name().into());
+    events.phase(0, "loading", data)?;
+    events.log(0, format!("Precision: {}, {}.", precision.name(), precision.reason))
 }
 
 /// The shortest of what was asked for, what the model has positions for, and what the tokenizer says.
@@ -174,14 +187,15 @@ fn build(
     config: &Value,
     weights: &Weights,
     spec: &JobSpec,
-    labels: &[String],
-    problem: ProblemType,
+    data: &Data,
     device: Device,
+    numbers: Numbers,
     events: &mut Events,
-) -> Result<(Box<dyn TextModel>, tensors::Named)> {
+) -> Result<(Box<dyn TextModel>, Loaded)> {
+    let labels = &data.labels;
     let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
-    let mut loader = Loader::new(weights, base, u64::from(spec.seed), device);
-    if let Some(rows) = kept_head(config, problem, labels) {
+    let mut loader = Loader::new(weights, base, u64::from(spec.seed), device).numbers(numbers);
+    if let Some(rows) = kept_head(config, data.problem, labels) {
         events.log(
             0,
             "The checkpoint's classification head has the same classes; it is kept, matched by name.",
@@ -191,7 +205,7 @@ fn build(
     let model = models::build(config, &loader, labels.len() as i64, spec.training.dropout)?;
     let loaded = loader.finish()?;
     tell_load(&loaded.report, events)?;
-    Ok((model, loaded.params))
+    Ok((model, loaded))
 }
 
 /// For each label its row in the checkpoint's head, where that head is a classifier of exactly these labels.

@@ -85,7 +85,7 @@ fn one_step(session: &mut Session, window: &mut Window) -> Result<Step> {
         let own: Vec<&Row> = rows.iter().map(|&row| &session.data.train.rows[row]).collect();
         let batch = collate(&own, session.padding, session.device);
         let draw = Draw { seed: u64::from(session.spec.seed), step, examples: &batch.examples };
-        let context = Context { packing: &batch.inputs.packing, kind: Kind::Float, draw: Some(draw) };
+        let context = Context { packing: &batch.inputs.packing, kind: session.precision.kind(), draw: Some(draw) };
         let logits = session.model.forward(&batch.inputs, &context);
         let losses = session.objective.row_losses(&logits, &session.data.train.targets, rows);
         let share = losses.sum(Kind::Float) / weight;
@@ -100,6 +100,7 @@ fn one_step(session: &mut Session, window: &mut Window) -> Result<Step> {
     let made = Step { loss: f64::try_from(&loss)?, grad_norm: f64::try_from(&grad_norm)?, learning_rate };
     refuse_non_finite(session, &made, &all)?;
     session.optimizer.step(learning_rate)?;
+    session.copies.refresh()?;
     Ok(made)
 }
 

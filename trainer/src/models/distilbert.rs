@@ -69,8 +69,8 @@ impl Embeddings {
     }
 
     fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
-        let states = self.word_embeddings.forward(&inputs.input_ids) // [n, d]
-            + self.position_embeddings.forward(&inputs.packing.positions);
+        let states = self.word_embeddings.forward(&inputs.input_ids, context) // [n, d]
+            + self.position_embeddings.forward(&inputs.packing.positions, context);
         self.dropout.forward(self.layer_norm.forward(&states), context).to_kind(context.kind)
     }
 }

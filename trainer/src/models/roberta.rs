@@ -38,9 +38,9 @@ impl Embeddings {
         let count = token.cumsum(0, Kind::Int64);
         let before = (&count - &token).index_select(0, &packing.starts).index_select(0, &packing.sequences);
         let positions = (count - before) * &token + self.padding;
-        let states = self.word_embeddings.forward(&inputs.input_ids) // [n, d]
-            + self.token_type_embeddings.forward(&inputs.token_type_ids)
-            + self.position_embeddings.forward(&positions);
+        let states = self.word_embeddings.forward(&inputs.input_ids, context) // [n, d]
+            + self.token_type_embeddings.forward(&inputs.token_type_ids, context)
+            + self.position_embeddings.forward(&positions, context);
         self.dropout.forward(self.layer_norm.forward(&states), context).to_kind(context.kind)
     }
 }

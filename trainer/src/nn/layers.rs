@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use native::{Heads, Projections};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 use super::{Context, Init, Path};
 
@@ -54,9 +54,10 @@ impl Embedding {
         Embedding { weight: path.param("weight", &[rows, size], Init::Normal(std)), padding }
     }
 
-    /// Int64 `[n]` → `[n, size]`.
-    pub fn forward(&self, ids: &Tensor) -> Tensor {
-        Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, false)
+    /// Int64 `[n]` → `[n, size]`, in the kind of the weights; in fp32 where the context is.
+    pub fn forward(&self, ids: &Tensor, context: &Context) -> Tensor {
+        let states = Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, false);
+        if context.kind == Kind::Float { states.to_kind(Kind::Float) } else { states }
     }
 }
 

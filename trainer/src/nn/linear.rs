@@ -50,12 +50,16 @@ impl Linear {
         Linear { params: weights.into_iter().chain(biases).collect(), weights: count, weight, bias, low }
     }
 
-    /// `[n, in]` → `[n, out]`, in the kind of `x`: fp32 by the parameters, else by their copy.
+    /// `[n, in]` → `[n, out]`, in the kind of `x`: fp32 by the parameters, else by what is kept in fewer bits.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let (weight, bias) = match &self.low {
-            Some((weight, bias)) if x.kind() != Kind::Float => (weight, bias),
-            _ => (&self.weight, &self.bias),
-        };
-        native::linear(x, weight, Some(bias), &self.params, self.weights)
+        match &self.low {
+            Some((weight, bias)) if x.kind() != Kind::Float => {
+                native::linear(x, weight, Some(bias), &self.params, self.weights)
+            }
+            _ => {
+                let weight = self.weight.to_kind(Kind::Float);
+                native::linear(x, &weight, Some(&self.bias), &self.params, self.weights)
+            }
+        }
     }
 }

@@ -35,6 +35,17 @@ pub struct LoadReport {
     pub dropped: Vec<String>,
 }
 
+/// How parameters are kept, and what layers multiply by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// fp32 throughout.
+    Full,
+    /// fp32 parameters, and a copy of the layers' in this kind to multiply by.
+    Mixed(Kind),
+    /// Matrices are kept in this kind; vectors (biases, norms) and heads in fp32.
+    Pure(Kind),
+}
+
 /// What a model was made of.
 pub struct Loaded {
     /// The parameters by name, in the order they were asked for.
@@ -70,7 +81,7 @@ pub struct Loader<'a> {
     label_rows: Option<Vec<i64>>,
     seed: u64,
     device: Device,
-    low: Option<Kind>,
+    numbers: Numbers,
     sites: Cell<u64>,
     state: RefCell<State>,
 }
@@ -108,7 +119,7 @@ impl<'a> Loader<'a> {
             label_rows: None,
             seed,
             device,
-            low: None,
+            numbers: Numbers::Full,
             sites: Cell::new(0),
             state: RefCell::default(),
         }
@@ -120,9 +131,9 @@ impl<'a> Loader<'a> {
         self
     }
 
-    /// Keeps a copy of what layers multiply by in this kind beside the parameters: mixed precision.
-    pub fn mixed(mut self, kind: Kind) -> Self {
-        self.low = Some(kind);
+    /// Keeps parameters in these numbers.
+    pub fn numbers(mut self, numbers: Numbers) -> Self {
+        self.numbers = numbers;
         self
     }
 
@@ -236,13 +247,27 @@ impl<'a> Path<'a> {
 
     /// Memory for parameters that lie beside each other.
     pub fn room(&self, shape: &[i64]) -> Tensor {
-        Tensor::empty(shape, (Kind::Float, self.loader.device))
+        Tensor::empty(shape, (self.kind(shape), self.loader.device))
     }
 
-    /// A copy of `params` in the kind of mixed precision, kept in step by [`Copies::refresh`]; `None` without mixed
-    /// precision.
+    /// The kind in which a parameter of this shape is kept.
+    fn kind(&self, shape: &[i64]) -> Kind {
+        match self.loader.numbers {
+            Numbers::Pure(kind) if shape.len() > 1 && !self.full => kind,
+            _ => Kind::Float,
+        }
+    }
+
+    /// `params` in the kind of mixed precision: a copy that [`Copies::refresh`] keeps in step, or themselves where they
+    /// are kept so; `None` in full precision.
     pub fn low(&self, params: &Tensor) -> Option<Tensor> {
-        let kind = self.loader.low.filter(|_| !self.full)?;
+        let kind = match self.loader.numbers {
+            Numbers::Mixed(kind) | Numbers::Pure(kind) if !self.full => kind,
+            _ => return None,
+        };
+        if params.kind() == kind {
+            return Some(params.shallow_clone());
+        }
         let copy = Tensor::empty(params.size(), (kind, params.device()));
         self.loader.state.borrow_mut().copies.push((params.shallow_clone(), copy.shallow_clone()));
         Some(copy)
@@ -299,7 +324,7 @@ impl<'a> Path<'a> {
                 place.copy_(&value);
                 place.detach()
             }
-            None => value.to_device(self.loader.device).to_kind(Kind::Float),
+            None => value.to_device(self.loader.device).to_kind(self.kind(shape)),
         };
         let param = param.set_requires_grad(true);
         self.loader.state.borrow_mut().params.push((full, param.shallow_clone()));

@@ -7,7 +7,7 @@ mod packing;
 
 pub use layers::{Activation, Dropout, Embedding, LayerNorm};
 pub use linear::Linear;
-pub use load::{Copies, Init, LoadReport, Loaded, Loader, Path};
+pub use load::{Copies, Init, LoadReport, Loaded, Loader, Numbers, Path};
 pub use packing::Packing;
 
 use tch::{Kind, Tensor};
