@@ -270,6 +270,11 @@ pub(crate) fn linear<T: Borrow<Tensor>>(
     })
 }
 
+pub(crate) fn map(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: the caller's files are written once and renamed into place, so that they do not change under the map.
+    unsafe { memmap2::Mmap::map(file) }
+}
+
 pub(crate) fn grad_norm<T: Borrow<Tensor>>(grads: &[T]) -> Result<Tensor> {
     let grads = list(grads);
     tensor_from(|out| unsafe { luthier_grad_norm(grads.as_ptr(), grads.len(), out) })

@@ -1,6 +1,32 @@
 //! Memory of this process, as the kernel counts it in `/proc/self/status`.
 
+use std::ops::Deref;
+use std::path::Path;
 use std::{fs, io};
+
+use crate::ffi;
+
+/// A file's bytes, read as they are looked at. Files that are mapped are written once and renamed into place; one that
+/// another program shortens meanwhile ends this process.
+pub struct Mapped(memmap2::Mmap);
+
+impl Mapped {
+    /// Maps a file; the first byte lies at the start of a page.
+    ///
+    /// # Errors
+    /// When it cannot be opened or mapped, as an empty one cannot.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        ffi::map(&fs::File::open(path)?).map(Mapped)
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
 
 /// Memory that is resident now, in bytes.
 ///

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use store::spec::{self, ProblemType};
 use tch::Device;
 
-use crate::data::{Row, collate};
+use crate::data::{Tokens, collate};
 use crate::device;
 use crate::failure::Failure;
 use crate::job::floats;
@@ -140,18 +140,13 @@ impl Predictor {
                 Input::Pair { text, text_pair } => (text.as_str(), text_pair.as_deref()),
             })
             .collect();
-        let rows: Vec<Row> = self
-            .tokenizer
-            .encode_pairs(&texts, self.max_length)?
-            .into_iter()
-            .map(|encoding| Row { number: 0, ids: encoding.ids, type_ids: encoding.type_ids })
-            .collect();
+        let tokens = Tokens::of(&self.tokenizer.encode_pairs(&texts, self.max_length)?);
+        let rows: Vec<_> = (0..tokens.len()).map(|row| tokens.row(row, 0)).collect();
         let _guard = tch::no_grad_guard();
         let mut outputs = Vec::with_capacity(rows.len());
         for rows in rows.chunks(BATCH) {
-            let rows: Vec<&Row> = rows.iter().collect();
             let padding = (self.tokenizer.pad_id().unwrap_or(0), self.tokenizer.pad_type_id());
-            let batch = collate(&rows, padding, self.device);
+            let batch = collate(rows, padding, self.device);
             let context = Context::evaluation(&batch.inputs.packing);
             let logits = self.model.forward(&batch.inputs, &context);
             outputs.extend(floats(&logits)?.chunks(self.labels.len()).map(|logits| self.shown(logits)));

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 
 use common::{distance, fixture, json_of, numbers};
 use formats::checkpoint::Weights;
-use formats::tokenizer::Tokenizer;
-use luthier_trainer::data::{Batch, Row, collate};
+use formats::tokenizer::{Encoding, Tokenizer};
+use luthier_trainer::data::{Batch, Tokens, collate};
 use luthier_trainer::models::{self, TextModel};
 use luthier_trainer::nn::{self, Context, LoadReport, Loader};
 use luthier_trainer::optim::Optimizer;
@@ -52,16 +52,18 @@ fn batch_of(batch: &Value) -> Batch {
         true => ids.iter().map(|row| vec![0; row.len()]).collect(),
         false => lists(&batch["token_type_ids"]),
     };
-    let rows: Vec<Row> = lists(&batch["attention_mask"])
+    let encodings: Vec<Encoding> = lists(&batch["attention_mask"])
         .iter()
         .zip(ids.iter().zip(&types))
         .map(|(mask, (ids, types))| {
             let length = mask.iter().sum::<u32>() as usize;
             assert!(mask[..length].iter().all(|&one| one == 1), "padded on the right");
-            Row { number: 0, ids: ids[..length].to_vec(), type_ids: types[..length].to_vec() }
+            Encoding { ids: ids[..length].to_vec(), type_ids: types[..length].to_vec(), truncated: false }
         })
         .collect();
-    collate(&rows.iter().collect::<Vec<_>>(), (0, 0), Device::Cpu)
+    let tokens = Tokens::of(&encodings);
+    let rows: Vec<_> = (0..tokens.len()).map(|row| tokens.row(row, 0)).collect();
+    collate(&rows, (0, 0), Device::Cpu)
 }
 
 fn logits(model: &dyn TextModel, batch: &Value) -> Tensor {
@@ -219,12 +221,7 @@ fn losses_of_20_adamw_steps_equal_the_reference_within_1e_3() {
         let rows = plan["rows"].as_array().unwrap();
         let texts: Vec<_> =
             rows.iter().map(|row| (row["text"].as_str().unwrap(), row["text_pair"].as_str())).collect();
-        let tokenized: Vec<Row> = tokenizer
-            .encode_pairs(&texts, 24)
-            .unwrap()
-            .into_iter()
-            .map(|encoding| Row { number: 0, ids: encoding.ids, type_ids: encoding.type_ids })
-            .collect();
+        let tokens = Tokens::of(&tokenizer.encode_pairs(&texts, 24).unwrap());
         let labels: Value = rows.iter().map(|row| row["label"].clone()).collect();
         let targets = classes(&labels);
         let training = Training { learning_rate: 1e-3, weight_decay: 0.01, ..Training::default() };
@@ -232,7 +229,7 @@ fn losses_of_20_adamw_steps_equal_the_reference_within_1e_3() {
         let mut optimizer = Optimizer::new(&training, &loaded.params, loaded.model.as_ref()).unwrap();
         for (step, stated) in plan["steps"].as_array().unwrap().iter().enumerate() {
             let picked: Vec<usize> = numbers(&stated["rows"]).into_iter().map(|row| row as usize).collect();
-            let own: Vec<&Row> = picked.iter().map(|&row| &tokenized[row]).collect();
+            let own: Vec<_> = picked.iter().map(|&row| tokens.row(row, 0)).collect();
             let padding = (tokenizer.pad_id().unwrap(), tokenizer.pad_type_id());
             let batch = collate(&own, padding, Device::Cpu);
             let context = Context::evaluation(&batch.inputs.packing);

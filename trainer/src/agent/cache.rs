@@ -23,6 +23,11 @@ impl Cache {
         Ok(Cache { folder, most_bytes })
     }
 
+    /// Where the files lie.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Makes `to` hold the content named `hash`, fetched from the store unless it lies here.
     pub(super) async fn place(
         &self,

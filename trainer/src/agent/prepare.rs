@@ -14,6 +14,9 @@ pub(super) async fn prepare(run: &Run<'_>) -> Result<Note, Stop> {
     let spec = serde_json::to_value(run.lease.spec()).map_err(|error| unprepared("its settings", error))?;
     let note = run.dir.lay(&spec, run.lease.attempt).map_err(|error| unprepared("its folder", error))?;
     place_all(run, &run.lease.files, run.dir.path()).await?;
+    if let Err(error) = run.dir.link_cache(run.agent.cache.folder()) {
+        tracing::warn!(%error, "the job has no cache for its tokenized rows");
+    }
     fetch_checkpoints(run).await?;
     if let Err(error) = run.agent.cache.trim() {
         tracing::warn!(%error, "the cache of artifacts could not be trimmed");

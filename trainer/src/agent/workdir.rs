@@ -93,6 +93,13 @@ impl WorkDir {
         Ok(note)
     }
 
+    /// Lets the job keep tokenized rows in the agent's cache, for the next job on the same data.
+    pub(super) fn link_cache(&self, cache: &Path) -> io::Result<()> {
+        let link = self.path.join("cache");
+        remove(&link)?;
+        std::os::unix::fs::symlink(std::path::absolute(cache)?, link)
+    }
+
     /// Steps of the complete checkpoints that lie in the folder.
     pub(super) fn local_checkpoints(&self) -> Vec<i64> {
         let Ok(entries) = fs::read_dir(self.checkpoints()) else {

@@ -6,14 +6,14 @@ use crate::models::Inputs;
 use crate::nn::Packing;
 
 /// A tokenized row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row<'a> {
     /// The row's number in its file, from 0: what dropout is drawn by, and how predictions name it.
     pub number: u64,
     /// Token ids.
-    pub ids: Vec<u32>,
+    pub ids: &'a [u32],
     /// Which text of a pair each token belongs to.
-    pub type_ids: Vec<u32>,
+    pub type_ids: &'a [u8],
 }
 
 /// Some rows as tensors.
@@ -34,19 +34,20 @@ impl Batch {
 }
 
 /// Lays rows end to end, and fills up with `padding` for token ids and for type ids.
-pub fn collate(rows: &[&Row], (pad_id, pad_type_id): (u32, u32), device: Device) -> Batch {
+pub fn collate(rows: &[Row], (pad_id, pad_type_id): (u32, u32), device: Device) -> Batch {
     let lengths: Vec<i64> = rows.iter().map(|row| row.ids.len() as i64).collect();
     let packing = Packing::new(&lengths, device);
-    let joined = |of: fn(&Row) -> &[u32], padding: u32| {
-        let values = rows.iter().flat_map(|row| of(row)).copied().map(i64::from);
-        let filled = values.chain(std::iter::repeat(i64::from(padding)));
-        Tensor::from_slice(&filled.take(packing.tokens() as usize).collect::<Vec<_>>()).to_device(device)
+    let filled = |mut values: Vec<i64>, padding: u32| {
+        values.resize(packing.tokens() as usize, i64::from(padding));
+        Tensor::from_slice(&values).to_device(device)
     };
+    let ids = rows.iter().flat_map(|row| row.ids).map(|&id| i64::from(id)).collect();
+    let type_ids = rows.iter().flat_map(|row| row.type_ids).map(|&id| i64::from(id)).collect();
     let numbers: Vec<i64> = rows.iter().map(|row| row.number as i64).collect();
     Batch {
         inputs: Inputs {
-            input_ids: joined(|row| &row.ids, pad_id),
-            token_type_ids: joined(|row| &row.type_ids, pad_type_id),
+            input_ids: filled(ids, pad_id),
+            token_type_ids: filled(type_ids, pad_type_id),
             packing,
         },
         examples: Tensor::from_slice(&numbers).to_device(device),

@@ -2,10 +2,14 @@
 
 mod batch;
 mod order;
+mod prefetch;
 mod read;
 mod split;
+mod tokens;
 
 pub use batch::{Batch, Row, collate};
 pub use order::{Order, permutation};
+pub use prefetch::{MicroBatch, Prefetch};
 pub use read::Data;
 pub use split::Split;
+pub use tokens::{Cache, Tokens};

@@ -17,6 +17,7 @@ pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
 const ORDER: u64 = u64::MAX;
 
 /// Which rows each micro-batch of each step takes.
+#[derive(Clone)]
 pub struct Order {
     rows: usize,
     batch: usize,

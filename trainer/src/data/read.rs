@@ -1,13 +1,14 @@
 //! The files of a classification job, read, split and tokenized.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use formats::dataset::{Example, Label, LabelMap, SplitSizes, overlap, read_classification, split_examples};
 use formats::tokenizer::Tokenizer;
 use store::spec::{JobSpec, ProblemType};
 
-use super::Split;
+use super::{Cache, Split};
 use crate::job::Events;
 use crate::tasks::text_classification::Targets;
 
@@ -18,7 +19,7 @@ pub struct Data {
     /// Label names by id, made from the training file alone.
     pub labels: Vec<String>,
     /// Rows to learn from.
-    pub train: Split,
+    pub train: Arc<Split>,
     /// Rows that choose the best checkpoint.
     pub validation: Option<Split>,
     /// Rows that are looked at once, at the end.
@@ -40,6 +41,7 @@ impl Data {
         dir: &Path,
         spec: &JobSpec,
         tokenizer: &Tokenizer,
+        cache: &Cache,
         max_length: usize,
         events: &mut Events,
     ) -> Result<Self> {
@@ -63,7 +65,7 @@ impl Data {
         }
         let tokenize = |examples: Vec<Example>| -> Result<Split> {
             let targets = targets(&examples, problem, map);
-            Split::tokenize(examples, targets, tokenizer, max_length)
+            Split::tokenize(examples, targets, tokenizer, cache, max_length)
         };
         let held_out = |examples: Vec<Example>| match examples.is_empty() {
             true => Ok(None),
@@ -71,7 +73,7 @@ impl Data {
         };
         let data = Data {
             problem,
-            train: tokenize(parts.train)?,
+            train: Arc::new(tokenize(parts.train)?),
             validation: held_out(parts.validation)?,
             test: held_out(parts.test)?,
             labels: map.names().to_vec(),
@@ -83,16 +85,16 @@ impl Data {
     /// Says how many rows there are, and how many were cut.
     fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
         let parts = [
-            ("train", Some(&self.train)),
+            ("train", Some(&*self.train)),
             ("validation", self.validation.as_ref()),
             ("test", self.test.as_ref()),
         ];
         for (name, split) in parts {
             let Some(split) = split else { continue };
-            let rows = split.rows.len();
+            let rows = split.len();
             events.log(0, format!("{name}: {rows} rows"))?;
-            if split.truncated > 0 {
-                let cut = split.truncated;
+            let cut = split.tokens.truncated();
+            if cut > 0 {
                 events.warn(
                     0,
                     format!("{name}: {cut} of {rows} rows are longer than {max_length} tokens and were cut"),

@@ -4,19 +4,20 @@ use anyhow::Result;
 use formats::dataset::Example;
 use formats::tokenizer::Tokenizer;
 
+use super::tokens::{Cache, Tokens};
 use super::Row;
 use crate::tasks::text_classification::Targets;
 
 /// Training, validation or test rows.
 pub struct Split {
     /// Tokens of each row.
-    pub rows: Vec<Row>,
+    pub tokens: Tokens,
+    /// Each row's number in its file, from 0.
+    pub numbers: Vec<u64>,
     /// What each row is to be taken for.
     pub targets: Targets,
     /// Texts, and second texts of pairs, to show beside predictions.
     pub texts: Vec<(String, Option<String>)>,
-    /// Rows that were longer than the limit and were cut.
-    pub truncated: usize,
 }
 
 impl Split {
@@ -25,23 +26,31 @@ impl Split {
         examples: Vec<Example>,
         targets: Targets,
         tokenizer: &Tokenizer,
+        cache: &Cache,
         max_length: usize,
     ) -> Result<Self> {
         let texts: Vec<(&str, Option<&str>)> =
             examples.iter().map(|example| (example.text.as_str(), example.text_pair.as_deref())).collect();
-        let encodings = tokenizer.encode_pairs(&texts, max_length)?;
-        let truncated = encodings.iter().filter(|encoding| encoding.truncated).count();
-        let rows = examples.iter().zip(encodings);
-        let rows = rows.map(|(example, encoding)| Row {
-            number: example.row,
-            ids: encoding.ids,
-            type_ids: encoding.type_ids,
-        });
         Ok(Split {
-            rows: rows.collect(),
+            tokens: cache.tokenize(tokenizer, &texts, max_length)?,
+            numbers: examples.iter().map(|example| example.row).collect(),
             targets,
-            truncated,
             texts: examples.into_iter().map(|example| (example.text, example.text_pair)).collect(),
         })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// A row.
+    pub fn row(&self, at: usize) -> Row<'_> {
+        self.tokens.row(at, self.numbers[at])
     }
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use tch::{Kind, Tensor};
 
 use super::setup::Session;
-use crate::data::{Row, Split, collate};
+use crate::data::{Split, collate};
 use crate::metrics::Metrics;
 use crate::nn::Context;
 use crate::tasks::text_classification::Predictions;
@@ -21,13 +21,13 @@ pub struct Evaluation {
 pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
     let training = &session.spec.training;
     let size = training.eval_batch_size.unwrap_or(training.batch_size) as usize;
-    let order: Vec<usize> = (0..split.rows.len()).collect();
+    let order: Vec<usize> = (0..split.len()).collect();
     let outputs = session.objective.labels.len();
     let mut predictions =
         Predictions { logits: vec![0.0; order.len() * outputs], losses: vec![0.0; order.len()] };
     let _guard = tch::no_grad_guard();
     for rows in order.chunks(size) {
-        let own: Vec<&Row> = rows.iter().map(|&row| &split.rows[row]).collect();
+        let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
         let batch = collate(&own, session.padding, session.device);
         let context = Context::evaluation(&batch.inputs.packing);
         let logits = session.model.forward(&batch.inputs, &context);

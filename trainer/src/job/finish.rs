@@ -136,11 +136,11 @@ fn card(session: &Session, best: u64, validation: Option<&Evaluation>, test: Opt
     );
     let _ = writeln!(card, "Labels: {}.\n", session.objective.labels.join(", "));
     let data = &session.data;
-    let count = |split: &Option<crate::data::Split>| split.as_ref().map_or(0, |split| split.rows.len());
+    let count = |split: &Option<crate::data::Split>| split.as_ref().map_or(0, |split| split.len());
     let _ = writeln!(
         card,
         "Rows: {} to train on, {} for validation, {} for the test.\n",
-        data.train.rows.len(),
+        data.train.len(),
         count(&data.validation),
         count(&data.test)
     );

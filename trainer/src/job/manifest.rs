@@ -2,35 +2,67 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::thread::JoinHandle;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use store::spec::JobSpec;
 
 use crate::device;
+use crate::precision::Settled;
 
-/// Hash of everything that decides the weights: settings, data and base checkpoint, but not names.
-pub fn identity(dir: &Path, spec: &JobSpec) -> Result<String> {
-    let nameless = JobSpec { name: String::new(), base_model: String::new(), ..spec.clone() };
-    let decisive =
-        json!({"spec": nameless, "data": hashes(&dir.join("data"))?, "model": hashes(&dir.join("model"))?});
-    Ok(hex::encode(Sha256::digest(decisive.to_string())))
+/// SHA-256 of each file of data and base checkpoint, by name.
+pub struct Hashes {
+    data: Map<String, Value>,
+    model: Map<String, Value>,
+}
+
+/// Hashes on their way.
+pub struct Hashing(JoinHandle<Result<Hashes>>);
+
+impl Hashes {
+    /// Begins to hash the files of a job's directory, on a thread of its own.
+    pub fn start(dir: &Path) -> Hashing {
+        let (data, model) = (dir.join("data"), dir.join("model"));
+        Hashing(std::thread::spawn(move || Ok(Hashes { data: hashes(&data)?, model: hashes(&model)? })))
+    }
+
+    /// Hash of everything that decides the weights: settings, data and base checkpoint, but not names.
+    pub fn identity(&self, spec: &JobSpec) -> String {
+        let nameless = JobSpec { name: String::new(), base_model: String::new(), ..spec.clone() };
+        let decisive = json!({"spec": nameless, "data": self.data, "model": self.model});
+        hex::encode(Sha256::digest(decisive.to_string()))
+    }
+}
+
+impl Hashing {
+    /// Waits for them.
+    pub fn wait(self) -> Result<Hashes> {
+        self.0.join().map_err(|_| anyhow!("the thread that hashes the job's files panicked"))?
+    }
 }
 
 /// Hashes, settings, versions and hardware.
-pub fn manifest(dir: &Path, spec: &JobSpec, identity: &str, device: tch::Device) -> Result<Value> {
+pub fn manifest(
+    hashes: &Hashes,
+    spec: &JobSpec,
+    identity: &str,
+    device: tch::Device,
+    precision: &Settled,
+) -> Result<Value> {
     Ok(json!({
         "identity": identity,
         "spec": spec,
         "seed": spec.seed,
-        "data": hashes(&dir.join("data"))?,
-        "base_model": {"name": spec.base_model, "files": hashes(&dir.join("model"))?},
+        "data": hashes.data,
+        "base_model": {"name": spec.base_model, "files": hashes.model},
         "luthier": env!("CARGO_PKG_VERSION"),
         "libtorch": native::runtime::libtorch_version()?.loaded,
         "hardware": {
             "device": device::name(device),
             "threads": native::runtime::threads()?,
+            "precision": precision.name(),
             "cpu": cpu(),
         },
     }))

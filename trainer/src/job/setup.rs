@@ -13,8 +13,8 @@ use tch::{Device, Tensor};
 use super::checkpoint::{Checkpoints, State};
 use super::events::{Event, Events};
 use super::export::ModelFiles;
-use super::manifest;
-use crate::data::{Data, Order};
+use super::manifest::{self, Hashes};
+use crate::data::{Cache, Data, Order};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
@@ -71,6 +71,8 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
     if spec.resources.threads > 0 {
         native::runtime::set_threads(spec.resources.threads as usize)?;
     }
+    // Hashing the checkpoint takes longer than reading it: it goes on beside.
+    let hashes = Hashes::start(dir);
     let device = device::choose(spec.resources.device)?;
     let precision = precision::settle(spec.training.precision, device)?;
     announce(events, device, &precision)?;
@@ -82,18 +84,20 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
     models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let tokenizer = Tokenizer::load(&base)?;
     let max_length = max_length(&spec, &config, &tokenizer)?;
-    let data = Data::read(dir, &spec, &tokenizer, max_length, events)?;
+    let cache = Cache::open(&dir.join("cache"), &base)?;
+    let data = Data::read(dir, &spec, &tokenizer, &cache, max_length, events)?;
     let objective =
         Objective::new(data.problem, data.labels.clone(), &spec.training, &data.train.targets, device)?;
 
     let weights = Weights::open(&base)?;
     let (model, loaded) = build(&config, &weights, &spec, &data, device, precision.numbers(), events)?;
     let (mut params, copies) = (loaded.params, loaded.copies);
-    let identity = manifest::identity(dir, &spec)?;
-    let manifest = manifest::manifest(dir, &spec, &identity, device)?;
+    let hashes = hashes.wait()?;
+    let identity = hashes.identity(&spec);
+    let manifest = manifest::manifest(&hashes, &spec, &identity, device, &precision)?;
     let training = &spec.training;
     let order = Order::new(
-        data.train.rows.len(),
+        data.train.len(),
         training.batch_size as usize,
         training.gradient_accumulation_steps as usize,
         u64::from(spec.seed),

@@ -13,7 +13,7 @@ use super::control::{Asked, Control};
 use super::evaluate::{self, Evaluation};
 use super::events::{Event, Events};
 use super::setup::Session;
-use crate::data::{Row, collate};
+use crate::data::{Batch, MicroBatch, Prefetch};
 use crate::failure::Failure;
 use crate::nn::{Context, Draw};
 
@@ -40,8 +40,15 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
     let every = session.spec.training.log_every.unwrap_or(session.total_steps.div_ceil(CURVE_POINTS)).max(1);
     let mut window = Window::new();
     let mut last_checkpoint = Instant::now();
+    let batches = Prefetch::start(
+        session.data.train.clone(),
+        session.order.clone(),
+        *step,
+        session.padding,
+        session.device,
+    )?;
     while session.state.step < session.total_steps && !session.state.stop {
-        let made = one_step(session, &mut window)?;
+        let made = one_step(session, &batches, &mut window)?;
         session.state.step += 1;
         *step = session.state.step;
         if step.is_multiple_of(every) || *step == session.total_steps {
@@ -74,16 +81,14 @@ struct Step {
 }
 
 /// Gradients of every micro-batch, one update.
-fn one_step(session: &mut Session, window: &mut Window) -> Result<Step> {
+fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) -> Result<Step> {
     let step = session.state.step;
-    let batches = session.order.step(step);
-    let all: Vec<usize> = batches.iter().flatten().copied().collect();
+    let batches = batches.next()?;
+    let all: Vec<usize> = batches.iter().flat_map(|micro| &micro.rows).copied().collect();
     let weight = session.objective.weight(&session.data.train.targets, &all);
     let mut loss = Tensor::zeros([], (Kind::Float, session.device));
     session.optimizer.zero_grad()?;
-    for rows in &batches {
-        let own: Vec<&Row> = rows.iter().map(|&row| &session.data.train.rows[row]).collect();
-        let batch = collate(&own, session.padding, session.device);
+    for MicroBatch { rows, batch } in &batches {
         let draw = Draw { seed: u64::from(session.spec.seed), step, examples: &batch.examples };
         let context = Context { packing: &batch.inputs.packing, kind: session.precision.kind(), draw: Some(draw) };
         let logits = session.model.forward(&batch.inputs, &context);
@@ -91,7 +96,7 @@ fn one_step(session: &mut Session, window: &mut Window) -> Result<Step> {
         let share = losses.sum(Kind::Float) / weight;
         share.f_backward()?;
         loss += share.detach();
-        window.count(rows.len() as u64, batch.tokens);
+        window.count(rows.len() as u64, batch);
         session.state.samples += rows.len() as u64;
         session.state.tokens += batch.tokens;
     }
@@ -112,7 +117,7 @@ fn refuse_non_finite(session: &Session, made: &Step, rows: &[usize]) -> Result<(
         _ => format!("The gradient's norm is {}", made.grad_norm),
     };
     let shown: Vec<String> =
-        rows.iter().take(8).map(|&row| session.data.train.rows[row].number.to_string()).collect();
+        rows.iter().take(8).map(|&row| session.data.train.numbers[row].to_string()).collect();
     Err(Failure::user(
         "loss_not_finite",
         format!(
@@ -135,17 +140,19 @@ struct Window {
     steps: u64,
     samples: u64,
     tokens: u64,
+    computed: u64,
     batches: u64,
 }
 
 impl Window {
     fn new() -> Self {
-        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, batches: 0 }
+        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, computed: 0, batches: 0 }
     }
 
-    fn count(&mut self, samples: u64, tokens: u64) {
+    fn count(&mut self, samples: u64, batch: &Batch) {
         self.samples += samples;
-        self.tokens += tokens;
+        self.tokens += batch.tokens;
+        self.computed += batch.computed();
         self.batches += 1;
     }
 }
@@ -173,6 +180,7 @@ fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &m
         "tokens": session.state.tokens,
         "samples_per_second": window.samples as f64 / seconds,
         "tokens_per_second": window.tokens as f64 / seconds,
+        "padding": 1.0 - window.tokens as f64 / window.computed.max(1) as f64,
         "step_seconds": step_seconds,
         "memory_bytes": native::memory::rss_bytes()?,
         "eta_seconds": step_seconds * (session.total_steps - step) as f64,

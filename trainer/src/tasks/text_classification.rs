@@ -166,7 +166,7 @@ impl Objective {
             let example = |&row: &usize| {
                 let scored = self.answer(self.logits_of(predictions, row));
                 let (text, pair) = &split.texts[row];
-                let number = split.rows[row].number;
+                let number = split.numbers[row];
                 let gold = self.gold(&split.targets, row);
                 let loss = predictions.losses[row];
                 let example = Example::new(number, text, gold, scored.answer, scored.probability, loss);
@@ -190,10 +190,10 @@ impl Objective {
         let mut header = vec!["row".to_string(), "label".into(), "predicted".into()];
         header.extend(self.labels.iter().map(|label| format!("score {label}")));
         csv.write_record(&header)?;
-        for (at, row) in split.rows.iter().enumerate() {
+        for (at, number) in split.numbers.iter().enumerate() {
             let scored = self.answer(self.logits_of(predictions, at));
             let mut record =
-                vec![row.number.to_string(), plain(&self.gold(&split.targets, at)), plain(&scored.answer)];
+                vec![number.to_string(), plain(&self.gold(&split.targets, at)), plain(&scored.answer)];
             record.extend(scored.scores.iter().map(f64::to_string));
             csv.write_record(&record)?;
         }
