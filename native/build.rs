@@ -2,7 +2,15 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 4] = ["cpp/dropout.cpp", "cpp/gradients.cpp", "cpp/optim.cpp", "cpp/runtime.cpp"];
+const SOURCES: [&str; 7] = [
+    "cpp/c10d.cpp",
+    "cpp/c10d_autograd.cpp",
+    "cpp/dropout.cpp",
+    "cpp/gradients.cpp",
+    "cpp/optim.cpp",
+    "cpp/reducer.cpp",
+    "cpp/runtime.cpp",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=cpp");
@@ -17,7 +25,11 @@ fn main() {
         include.display()
     );
 
-    cc::Build::new()
+    let mut build = cc::Build::new();
+    if let Some(gloo) = gloo() {
+        build.define("USE_C10D_GLOO", None).flag("-isystem").flag(gloo);
+    }
+    build
         .cpp(true)
         .pic(true)
         .std("c++17")
@@ -27,6 +39,7 @@ fn main() {
         .flag(&include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
+        .define("USE_DISTRIBUTED", None)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-O3")
         .flag("-fopenmp")
@@ -45,4 +58,21 @@ fn main() {
     }
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib");
     println!("cargo:rustc-link-arg=-Wl,--enable-new-dtags");
+}
+
+/// The folder that holds `gloo/`, in the one that `LUTHIER_GLOO` names. Without it there are no process groups.
+fn gloo() -> Option<PathBuf> {
+    println!("cargo:rerun-if-env-changed=LUTHIER_GLOO");
+    let folder = env::var_os("LUTHIER_GLOO").map(PathBuf::from).filter(|folder| folder.exists());
+    if let Some(folder) = &folder {
+        println!("cargo:rerun-if-changed={}", folder.display());
+    }
+    let include =
+        folder.map(|folder| folder.join("usr/include")).filter(|include| include.join("gloo").exists());
+    if include.is_none() {
+        println!(
+            "cargo:warning=built without Gloo: training runs in one process (`make setup` fetches its headers)"
+        );
+    }
+    include
 }

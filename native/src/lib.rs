@@ -4,6 +4,7 @@
 //! - [`gradients`]: norm, clipping, scaling and clearing of gradients;
 //! - [`random`]: the keys of every random draw of a training step;
 //! - [`dropout`](mod@dropout), [`attention`](mod@attention): dropout whose mask can be drawn again;
+//! - [`c10d`]: process groups, collectives, and the averaging of gradients over ranks;
 //! - [`runtime`]: threads, determinism, denormals, versions;
 //! - [`cuda`]: bringing the CUDA part of libtorch into a program that was linked without it;
 //! - [`memory`]: memory of this process.
@@ -14,6 +15,7 @@
 #![deny(missing_docs)]
 
 pub mod attention;
+pub mod c10d;
 pub mod cuda;
 pub mod dropout;
 mod ffi;
