@@ -133,13 +133,15 @@ Tensor all_reduce_rows(const Group& group, const Tensor& indices, const Tensor& 
   const auto* count = counts.const_data_ptr<int64_t>();
   const int64_t most = counts.max().item<int64_t>();
   const Tensor all_indices = gather_rows(group, indices.detach(), count, most);
+  TORCH_CHECK(all_indices.numel() == 0 || (all_indices.min().item<int64_t>() >= 0 &&
+                                           all_indices.max().item<int64_t>() < rows),
+              "all_reduce_rows: an index of some rank lies outside of 0 to ", rows);
   Tensor all_values = gather_rows(group, values.detach(), count, most);
   if (op == kAvg) {
     all_values.div_(group.pg->getSize());
   }
   auto shape = values.sizes().vec();
   shape[0] = rows;
-  // Checks that the indices lie within the rows, which another rank might have counted otherwise.
   return at::sparse_coo_tensor(all_indices.unsqueeze(0), all_values, shape,
                                values.options().layout(at::kSparse));
 }

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 
 // `LuthierReducer` of c10d/ffi.rs.
 struct LuthierReducer {
@@ -49,6 +50,20 @@ struct Reducer {
   }
 };
 
+// c10d compares each rank with rank 0, which itself learns nothing of it and would wait for the others.
+void check_same(const Group& group, const std::vector<Tensor>& params) {
+  std::string why;
+  try {
+    c10d::verify_params_across_processes(group.pg, params, std::nullopt);
+  } catch (const c10::Error& error) {
+    why = error.what_without_backtrace();
+  }
+  const Tensor differ = at::full({1}, why.empty() ? 0 : 1, params[0].options().dtype(at::kLong));
+  group.sum(differ);
+  TORCH_CHECK(differ.item<int64_t>() == 0,
+              why.empty() ? "reducer: another rank has other parameters" : why);
+}
+
 std::unique_ptr<Reducer> make(const Group& group, const std::vector<Tensor>& params,
                               const bool* sparse, const LuthierReducer& options) {
   TORCH_CHECK(!params.empty(), "reducer: no parameters");
@@ -60,7 +75,7 @@ std::unique_ptr<Reducer> make(const Group& group, const std::vector<Tensor>& par
   if (sparse != nullptr) {
     std::copy(sparse, sparse + params.size(), expect_sparse.begin());
   }
-  c10d::verify_params_across_processes(group.pg, params, std::nullopt);
+  check_same(group, params);
   auto buckets = std::get<0>(c10d::compute_bucket_assignment_by_size(
       params,
       {static_cast<size_t>(options.first_bucket_bytes), static_cast<size_t>(options.bucket_bytes)},

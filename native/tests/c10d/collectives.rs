@@ -130,7 +130,7 @@ fn rows_of_unequal_number_are_joined_in_rank_order() {
         assert!(sparse.internal_values().equal(&values[1]));
         // An index that lies outside is found on every rank.
         let error = group.all_reduce_rows(&indices, &values[rank.rank], 9, Reduce::Sum).unwrap_err();
-        assert!(error.to_string().contains("size is inconsistent"), "{error}");
+        assert!(error.to_string().contains("lies outside of 0 to 9"), "{error}");
     });
 }
 
