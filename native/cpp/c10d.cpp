@@ -159,6 +159,12 @@ GroupPtr gloo(const Store& store, int rank, int size, Milliseconds timeout, cons
   group->timeout = timeout;
   return group;
 }
+#else
+GroupPtr gloo(const Store&, int, int, Milliseconds, const char*) {
+  TORCH_CHECK(false,
+              "this program was built without Gloo, training runs in one process: `make setup` "
+              "fetches Gloo's headers where apt has them, then build again");
+}
 #endif
 
 }  // namespace
@@ -232,14 +238,8 @@ char* luthier_store_free(Store* store) {
 char* luthier_group_gloo(const Store* store, int32_t rank, int32_t size, int64_t timeout_ms,
                          const char* host, GroupPtr** out) {
   return guarded([&] {
-#ifdef USE_C10D_GLOO
     *out = new GroupPtr(
         luthier::gloo(*store, rank, size, std::chrono::milliseconds(timeout_ms), host));
-#else
-    TORCH_CHECK(false,
-                "this program was built without Gloo, training runs in one process: `make setup` "
-                "fetches Gloo's headers where apt has them, then build again");
-#endif
   });
 }
 

@@ -43,6 +43,9 @@ fn skipped(test: &str) -> bool {
     }
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     assert!(!ci, "built without Gloo, and this is CI");
+    let store = Store::tcp_master("127.0.0.1", 0, LONG).unwrap();
+    let error = Group::gloo(&store, 0, 1, LONG, "127.0.0.1").unwrap_err().to_string();
+    assert!(error.contains("built without Gloo"), "{error}");
     println!("SKIPPED {test}: built without Gloo");
     true
 }
