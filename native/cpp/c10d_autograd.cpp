@@ -155,8 +155,9 @@ char* luthier_send_forward(const GroupPtr* group, at::Tensor* x, int64_t to, int
 char* luthier_recv_forward(const GroupPtr* group, const int64_t* shape, size_t dims, int32_t kind,
                            int64_t from, int64_t tag, at::Tensor** out) {
   return guarded([&] {
-    const at::Tensor leaf =
-        at::empty({0}, at::TensorOptions(static_cast<at::ScalarType>(kind))).requires_grad_(true);
+    const auto options =
+        at::TensorOptions(static_cast<at::ScalarType>(kind)).device((*group)->device);
+    const at::Tensor leaf = at::empty({0}, options).requires_grad_(true);
     *out = new at::Tensor(
         luthier::Recv::apply(leaf, at::IntArrayRef(shape, dims), *group, from, tag));
   });

@@ -4,6 +4,8 @@
 use std::borrow::Borrow;
 use std::ffi::{CString, c_char, c_void};
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::{self, NonNull};
 use std::time::Duration;
 
@@ -49,6 +51,15 @@ unsafe extern "C" {
         size: i32,
         timeout_ms: i64,
         host: *const c_char,
+        out: Out,
+    ) -> Message;
+    fn luthier_group_nccl(
+        store: Ptr,
+        rank: i32,
+        size: i32,
+        timeout_ms: i64,
+        device: i32,
+        library: *const c_char,
         out: Out,
     ) -> Message;
     fn luthier_group_clone(group: Ptr, out: Out) -> Message;
@@ -198,6 +209,20 @@ impl Group {
         let host = CString::new(host)?;
         Owned::new(luthier_group_free, |out| unsafe {
             luthier_group_gloo(store.0.ptr(), rank, size, millis(timeout), host.as_ptr(), out)
+        })
+        .map(Self)
+    }
+
+    pub fn nccl(
+        store: &Store,
+        (rank, size): (i32, i32),
+        timeout: Duration,
+        device: i32,
+        library: &Path,
+    ) -> Result<Self> {
+        let library = CString::new(library.as_os_str().as_bytes())?;
+        Owned::new(luthier_group_free, |out| unsafe {
+            luthier_group_nccl(store.0.ptr(), rank, size, millis(timeout), device, library.as_ptr(), out)
         })
         .map(Self)
     }

@@ -1,12 +1,15 @@
+use std::borrow::Borrow;
 use std::time::Duration;
 
 use tch::{Kind, TchError, Tensor};
 
 use super::store::number;
 use super::{Reduce, Store, ffi};
-use crate::Result;
+use crate::{Result, cuda};
 
-/// The ranks that compute together, over Gloo: tensors in main memory, TCP between the processes.
+const NCCL_LIBRARY: &str = "libluthier_nccl.so";
+
+/// The ranks that compute together, over Gloo (tensors in main memory, TCP between the processes) or NCCL (GPUs).
 ///
 /// See the [module](super) on order and errors. Tensors may be of any kind that Gloo knows: fp32, fp64, fp16, bf16,
 /// Int8, Uint8, Int and Int64. Nothing here is recorded by autograd; [`super::autograd`] is.
@@ -44,11 +47,29 @@ impl Group {
     /// # Errors
     /// When the build has no Gloo, `host` is no address of this machine, or the others do not come in time.
     pub fn gloo(store: &Store, rank: usize, size: usize, timeout: Duration, host: &str) -> Result<Self> {
-        if rank >= size {
-            return Err(TchError::Torch(format!("rank {rank} of {size}: ranks count from 0")));
-        }
-        let inner =
-            ffi::Group::gloo(&store.inner, number(rank, "rank")?, number(size, "size")?, timeout, host)?;
+        let (r, s) = (number(below(rank, size)?, "rank")?, number(size, "size")?);
+        Ok(Self { inner: ffi::Group::gloo(&store.inner, r, s, timeout, host)?, rank, size, timeout })
+    }
+
+    /// Joins a group over NCCL: tensors on GPUs, each rank on one of its own.
+    ///
+    /// - `store`, `rank`, `size`, `timeout`: as for [`Group::gloo`];
+    /// - `device`: the GPU of this rank, as in [`tch::Device::Cuda`].
+    ///
+    /// Collectives are put on the GPU's stream and return before they are done. NCCL's watchdog looks after them: where
+    /// a peer does not come within `timeout`, it ends the process, and no error comes back.
+    ///
+    /// **This has not run on a GPU**: it was compiled, and its library opened, on a machine without one.
+    ///
+    /// # Errors
+    /// When there is no GPU, or `libluthier_nccl.so`, which set-up compiles where there is one, does not lie beside
+    /// `libtorch_cuda.so`.
+    pub fn nccl(store: &Store, rank: usize, size: usize, timeout: Duration, device: usize) -> Result<Self> {
+        let library = cuda::find(None, NCCL_LIBRARY).ok_or_else(|| {
+            TchError::Torch(format!("NCCL: no {NCCL_LIBRARY}, which `make setup` compiles for a GPU"))
+        })?;
+        let (r, s) = (number(below(rank, size)?, "rank")?, number(size, "size")?);
+        let inner = ffi::Group::nccl(&store.inner, (r, s), timeout, number(device, "device")?, &library)?;
         Ok(Self { inner, rank, size, timeout })
     }
 
@@ -168,7 +189,7 @@ impl Group {
     ///
     /// # Errors
     /// As [`Group::all_reduce`].
-    pub fn broadcast_all<T: std::borrow::Borrow<Tensor>>(&self, tensors: &[T], root: usize) -> Result<()> {
+    pub fn broadcast_all<T: Borrow<Tensor>>(&self, tensors: &[T], root: usize) -> Result<()> {
         tensors.iter().try_for_each(|tensor| self.broadcast(tensor.borrow(), root))
     }
 
@@ -185,9 +206,13 @@ impl Group {
     }
 
     pub(super) fn peer(&self, rank: usize) -> Result<i64> {
-        if rank >= self.size {
-            return Err(TchError::Torch(format!("rank {rank} of {}: ranks count from 0", self.size)));
-        }
-        Ok(i64::from(number(rank, "rank")?))
+        Ok(i64::from(number(below(rank, self.size)?, "rank")?))
     }
+}
+
+fn below(rank: usize, size: usize) -> Result<usize> {
+    if rank < size {
+        return Ok(rank);
+    }
+    Err(TchError::Torch(format!("rank {rank} of {size}: ranks count from 0")))
 }

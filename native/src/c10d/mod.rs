@@ -1,7 +1,7 @@
 //! Several processes that train one model: torch.distributed's own engine (c10d, inside libtorch).
 //!
 //! - [`Store`]: where the processes, called ranks, find each other;
-//! - [`Group`]: the collectives over Gloo, on tensors in main memory;
+//! - [`Group`]: the collectives, over Gloo on tensors in main memory, over NCCL on GPUs;
 //! - [`autograd`]: collectives within a model, which backward goes through (tensor and pipeline parallel);
 //! - [`Reducer`]: the averaging of gradients, bucket by bucket while backward still runs (data parallel).
 //!

@@ -26,9 +26,12 @@ fn an_all_reduce_sums_averages_and_takes_the_largest() {
                 assert!(tensor.equal(&wanted), "{op:?} of {shape:?}");
             }
         }
-        let whole = Tensor::from_slice(&[rank.rank as i64 + 3]);
-        group.all_reduce(&whole, Reduce::Sum).unwrap();
-        assert_eq!(whole.int64_value(&[0]), 7);
+        let floating = [Kind::Double, Kind::Half, Kind::BFloat16];
+        for kind in floating.into_iter().chain([Kind::Int8, Kind::Uint8, Kind::Int, Kind::Int64]) {
+            let tensor = Tensor::from_slice(&[rank.rank as i64 + 3]).to_kind(kind);
+            group.all_reduce(&tensor, Reduce::Sum).unwrap();
+            assert_eq!((tensor.kind(), tensor.int64_value(&[0])), (kind, 7));
+        }
     });
 }
 
@@ -174,6 +177,17 @@ fn values_of_a_store_are_those_that_were_set() {
     assert_eq!(store.get("none").unwrap(), b"");
     assert_eq!((store.add("n", 2).unwrap(), store.add("n", -5).unwrap()), (2, -3));
     assert!(Store::tcp_master("127.0.0.1", store.port().unwrap(), LONG).is_err(), "the port is taken");
+}
+
+#[test]
+fn without_a_gpu_nccl_is_refused() {
+    if native::cuda::available() {
+        println!("SKIPPED collectives::without_a_gpu_nccl_is_refused: this machine has a GPU");
+        return;
+    }
+    let store = Store::tcp_master("127.0.0.1", 0, LONG).unwrap();
+    let error = Group::nccl(&store, 0, 1, LONG, 0).unwrap_err().to_string();
+    assert!(error.contains("NCCL"), "{error}");
 }
 
 #[test]
