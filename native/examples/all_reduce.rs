@@ -39,6 +39,22 @@ fn measure(store: &Store, rank: usize) -> native::Result<()> {
         group.all_reduce_rows(&indices, &values, 30_522, Reduce::Avg).map(drop)
     })?;
 
+    let dense = Tensor::zeros([30_522, 384], CPU);
+    time(&group, "all of them, by all_reduce", || group.all_reduce(&dense, Reduce::Avg))?;
+    let table = Tensor::zeros([30_522, 384], CPU).set_requires_grad(true);
+    let options = ReducerOptions { sparse: vec![true], ..ReducerOptions::default() };
+    let mut sparse = Reducer::new(&group, &[&table], &options)?;
+    time(&group, "the sparse gradient, by the reducer (with forward and backward)", || {
+        clear_grads(&[&table])?;
+        sparse.prepare_for_forward()?;
+        sparse.backward(&(Tensor::embedding(&table, &indices, -1, false, true) * &values).sum(Kind::Float))
+    })?;
+    drop(sparse);
+    time(&group, "that without the exchange", || {
+        clear_grads(&[&table])?;
+        (Tensor::embedding(&table, &indices, -1, false, true) * &values).sum(Kind::Float).f_backward()
+    })?;
+
     let layer = || (Tensor::randn([384, 1536], CPU) * 0.02).set_requires_grad(true);
     let params: Vec<_> = (0..38).map(|_| layer()).collect();
     let rows = Tensor::randn([512, 384], CPU);
