@@ -2,13 +2,16 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 10] = [
     "cpp/attention_ops.cpp",
+    "cpp/c10d.cpp",
+    "cpp/c10d_autograd.cpp",
     "cpp/dropout.cpp",
     "cpp/gradients.cpp",
     "cpp/linear.cpp",
     "cpp/norm.cpp",
     "cpp/optim.cpp",
+    "cpp/reducer.cpp",
     "cpp/runtime.cpp",
 ];
 
@@ -30,8 +33,12 @@ fn main() {
     );
 
     build(&include).flag("-ffp-contract=fast").files(FUSED).compile("luthier_native_fused");
+    let mut rest = build(&include);
+    if let Some(gloo) = gloo() {
+        rest.define("USE_C10D_GLOO", None).flag("-isystem").flag(gloo);
+    }
     // A product and a sum fused on one processor and not on another would give other bits.
-    build(&include).flag("-ffp-contract=off").files(SOURCES).compile("luthier_native");
+    rest.flag("-ffp-contract=off").files(SOURCES).compile("luthier_native");
 
     println!("cargo:rustc-link-search=native={}", libtorch.join("lib").display());
     for lib in ["torch_cpu", "c10", "gomp"] {
@@ -53,6 +60,7 @@ fn build(include: &std::path::Path) -> cc::Build {
         .flag(include)
         .flag("-isystem")
         .flag(include.join("torch/csrc/api/include"))
+        .define("USE_DISTRIBUTED", None)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         .flag("-O3")
         .flag("-fopenmp")
@@ -63,4 +71,21 @@ fn build(include: &std::path::Path) -> cc::Build {
         // Vectors are passed by reference or inlined, so the convention for passing them is of no concern.
         .flag("-Wno-psabi");
     build
+}
+
+/// The folder that holds `gloo/`, in the one that `LUTHIER_GLOO` names. Without it there are no process groups.
+fn gloo() -> Option<PathBuf> {
+    println!("cargo:rerun-if-env-changed=LUTHIER_GLOO");
+    let folder = env::var_os("LUTHIER_GLOO").map(PathBuf::from).filter(|folder| folder.exists());
+    if let Some(folder) = &folder {
+        println!("cargo:rerun-if-changed={}", folder.display());
+    }
+    let include =
+        folder.map(|folder| folder.join("usr/include")).filter(|include| include.join("gloo").exists());
+    if include.is_none() {
+        println!(
+            "cargo:warning=built without Gloo: training runs in one process (`make setup` fetches its headers)"
+        );
+    }
+    include
 }

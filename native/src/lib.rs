@@ -6,6 +6,7 @@
 //! - [`dropout`](mod@dropout), [`attention`](mod@attention), [`norm`]: dropout whose mask can be drawn again, and what is
 //!   computed together with it;
 //! - [`linear`](mod@linear): products by several parameters at once, or by a copy in another precision;
+//! - [`c10d`]: process groups, collectives, and the averaging of gradients over ranks;
 //! - [`runtime`]: threads, determinism, denormals, versions;
 //! - [`cuda`]: bringing the CUDA part of libtorch into a program that was linked without it;
 //! - [`memory`]: memory of this process.
@@ -16,6 +17,7 @@
 #![deny(missing_docs)]
 
 pub mod attention;
+pub mod c10d;
 pub mod cuda;
 pub mod dropout;
 mod ffi;
