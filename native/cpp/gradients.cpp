@@ -136,6 +136,15 @@ char* luthier_scale_grads(at::Tensor* const* grads, size_t n, double factor) {
   });
 }
 
+// Adds what `grad`, the gradient of `of`, is the gradient of to the leaves.
+char* luthier_backward(const at::Tensor* of, const at::Tensor* grad) {
+  return luthier::guarded([&] { of->backward(*grad); });
+}
+
+char* luthier_set_grad(const at::Tensor* tensor, const at::Tensor* grad) {
+  return luthier::guarded([&] { tensor->mutable_grad() = *grad; });
+}
+
 char* luthier_clear_grads(at::Tensor* const* tensors, size_t n) {
   return luthier::guarded([&] {
     for (const auto& t : luthier::list(tensors, n)) {

@@ -102,6 +102,8 @@ unsafe extern "C" {
     fn luthier_grad_norm(grads: List, n: usize, out: Out) -> Message;
     fn luthier_clip_grad_norm(grads: List, n: usize, max_norm: f64, out: Out) -> Message;
     fn luthier_scale_grads(grads: List, n: usize, factor: f64) -> Message;
+    fn luthier_backward(of: Ptr, grad: Ptr) -> Message;
+    fn luthier_set_grad(tensor: Ptr, grad: Ptr) -> Message;
     fn luthier_clear_grads(tensors: List, n: usize) -> Message;
     fn luthier_adam(
         params: List,
@@ -288,6 +290,14 @@ pub(crate) fn clip_grad_norm<T: Borrow<Tensor>>(grads: &[T], max_norm: f64) -> R
 pub(crate) fn scale_grads<T: Borrow<Tensor>>(grads: &[T], factor: f64) -> Result<()> {
     let grads = list(grads);
     check(unsafe { luthier_scale_grads(grads.as_ptr(), grads.len(), factor) })
+}
+
+pub(crate) fn backward(of: &Tensor, grad: &Tensor) -> Result<()> {
+    check(unsafe { luthier_backward(ptr_of(of), ptr_of(grad)) })
+}
+
+pub(crate) fn set_grad(tensor: &Tensor, grad: &Tensor) -> Result<()> {
+    check(unsafe { luthier_set_grad(ptr_of(tensor), ptr_of(grad)) })
 }
 
 pub(crate) fn clear_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {

@@ -47,3 +47,19 @@ pub fn scale_grads<T: Borrow<Tensor>>(grads: &[T], factor: f64) -> Result<()> {
 pub fn clear_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {
     ffi::clear_grads(tensors)
 }
+
+/// Goes backward from `of`, whose gradient is `grad` (its shape and kind), and adds to the gradients of the leaves.
+///
+/// # Errors
+/// libtorch's.
+pub fn backward(of: &Tensor, grad: &Tensor) -> Result<()> {
+    ffi::backward(of, grad)
+}
+
+/// Puts `grad` in the place of the gradient of `tensor`; it may be sparse.
+///
+/// # Errors
+/// When it does not fit.
+pub fn set_grad(tensor: &Tensor, grad: &Tensor) -> Result<()> {
+    ffi::set_grad(tensor, grad)
+}

@@ -35,15 +35,15 @@ pub fn report() -> Result<Report> {
     })
 }
 
-/// The device that a job asked for.
-pub fn choose(asked: spec::Device) -> Result<tch::Device> {
+/// The device that a job asked for; each of its processes has its own GPU.
+pub fn choose(asked: spec::Device, rank: usize) -> Result<tch::Device> {
     let opened = native::cuda::open(None);
     let cuda = native::cuda::available();
     match asked {
         spec::Device::Cpu => Ok(tch::Device::Cpu),
-        spec::Device::Auto if cuda => Ok(tch::Device::Cuda(0)),
+        spec::Device::Auto if cuda => Ok(tch::Device::Cuda(rank)),
         spec::Device::Auto => Ok(tch::Device::Cpu),
-        spec::Device::Cuda if cuda => Ok(tch::Device::Cuda(0)),
+        spec::Device::Cuda if cuda => Ok(tch::Device::Cuda(rank)),
         spec::Device::Cuda => {
             let why = opened.err().map(|error| format!(" ({error})")).unwrap_or_default();
             Err(Failure::user("no_cuda_device", format!("The job asks for cuda, and this trainer has no CUDA device{why}. Ask for `auto` or `cpu`, or start a trainer on a machine with a GPU."))

@@ -92,7 +92,7 @@ impl Predictor {
     /// Loads a sequence classifier; a checkpoint without such a head is refused.
     pub fn open(folder: &Path) -> Result<Self> {
         let config = models::read_config(folder)?;
-        let device = device::choose(spec::Device::Auto)?;
+        let device = device::choose(spec::Device::Auto, 0)?;
         let labels = labels(&config)?;
         let weights = Weights::open(folder)?;
         let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;

@@ -107,11 +107,27 @@ impl Reducer {
     /// When a parameter got no gradient and neither `find_unused` nor `static_graph` is set, when backward itself fails,
     /// and as the [module](super) says.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        if !self.syncs() {
-            return loss.f_backward();
-        }
-        self.inner.prepare_for_backward(loss)?;
+        self.begin_backward(loss)?;
         loss.f_backward()?;
+        self.end_backward()
+    }
+
+    /// What comes before a backward pass that begins at `loss`, for a caller whose pass is made in several parts.
+    ///
+    /// # Errors
+    /// As [`Reducer::backward`].
+    pub fn begin_backward(&mut self, loss: &Tensor) -> Result<()> {
+        if self.syncs() { self.inner.prepare_for_backward(loss) } else { Ok(()) }
+    }
+
+    /// What comes after it: an error where a parameter got no gradient.
+    ///
+    /// # Errors
+    /// As [`Reducer::backward`].
+    pub fn end_backward(&mut self) -> Result<()> {
+        if !self.syncs() {
+            return Ok(());
+        }
         self.counts = false;
         self.inner.check_finalized()
     }

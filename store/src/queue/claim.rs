@@ -71,7 +71,7 @@ pub async fn claim(
             select job_id from job
             where status = 'queued' and (retry_at is null or retry_at <= now())
                 and (needs_device <> 'cuda' or $2::int >= 1)
-                and needs_devices <= case when needs_device = 'cpu' then 1 else greatest($2::int, 1) end
+                and (needs_device = 'cpu' or $2::int = 0 or needs_devices <= $2::int)
             order by priority desc, created_at, job_id
             limit 1
             for update skip locked

@@ -120,7 +120,7 @@ pub enum Device {
 pub struct Resources {
     /// Kind of device.
     pub device: Device,
-    /// Number of devices; 1 for now.
+    /// Number of processes, each with a device of its own; on a CPU they share its cores. Steps do not depend on it.
     pub devices: u32,
     /// CPU threads; 0 for all cores.
     pub threads: u32,

@@ -41,8 +41,8 @@ impl JobSpec {
         self.check_metrics(&mut check);
         self.training.check(&mut check);
         let devices = self.resources.devices;
-        check.that(devices == 1, "resources.devices", || {
-            format!("only 1 is supported for now, found {devices}")
+        check.that((1..=64).contains(&devices), "resources.devices", || {
+            format!("must lie in 1 to 64, found {devices}")
         });
         check.range("resources.threads", self.resources.threads, 0..=1024, "0 (all cores) to 1024");
         check.range("seed", self.seed, ..=2_147_483_647, "0 to 2147483647");
@@ -401,7 +401,7 @@ mod tests {
             ("training.lr_scheduler.cycles", json!(0.0)),
             ("split.fraction", json!(1.0)),
             ("split.test_fraction", json!(-0.1)),
-            ("resources.devices", json!(2)),
+            ("resources.devices", json!(65)),
             ("resources.threads", json!(2000)),
             ("seed", json!(2147483648u32)),
             ("training.early_stopping.patience", json!(0)),

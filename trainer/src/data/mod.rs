@@ -4,6 +4,7 @@ mod batch;
 mod order;
 mod prefetch;
 mod read;
+mod share;
 mod split;
 mod tokens;
 
@@ -11,5 +12,6 @@ pub use batch::{Batch, Row, collate};
 pub use order::{Order, permutation};
 pub use prefetch::{MicroBatch, Prefetch};
 pub use read::Data;
+pub use share::Share;
 pub use split::Split;
 pub use tokens::{Cache, Tokens};

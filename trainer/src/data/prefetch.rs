@@ -7,17 +7,23 @@ use std::thread;
 use anyhow::{Context, Result};
 use tch::Device;
 
-use super::{Batch, Order, Split, collate};
+use super::{Batch, Order, Share, Split, collate};
 
 /// Steps that are made ahead.
 const AHEAD: usize = 2;
 
 /// A micro-batch.
 pub struct MicroBatch {
-    /// Which rows of the split it holds.
+    /// The rows of the split that all processes together compute.
+    pub all: Vec<usize>,
+    /// Tokens of all of them.
+    pub tokens: u64,
+    /// Those of this process.
     pub rows: Vec<usize>,
-    /// The rows as tensors.
+    /// The same as tensors.
     pub batch: Batch,
+    /// Whether there are fewer rows than processes, and none was left for this one: its row is another's.
+    pub idle: bool,
 }
 
 /// The micro-batches of each step, in order.
@@ -31,13 +37,22 @@ impl Prefetch {
         first: u64,
         padding: (u32, u32),
         device: Device,
+        share: Share,
     ) -> Result<Self> {
         let (sender, receiver) = sync_channel(AHEAD);
         thread::Builder::new().name("batches".into()).spawn(move || {
             for step in first.. {
-                let made = order.step(step).into_iter().map(|rows| {
+                let made = order.step(step).into_iter().map(|all| {
+                    let tokens = |row: usize| split.row(row).ids.len();
+                    let mut rows = share.of(&all, tokens);
+                    let idle = rows.is_empty();
+                    if idle {
+                        rows.push(all[0]);
+                    }
                     let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
-                    MicroBatch { batch: collate(&own, padding, device), rows }
+                    let batch = collate(&own, padding, device);
+                    let tokens = all.iter().map(|&row| tokens(row) as u64).sum();
+                    MicroBatch { all, tokens, rows, batch, idle }
                 });
                 // Nobody takes them any more: the training is over.
                 if sender.send(made.collect()).is_err() {

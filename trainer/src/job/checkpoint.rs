@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::export::ModelFiles;
+use super::scaler::Scaler;
 use crate::failure::Failure;
 use crate::metrics::best::Tracker;
 use crate::optim::Optimizer;
@@ -30,6 +31,9 @@ pub struct State {
     pub tokens: u64,
     /// Seconds of training before this checkpoint, over all attempts.
     pub seconds: f64,
+    /// The factor of the loss in fp16.
+    #[serde(default)]
+    pub scaler: Scaler,
     /// What was logged so far, as in transformers' `trainer_state.json`.
     pub log_history: Vec<Value>,
     /// Hash of what decides the weights: settings, data and base checkpoint. Another one cannot go on from here.

@@ -17,6 +17,22 @@ pub enum Asked {
     Cancel,
 }
 
+impl Asked {
+    /// A number that grows with how much it asks.
+    pub fn code(asked: Option<Asked>) -> i64 {
+        asked.map_or(0, |asked| if asked == Asked::Pause { 1 } else { 2 })
+    }
+
+    /// What a number of [`Asked::code`] means.
+    pub fn of_code(code: i64) -> Option<Asked> {
+        match code {
+            0 => None,
+            1 => Some(Asked::Pause),
+            _ => Some(Asked::Cancel),
+        }
+    }
+}
+
 const NOTHING: u8 = 0;
 const PAUSE: u8 = 1;
 const CANCEL: u8 = 2;

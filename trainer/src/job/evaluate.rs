@@ -21,10 +21,11 @@ pub struct Evaluation {
 pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
     let training = &session.spec.training;
     let size = training.eval_batch_size.unwrap_or(training.batch_size) as usize;
-    let order: Vec<usize> = (0..split.len()).collect();
+    let share = session.ranks.share();
+    let order: Vec<usize> = (share.rank..split.len()).step_by(share.size).collect();
     let outputs = session.objective.labels.len();
     let mut predictions =
-        Predictions { logits: vec![0.0; order.len() * outputs], losses: vec![0.0; order.len()] };
+        Predictions { logits: vec![0.0; split.len() * outputs], losses: vec![0.0; split.len()] };
     let _guard = tch::no_grad_guard();
     for rows in order.chunks(size) {
         let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
@@ -39,8 +40,20 @@ pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
             predictions.losses[row] = f64::from(losses[at]);
         }
     }
+    gather(session, &mut predictions)?;
     let metrics = session.objective.metrics(&split.targets, &predictions)?;
     Ok(Evaluation { metrics, predictions })
+}
+
+/// Puts together what the processes of a job found, each for its rows: elsewhere it has zeros.
+fn gather(session: &Session, predictions: &mut Predictions) -> Result<()> {
+    if session.ranks.size() == 1 {
+        return Ok(());
+    }
+    let mut logits: Vec<f64> = predictions.logits.iter().map(|&logit| f64::from(logit)).collect();
+    session.ranks.sum(&mut logits)?;
+    predictions.logits = logits.into_iter().map(|logit| logit as f32).collect();
+    session.ranks.sum(&mut predictions.losses)
 }
 
 /// All numbers of a tensor, row by row.

@@ -17,11 +17,17 @@ use super::train::tell_evaluation;
 /// Writes `out/model` from the best checkpoint and returns the content of `result.json`.
 pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Value> {
     let best = session.state.tracker.best().map_or(step, |best| best.step);
+    // The checkpoint that is read here is written by the first process.
+    session.ranks.greatest(0)?;
     if best != step {
         setup::restore(&mut session.files.params, &session.checkpoints.path(best))?;
     }
     let validation = evaluated(&session, session.data.validation.as_ref())?;
     let test = test(&session, events, best)?;
+    session.ranks.part()?;
+    if !session.ranks.leads() {
+        return Ok(Value::Null);
+    }
     events.phase(step, "exporting", Map::new())?;
     let folder = session.out.join("model");
     commit_folder(&folder, |folder| write_model(&session, folder, best, validation.as_ref(), test.as_ref()))?;

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use store::spec::JobSpec;
+use store::spec::{JobSpec, Resources};
 
 use crate::device;
 use crate::precision::Settled;
@@ -28,9 +28,15 @@ impl Hashes {
         Hashing(std::thread::spawn(move || Ok(Hashes { data: hashes(&data)?, model: hashes(&model)? })))
     }
 
-    /// Hash of everything that decides the weights: settings, data and base checkpoint, but not names.
+    /// Hash of everything that decides the weights: settings, data and base checkpoint, but neither names nor the share
+    /// of a machine: with another number of processes a job goes on.
     pub fn identity(&self, spec: &JobSpec) -> String {
-        let nameless = JobSpec { name: String::new(), base_model: String::new(), ..spec.clone() };
+        let nameless = JobSpec {
+            name: String::new(),
+            base_model: String::new(),
+            resources: Resources::default(),
+            ..spec.clone()
+        };
         let decisive = json!({"spec": nameless, "data": self.data, "model": self.model});
         hex::encode(Sha256::digest(decisive.to_string()))
     }

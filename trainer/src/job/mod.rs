@@ -9,11 +9,14 @@ mod events;
 mod export;
 mod finish;
 mod manifest;
+mod ranks;
+mod scaler;
 mod setup;
+mod step;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -91,6 +94,9 @@ pub fn run(args: &JobArgs) -> Result<ExitCode> {
 
 /// Runs the job under a given control.
 pub fn run_with(args: &JobArgs, control: &Control) -> Result<Outcome> {
+    if ranks::own_rank() > 0 {
+        return follow(args, control);
+    }
     let out = args.dir.join("out");
     std::fs::create_dir_all(&out).with_context(|| format!("making {}", out.display()))?;
     let result = out.join("result.json");
@@ -99,13 +105,23 @@ pub fn run_with(args: &JobArgs, control: &Control) -> Result<Outcome> {
     }
     let mut events = Events::open(&out.join("events.jsonl"), args.attempt, args.attached)?;
     let mut step = 0;
-    let outcome = contained(|| work(&args.dir, &mut events, control, &mut step))
+    let outcome = contained(|| work(args, &mut events, control, &mut step))
         .unwrap_or_else(|failure| Outcome::Failed(failure, step));
     tell(&outcome, step, &mut events)?;
     let unfinished = out.join(".result.json");
     checkpoint::write_synced(&unfinished, &serde_json::to_vec_pretty(&outcome.to_json())?)?;
     std::fs::rename(unfinished, result)?;
     Ok(outcome)
+}
+
+/// The part of a process that another one started: that one tells and writes.
+fn follow(args: &JobArgs, control: &Control) -> Result<Outcome> {
+    let mut step = 0;
+    let outcome = contained(|| work(args, &mut Events::silent()?, control, &mut step));
+    Ok(outcome.unwrap_or_else(|failure| {
+        tracing::error!(code = failure.code, rank = ranks::own_rank(), "{}", failure.message);
+        Outcome::Failed(failure, step)
+    }))
 }
 
 /// Turns errors and panics of the work into failures with a message for people.
@@ -117,8 +133,8 @@ fn contained(work: impl FnOnce() -> Result<Outcome>) -> Result<Outcome, Failure>
     }
 }
 
-fn work(dir: &Path, events: &mut Events, control: &Control, step: &mut u64) -> Result<Outcome> {
-    let mut session = setup::prepare(dir, events)?;
+fn work(args: &JobArgs, events: &mut Events, control: &Control, step: &mut u64) -> Result<Outcome> {
+    let mut session = setup::prepare(&args.dir, args.attempt, events)?;
     match train::train(&mut session, events, control, step)? {
         train::End::Asked(control::Asked::Pause) => Ok(Outcome::Paused(*step)),
         train::End::Asked(control::Asked::Cancel) => Ok(Outcome::Cancelled(*step)),

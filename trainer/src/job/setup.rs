@@ -14,11 +14,13 @@ use super::checkpoint::{Checkpoints, State};
 use super::events::{Event, Events};
 use super::export::ModelFiles;
 use super::manifest::{self, Hashes};
+use super::ranks::Ranks;
+use super::scaler::Scaler;
 use crate::data::{Cache, Data, Order};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
-use crate::nn::{Copies, LoadReport, Loaded, Loader, Numbers};
+use crate::nn::{Copies, Embedding, LoadReport, Loaded, Loader, Numbers};
 use crate::optim::Optimizer;
 use crate::tasks::text_classification::Objective;
 use crate::precision::{self, Settled};
@@ -61,19 +63,21 @@ pub struct Session {
     pub manifest: Value,
     /// Padding of token ids and of type ids.
     pub padding: (u32, u32),
+    /// This process among those of the job.
+    pub ranks: Ranks,
     /// When this attempt began to train.
     pub began: Instant,
 }
 
 /// Reads and checks everything, builds the model, and takes up the newest checkpoint.
-pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
+pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session> {
     let spec = read_spec(dir)?;
-    if spec.resources.threads > 0 {
-        native::runtime::set_threads(spec.resources.threads as usize)?;
-    }
+    let resources = &spec.resources;
+    let mut ranks = Ranks::meet(dir, attempt, resources.devices as usize, resources.device)?;
+    set_threads(&spec, ranks.size())?;
     // Hashing the checkpoint takes longer than reading it: it goes on beside.
     let hashes = Hashes::start(dir);
-    let device = device::choose(spec.resources.device)?;
+    let device = device::choose(spec.resources.device, ranks.rank())?;
     let precision = precision::settle(spec.training.precision, device)?;
     announce(events, device, &precision)?;
     native::runtime::set_tf32(precision.precision == Precision::Tf32)?;
@@ -115,10 +119,11 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
         checkpoints.load_optimizer(state.step, &mut optimizer)?;
         tell_resume(state, &checkpoints, events)?;
     }
+    exchange(&mut ranks, &params)?;
     let files = ModelFiles::new(params, &config, &base, data.problem, &data.labels)?;
     let state = match resumed {
         Some(state) => state,
-        None => fresh_state(&spec, data.validation.is_some(), identity)?,
+        None => fresh_state(&spec, &precision, data.validation.is_some(), identity)?,
     };
     Ok(Session {
         out,
@@ -134,11 +139,29 @@ pub fn prepare(dir: &Path, events: &mut Events) -> Result<Session> {
         checkpoints,
         state,
         manifest,
+        ranks,
         padding: (tokenizer.pad_id().unwrap_or(0), tokenizer.pad_type_id()),
         began: Instant::now(),
         data,
         spec,
     })
+}
+
+/// The share of a machine's threads that a process of the job has.
+fn set_threads(spec: &JobSpec, processes: usize) -> Result<()> {
+    let all = match spec.resources.threads {
+        0 => native::runtime::threads()?,
+        threads => threads as usize,
+    };
+    Ok(native::runtime::set_threads((all / processes).max(1))?)
+}
+
+/// Prepares the exchange of what is trained; tables whose gradient comes by row are exchanged by row.
+fn exchange(ranks: &mut Ranks, params: &tensors::Named) -> Result<()> {
+    let trained = params.iter().map(|(_, param)| param).filter(|param| param.requires_grad());
+    let (by_row, dense) = trained.map(Tensor::shallow_clone).partition(Embedding::gives_rows);
+    let dense: Vec<Tensor> = dense;
+    ranks.exchange(&dense, by_row)
 }
 
 fn read_spec(dir: &Path) -> Result<JobSpec> {
@@ -268,7 +291,7 @@ fn tell_resume(state: &State, checkpoints: &Checkpoints, events: &mut Events) ->
     Ok(())
 }
 
-fn fresh_state(spec: &JobSpec, validated: bool, identity: String) -> Result<State> {
+fn fresh_state(spec: &JobSpec, precision: &Settled, validated: bool, identity: String) -> Result<State> {
     let training = &spec.training;
     let metric = training.best_metric.clone().unwrap_or_else(|| "loss".into());
     let (metric, early) = match &training.early_stopping {
@@ -292,6 +315,7 @@ fn fresh_state(spec: &JobSpec, validated: bool, identity: String) -> Result<Stat
         samples: 0,
         tokens: 0,
         seconds: 0.0,
+        scaler: Scaler::new(precision.precision == Precision::Fp16),
         log_history: Vec::new(),
         identity,
     })

@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use serde_json::{Value, json};
 use store::spec::Every;
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
 use super::checkpoint::State;
 use super::control::{Asked, Control};
 use super::evaluate::{self, Evaluation};
 use super::events::{Event, Events};
 use super::setup::Session;
-use crate::data::{Batch, MicroBatch, Prefetch};
-use crate::failure::Failure;
-use crate::nn::{Context, Draw};
+use super::step::{Step, one_step};
+use crate::data::{MicroBatch, Prefetch};
 
 /// A checkpoint is written at the latest this long after the one before.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
@@ -46,6 +45,7 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
         *step,
         session.padding,
         session.device,
+        session.ranks.share(),
     )?;
     while session.state.step < session.total_steps && !session.state.stop {
         let made = one_step(session, &batches, &mut window)?;
@@ -58,8 +58,9 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
         if evaluated {
             validate(session, events)?;
         }
-        let asked = control.asked();
-        if evaluated || asked == Some(Asked::Pause) || checkpoint_due(session, last_checkpoint) {
+        let asked = asked_of_any(session, control)?;
+        let due = evaluated || asked == Some(Asked::Pause) || checkpoint_due(session, last_checkpoint);
+        if due && session.ranks.leads() {
             save_checkpoint(session, events)?;
             last_checkpoint = Instant::now();
         }
@@ -73,86 +74,28 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
     Ok(End::Done)
 }
 
-/// What a step gave.
-struct Step {
-    loss: f64,
-    grad_norm: f64,
-    learning_rate: f64,
-}
-
-/// Gradients of every micro-batch, one update.
-fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) -> Result<Step> {
-    let step = session.state.step;
-    let batches = batches.next()?;
-    let all: Vec<usize> = batches.iter().flat_map(|micro| &micro.rows).copied().collect();
-    let weight = session.objective.weight(&session.data.train.targets, &all);
-    let mut loss = Tensor::zeros([], (Kind::Float, session.device));
-    session.optimizer.zero_grad()?;
-    for MicroBatch { rows, batch } in &batches {
-        let draw = Draw { seed: u64::from(session.spec.seed), step, examples: &batch.examples };
-        let context = Context { packing: &batch.inputs.packing, kind: session.precision.kind(), draw: Some(draw) };
-        let logits = session.model.forward(&batch.inputs, &context);
-        let losses = session.objective.row_losses(&logits, &session.data.train.targets, rows);
-        let share = losses.sum(Kind::Float) / weight;
-        share.f_backward()?;
-        loss += share.detach();
-        window.count(rows.len() as u64, batch);
-        session.state.samples += rows.len() as u64;
-        session.state.tokens += batch.tokens;
-    }
-    let grad_norm = session.optimizer.clip_grad_norm(session.spec.training.max_grad_norm)?;
-    let learning_rate = session.optimizer.learning_rate(step, session.total_steps);
-    let made = Step { loss: f64::try_from(&loss)?, grad_norm: f64::try_from(&grad_norm)?, learning_rate };
-    refuse_non_finite(session, &made, &all)?;
-    session.optimizer.step(learning_rate)?;
-    session.copies.refresh()?;
-    Ok(made)
-}
-
-/// Stops before the update that would ruin the weights.
-fn refuse_non_finite(session: &Session, made: &Step, rows: &[usize]) -> Result<()> {
-    let what = match (made.loss.is_finite(), made.grad_norm.is_finite()) {
-        (true, true) => return Ok(()),
-        (false, _) => format!("The loss is {}", made.loss),
-        _ => format!("The gradient's norm is {}", made.grad_norm),
-    };
-    let shown: Vec<String> =
-        rows.iter().take(8).map(|&row| session.data.train.numbers[row].to_string()).collect();
-    Err(Failure::user(
-        "loss_not_finite",
-        format!(
-            "{what} at step {}, with a learning rate of {:.3e}. The weights were left as they were before it. Try a \
-             lower learning_rate, a longer warm-up or max_grad_norm 1, and look at the rows of this step (counted \
-             from 0: {}{}).",
-            session.state.step + 1,
-            made.learning_rate,
-            shown.join(", "),
-            if rows.len() > shown.len() { ", …" } else { "" },
-        ),
-    )
-    .at("learning_rate")
-    .into())
-}
-
 /// Rows, tokens and time since the last point of the curve.
-struct Window {
+pub struct Window {
     began: Instant,
     steps: u64,
     samples: u64,
     tokens: u64,
+    own: u64,
     computed: u64,
     batches: u64,
 }
 
 impl Window {
     fn new() -> Self {
-        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, computed: 0, batches: 0 }
+        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, own: 0, computed: 0, batches: 0 }
     }
 
-    fn count(&mut self, samples: u64, batch: &Batch) {
-        self.samples += samples;
-        self.tokens += batch.tokens;
-        self.computed += batch.computed();
+    /// Counts a micro-batch.
+    pub fn count(&mut self, micro: &MicroBatch) {
+        self.samples += micro.all.len() as u64;
+        self.tokens += micro.tokens;
+        self.own += micro.batch.tokens;
+        self.computed += micro.batch.computed();
         self.batches += 1;
     }
 }
@@ -180,7 +123,7 @@ fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &m
         "tokens": session.state.tokens,
         "samples_per_second": window.samples as f64 / seconds,
         "tokens_per_second": window.tokens as f64 / seconds,
-        "padding": 1.0 - window.tokens as f64 / window.computed.max(1) as f64,
+        "padding": 1.0 - window.own as f64 / window.computed.max(1) as f64,
         "step_seconds": step_seconds,
         "memory_bytes": native::memory::rss_bytes()?,
         "eta_seconds": step_seconds * (session.total_steps - step) as f64,
@@ -193,6 +136,12 @@ fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &m
     events.emit(Event { kind: "train", step, message, values, data })?;
     *window = Window::new();
     Ok(())
+}
+
+/// What was asked of any process of the job: all must end at the same step.
+fn asked_of_any(session: &Session, control: &Control) -> Result<Option<Asked>> {
+    let code = session.ranks.greatest(Asked::code(control.asked()))?;
+    Ok(Asked::of_code(code))
 }
 
 /// Whether the validation rows are looked at after this step; after the last they always are.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use native::{Heads, Projections};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{Context, Init, Path};
 
@@ -43,10 +43,15 @@ impl LayerNorm {
 }
 
 /// `torch.nn.Embedding`; the row of `padding` gets no gradient.
+///
+/// The gradient of a large table is kept as the rows that a batch has used: the rest of it would be zeros.
 pub struct Embedding {
     weight: Tensor,
     padding: Option<i64>,
 }
+
+/// Rows from which on a table is large against the tokens of a batch.
+const LARGE: i64 = 4096;
 
 impl Embedding {
     /// Takes `weight` `[rows, size]` below `path`.
@@ -54,9 +59,15 @@ impl Embedding {
         Embedding { weight: path.param("weight", &[rows, size], Init::Normal(std)), padding }
     }
 
+    /// Whether the gradient of this parameter comes as rows, if it is a table's.
+    pub fn gives_rows(weight: &Tensor) -> bool {
+        weight.dim() == 2 && weight.size()[0] >= LARGE && weight.device() == Device::Cpu
+    }
+
     /// Int64 `[n]` → `[n, size]`, in the kind of the weights; in fp32 where the context is.
     pub fn forward(&self, ids: &Tensor, context: &Context) -> Tensor {
-        let states = Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, false);
+        let sparse = Self::gives_rows(&self.weight);
+        let states = Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, sparse);
         if context.kind == Kind::Float { states.to_kind(Kind::Float) } else { states }
     }
 }
