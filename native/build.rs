@@ -2,7 +2,18 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 4] = ["cpp/dropout.cpp", "cpp/gradients.cpp", "cpp/optim.cpp", "cpp/runtime.cpp"];
+const SOURCES: [&str; 10] = [
+    "cpp/adafactor.cpp",
+    "cpp/adam.cpp",
+    "cpp/adam_8bit.cpp",
+    "cpp/dropout.cpp",
+    "cpp/gradients.cpp",
+    "cpp/lion.cpp",
+    "cpp/muon.cpp",
+    "cpp/optim.cpp",
+    "cpp/optim_common.cpp",
+    "cpp/runtime.cpp",
+];
 
 fn main() {
     println!("cargo:rerun-if-changed=cpp");

@@ -1,4 +1,4 @@
-//! The C functions of `cpp/`, and the few lines that turn their pointers into Rust values.
+//! The C functions of `cpp/` (the optimizers' in [`crate::ffi_optim`]), and the few lines that turn their pointers into Rust values.
 //!
 //! Each returns null or a message. A tensor crosses as `at::Tensor*`, which is what tch holds.
 #![expect(unsafe_code, reason = "this module is the border to C++")]
@@ -13,22 +13,10 @@ use tch::{TchError, Tensor};
 
 use crate::Result;
 
-type Message = *mut c_char;
-type Ptr = *const c_void;
-type List = *const Ptr;
-type Out = *mut *mut c_void;
-
-/// `LuthierAdam` in cpp/optim.cpp.
-#[repr(C)]
-pub(crate) struct Adam {
-    pub lr: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    pub weight_decay: f64,
-    pub amsgrad: bool,
-    pub decoupled: bool,
-}
+pub(crate) type Message = *mut c_char;
+pub(crate) type Ptr = *const c_void;
+pub(crate) type List = *const Ptr;
+pub(crate) type Out = *mut *mut c_void;
 
 /// `LuthierSgd` in cpp/optim.cpp.
 #[repr(C)]
@@ -37,6 +25,7 @@ pub(crate) struct Sgd {
     pub momentum: f64,
     pub dampening: f64,
     pub weight_decay: f64,
+    pub scale: f32,
     pub nesterov: bool,
     pub first_step: bool,
 }
@@ -49,6 +38,7 @@ pub(crate) struct Rmsprop {
     pub eps: f64,
     pub weight_decay: f64,
     pub momentum: f64,
+    pub scale: f32,
     pub centered: bool,
     pub by_ops: bool,
 }
@@ -62,17 +52,8 @@ unsafe extern "C" {
     fn luthier_grad_norm(grads: List, n: usize, out: Out) -> Message;
     fn luthier_clip_grad_norm(grads: List, n: usize, max_norm: f64, out: Out) -> Message;
     fn luthier_scale_grads(grads: List, n: usize, factor: f64) -> Message;
+    fn luthier_coalesce_grads(tensors: List, n: usize) -> Message;
     fn luthier_clear_grads(tensors: List, n: usize) -> Message;
-    fn luthier_adam(
-        params: List,
-        grads: List,
-        exp_avgs: List,
-        exp_avg_sqs: List,
-        max_exp_avg_sqs: List,
-        steps: List,
-        n: usize,
-        options: *const Adam,
-    ) -> Message;
     fn luthier_sgd(params: List, grads: List, momentums: List, n: usize, options: *const Sgd) -> Message;
     fn luthier_rmsprop(
         params: List,
@@ -107,21 +88,21 @@ fn take(message: Message) -> Option<String> {
     }
 }
 
-fn check(message: Message) -> Result<()> {
+pub(crate) fn check(message: Message) -> Result<()> {
     take(message).map_or(Ok(()), |text| Err(TchError::Torch(text)))
 }
 
-fn ptr_of(tensor: &Tensor) -> Ptr {
+pub(crate) fn ptr_of(tensor: &Tensor) -> Ptr {
     tensor.as_ptr().cast()
 }
 
 /// Pointers to tensors that outlive the call, as the slice they came from is borrowed by it.
-fn list<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<Ptr> {
+pub(crate) fn list<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<Ptr> {
     tensors.iter().map(|t| ptr_of(t.borrow())).collect()
 }
 
 /// A list that must be as long as another one; C++ reads `n` pointers from it.
-fn list_of<T: Borrow<Tensor>>(tensors: &[T], n: usize, what: &str) -> Result<Vec<Ptr>> {
+pub(crate) fn list_of<T: Borrow<Tensor>>(tensors: &[T], n: usize, what: &str) -> Result<Vec<Ptr>> {
     if tensors.len() == n {
         return Ok(list(tensors));
     }
@@ -129,7 +110,7 @@ fn list_of<T: Borrow<Tensor>>(tensors: &[T], n: usize, what: &str) -> Result<Vec
     Err(TchError::Torch(format!("{what}: {found} tensors for {n} parameters")))
 }
 
-fn tensor_from(call: impl FnOnce(Out) -> Message) -> Result<Tensor> {
+pub(crate) fn tensor_from(call: impl FnOnce(Out) -> Message) -> Result<Tensor> {
     let mut out = ptr::null_mut();
     check(call(&mut out))?;
     // SAFETY: C++ returned no error, so it stored a tensor made by `new`, which is ours now.
@@ -165,43 +146,14 @@ pub(crate) fn scale_grads<T: Borrow<Tensor>>(grads: &[T], factor: f64) -> Result
     check(unsafe { luthier_scale_grads(grads.as_ptr(), grads.len(), factor) })
 }
 
+pub(crate) fn coalesce_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {
+    let tensors = list(tensors);
+    check(unsafe { luthier_coalesce_grads(tensors.as_ptr(), tensors.len()) })
+}
+
 pub(crate) fn clear_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {
     let tensors = list(tensors);
     check(unsafe { luthier_clear_grads(tensors.as_ptr(), tensors.len()) })
-}
-
-/// The lists of one Adam step, each as long as `params`.
-pub(crate) struct AdamLists<'a, T> {
-    pub params: &'a [T],
-    pub grads: &'a [T],
-    pub exp_avgs: &'a [T],
-    pub exp_avg_sqs: &'a [T],
-    /// Empty without amsgrad.
-    pub max_exp_avg_sqs: &'a [T],
-    pub steps: &'a [T],
-}
-
-pub(crate) fn adam<T: Borrow<Tensor>>(lists: &AdamLists<T>, options: &Adam) -> Result<()> {
-    let n = lists.params.len();
-    let max_n = if options.amsgrad { n } else { 0 };
-    let params = list(lists.params);
-    let grads = list_of(lists.grads, n, "gradients")?;
-    let exp_avgs = list_of(lists.exp_avgs, n, "exp_avg")?;
-    let exp_avg_sqs = list_of(lists.exp_avg_sqs, n, "exp_avg_sq")?;
-    let max_exp_avg_sqs = list_of(lists.max_exp_avg_sqs, max_n, "max_exp_avg_sq")?;
-    let steps = list_of(lists.steps, n, "step")?;
-    check(unsafe {
-        luthier_adam(
-            params.as_ptr(),
-            grads.as_ptr(),
-            exp_avgs.as_ptr(),
-            exp_avg_sqs.as_ptr(),
-            max_exp_avg_sqs.as_ptr(),
-            steps.as_ptr(),
-            n,
-            options,
-        )
-    })
 }
 
 pub(crate) fn sgd<T: Borrow<Tensor>>(

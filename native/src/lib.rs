@@ -1,7 +1,7 @@
 //! All C++ that tch lacks, and its safe Rust face: the only crate with `unsafe`.
 //!
 //! - [`optim`]: one optimizer step over lists of tensors;
-//! - [`gradients`]: norm, clipping, scaling and clearing of gradients;
+//! - [`gradients`]: norm, clipping, scaling and clearing of gradients, and summing those of rows;
 //! - [`random`]: the keys of every random draw of a training step;
 //! - [`dropout`](mod@dropout), [`attention`](mod@attention): dropout whose mask can be drawn again;
 //! - [`runtime`]: threads, determinism, denormals, versions;
@@ -17,6 +17,7 @@ pub mod attention;
 pub mod cuda;
 pub mod dropout;
 mod ffi;
+mod ffi_optim;
 pub mod gradients;
 pub mod memory;
 pub mod optim;
