@@ -42,48 +42,71 @@ class Codes {
       middle_[i] = (levels_[i] + levels_[i + 1]) * 0.5f;
     }
     for (size_t bin = 0; bin < below_.size(); bin++) {
-      const uint32_t bits = (kFirst + static_cast<uint32_t>(bin)) << kShift;
+      const int32_t bits = (kFirst + static_cast<int32_t>(bin)) << kShift;
       const float edge = bin == 0 ? 0.0f : __builtin_bit_cast(float, bits);
-      below_[bin] = static_cast<uint8_t>(
+      below_[bin] = static_cast<int32_t>(
           std::lower_bound(middle_.begin(), middle_.begin() + count_ - 1, edge) - middle_.begin());
     }
   }
 
   // All 256 values, ascending.
   const std::array<float, 256>& values() const { return value_; }
+  bool sign() const { return sign_; }
 
-  LUTHIER_INLINE float decode(uint8_t code) const { return value_[code]; }
+  void decode(const uint8_t* from, float* to, int64_t n) const;
 
-  // The nearest code; of two at the same distance the smaller. `x` lies in -1 to 1.
-  LUTHIER_INLINE uint8_t encode(float x) const {
-    const float magnitude = std::fabs(x);
-    const bool negative = x < 0;
-    const uint32_t bits = __builtin_bit_cast(uint32_t, magnitude) >> kShift;
-    const uint32_t bin = std::min(std::max(bits, kFirst), kFirst + kBins - 1) - kFirst;
-    // A bin is narrower than two neighbouring codes are apart, so one look is enough.
-    int level = below_[bin];
-    const float middle = middle_[level];
-    level += negative ? magnitude >= middle : magnitude > middle;
-    if (!sign_) {
-      return static_cast<uint8_t>(level);
-    }
-    // Minus 1 has no code.
-    return static_cast<uint8_t>(negative ? zero() - std::min(level, count_ - 2) : zero() + level);
+  // The nearest level of each magnitude in 0 to 1, whose bin is known; of two at the same distance
+  // the one nearer to 0.
+  void levels(const float* magnitudes, const int32_t* bins, int32_t* to, int64_t n) const;
+
+  // What is no number falls into the last bin.
+  static LUTHIER_INLINE int32_t bin_of(float magnitude) {
+    const int32_t bits = __builtin_bit_cast(int32_t, magnitude) >> kShift;
+    return std::min(std::max(bits, kFirst), kFirst + kBins - 1) - kFirst;
   }
 
  private:
   int zero() const { return sign_ ? 127 : 0; }
 
-  // Bins by exponent and the upper 8 bits of the mantissa, from 2^-24 to 1.
-  static constexpr int kShift = 15;
-  static constexpr uint32_t kFirst = (127 - 24) << 8;
-  static constexpr uint32_t kBins = (24 << 8) + 1;
+  // Bins by exponent and the upper 7 bits of the mantissa, from 2^-24 to 1.
+  static constexpr int kShift = 16;
+  static constexpr int32_t kFirst = (127 - 24) << 7;
+  static constexpr int32_t kBins = (24 << 7) + 1;
 
   bool sign_;
   int count_ = 0;
   std::array<float, 256> levels_{}, value_{}, middle_{};
-  std::array<uint8_t, kBins> below_{};
+  std::array<int32_t, kBins> below_{};
 };
+
+// Loops over tables: without a gather in the plain instructions the compiler puts vectors together
+// number by number, which takes several times as long as doing without.
+#if defined(__GNUC__) && !defined(__clang__)
+#define LUTHIER_SCALAR \
+  __attribute__((noinline, optimize("no-tree-loop-vectorize", "no-tree-slp-vectorize")))
+#else
+#define LUTHIER_SCALAR
+#endif
+
+LUTHIER_SCALAR void Codes::decode(const uint8_t* __restrict from, float* __restrict to,
+                                  int64_t n) const {
+  const float* __restrict value = value_.data();
+  for (int64_t i = 0; i < n; i++) {
+    to[i] = value[from[i]];
+  }
+}
+
+LUTHIER_SCALAR void Codes::levels(const float* __restrict magnitudes,
+                                  const int32_t* __restrict bins, int32_t* __restrict to,
+                                  int64_t n) const {
+  const int32_t* __restrict below = below_.data();
+  const float* __restrict middle = middle_.data();
+  for (int64_t i = 0; i < n; i++) {
+    // A bin is narrower than two neighbouring middles are apart, so one look is enough.
+    const int32_t low = below[bins[i]];
+    to[i] = low + static_cast<int32_t>(magnitudes[i] > middle[low]);
+  }
+}
 
 const Codes& with_sign() {
   static const Codes codes(true);
@@ -95,50 +118,78 @@ const Codes& without_sign() {
   return codes;
 }
 
-LUTHIER_INLINE void decode(const Codes& codes, const uint8_t* __restrict from, float absmax,
-                           float* __restrict to, int64_t n) {
+LUTHIER_CLONES void multiply(float* x, float by, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
-    to[i] = codes.decode(from[i]) * absmax;
+    x[i] *= by;
   }
 }
 
-LUTHIER_INLINE float encode(const Codes& codes, const float* __restrict from,
-                            uint8_t* __restrict to, int64_t n) {
+LUTHIER_CLONES float largest(const float* __restrict x, int64_t n) {
   constexpr int lanes = 16;
   float tops[lanes] = {};
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
     for (int lane = 0; lane < lanes; lane++) {
-      const float x = std::fabs(from[i + lane]);
-      tops[lane] = x > tops[lane] ? x : tops[lane];
+      const float v = std::fabs(x[i + lane]);
+      tops[lane] = v > tops[lane] ? v : tops[lane];
     }
   }
   for (; i < n; i++) {
-    tops[0] = std::max(tops[0], std::fabs(from[i]));
+    tops[0] = std::max(tops[0], std::fabs(x[i]));
   }
-  const float absmax = *std::max_element(tops, tops + lanes);
-  const float by = absmax > 0 ? absmax : 1.0f;
-  for (i = 0; i < n; i++) {
-    to[i] = codes.encode(from[i] / by);
-  }
-  return absmax;
+  return *std::max_element(tops, tops + lanes);
 }
 
-struct Block {
-  float* param;
-  const float* grad;
-  uint8_t *exp_avg, *exp_avg_sq;
-  float *absmax, *absmax_sq;
-  int64_t n;
+LUTHIER_CLONES void find_bins(const float* __restrict x, float by, float* __restrict magnitudes,
+                              int32_t* __restrict bins, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    magnitudes[i] = std::fabs(x[i] / by);
+    bins[i] = Codes::bin_of(magnitudes[i]);
+  }
+}
+
+// Code 127 is 0; minus 1 has none.
+LUTHIER_CLONES void with_signs(const float* __restrict x, const int32_t* __restrict levels,
+                               uint8_t* __restrict to, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    to[i] = static_cast<uint8_t>(x[i] < 0 ? 127 - std::min(levels[i], 127) : 127 + levels[i]);
+  }
+}
+
+LUTHIER_CLONES void without_signs(const int32_t* __restrict levels, uint8_t* __restrict to,
+                                  int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    to[i] = static_cast<uint8_t>(levels[i]);
+  }
+}
+
+// A block of a moment in codes: read, and written with its largest magnitude.
+struct Coded {
+  const Codes& codes;
+  uint8_t* code;
+  float* absmax;
+
+  void read(float* to, int64_t n) const {
+    codes.decode(code, to, n);
+    multiply(to, *absmax, n);
+  }
+  void write(const float* from, int64_t n) const {
+    float magnitudes[kQuantized];
+    int32_t bins[kQuantized], levels[kQuantized];
+    *absmax = largest(from, n);
+    find_bins(from, *absmax > 0 ? *absmax : 1.0f, magnitudes, bins, n);
+    codes.levels(magnitudes, bins, levels, n);
+    if (codes.sign()) {
+      with_signs(from, levels, code, n);
+    } else {
+      without_signs(levels, code, n);
+    }
+  }
 };
 
-LUTHIER_CLONES void adam_8bit_block(const Block& b, const AdamNumbers& s) {
-  float means[kQuantized], squares[kQuantized];
-  decode(with_sign(), b.exp_avg, *b.absmax, means, b.n);
-  decode(without_sign(), b.exp_avg_sq, *b.absmax_sq, squares, b.n);
-  adam_loop<false, false>(b.param, b.grad, means, squares, nullptr, b.n, s);
-  *b.absmax = encode(with_sign(), means, b.exp_avg, b.n);
-  *b.absmax_sq = encode(without_sign(), squares, b.exp_avg_sq, b.n);
+LUTHIER_CLONES void adam_block(float* param, const float* grad, float* mean, float* square,
+                               int64_t n, const AdamNumbers& s) {
+  adam_loop<false, false>(param, grad, mean, square, nullptr, n, s);
 }
 
 // The moment of codes as fp32 like `param`.
@@ -228,16 +279,19 @@ char* luthier_adamw_8bit(at::Tensor* const* params, at::Tensor* const* grads,
     }
     const std::vector<Gradient> read(g.begin(), g.end());
     for_chunks(p, [&](size_t i, int64_t at, int64_t n) {
-      float buffer[kQuantized];
+      float buffer[kQuantized], means[kQuantized], squares[kQuantized];
       for_blocks(at, n, kQuantized, [&](int64_t at, int64_t n) {
-        const Block block{floats(p[i]) + at,
-                          read[i].read(at, n, buffer),
-                          m[i].mutable_data_ptr<uint8_t>() + at,
-                          v[i].mutable_data_ptr<uint8_t>() + at,
-                          floats(m_top[i]) + at / kQuantized,
-                          floats(v_top[i]) + at / kQuantized,
-                          n};
-        adam_8bit_block(block, numbers[i]);
+        const auto coded = [&](const Codes& codes, const Tensor& code, const Tensor& absmax) {
+          return Coded{codes, code.mutable_data_ptr<uint8_t>() + at,
+                       floats(absmax) + at / kQuantized};
+        };
+        const Coded mean = coded(with_sign(), m[i], m_top[i]);
+        const Coded square = coded(without_sign(), v[i], v_top[i]);
+        mean.read(means, n);
+        square.read(squares, n);
+        adam_block(floats(p[i]) + at, read[i].read(at, n, buffer), means, squares, n, numbers[i]);
+        mean.write(means, n);
+        square.write(squares, n);
       });
     });
   });
