@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde_json::{Value, json};
 use store::spec::Every;
 use tch::{Device, Kind, Tensor};
@@ -16,6 +16,7 @@ use super::setup::Session;
 use crate::data::{Row, collate};
 use crate::failure::Failure;
 use crate::nn::{Context, Draw};
+use crate::optim::clip_coefficient;
 
 /// A checkpoint is written at the latest this long after the one before.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(600);
@@ -96,11 +97,17 @@ fn one_step(session: &mut Session, window: &mut Window) -> Result<Step> {
         session.state.samples += rows.len() as u64;
         session.state.tokens += batch.tokens;
     }
-    let grad_norm = session.optimizer.clip_grad_norm(session.spec.training.max_grad_norm)?;
+    let grad_norm = session.optimizer.grad_norm()?;
     let learning_rate = session.optimizer.learning_rate(step, session.total_steps);
-    let made = Step { loss: f64::try_from(&loss)?, grad_norm: f64::try_from(&grad_norm)?, learning_rate };
+    // Both at once: on a GPU each reading waits.
+    let [loss, grad_norm] =
+        <[f32; 2]>::try_from(Vec::<f32>::try_from(Tensor::f_stack(&[loss, grad_norm], 0)?)?)
+            .map_err(|read| anyhow!("two numbers were read as {}", read.len()))?;
+    let made = Step { loss: loss.into(), grad_norm: grad_norm.into(), learning_rate };
     refuse_non_finite(session, &made, &all)?;
-    session.optimizer.step(learning_rate)?;
+    session
+        .optimizer
+        .step(learning_rate, clip_coefficient(grad_norm, session.spec.training.max_grad_norm))?;
     Ok(made)
 }
 
