@@ -2,15 +2,21 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 16] = [
+    "cpp/adafactor.cpp",
+    "cpp/adam.cpp",
+    "cpp/adam_8bit.cpp",
     "cpp/attention_ops.cpp",
     "cpp/c10d.cpp",
     "cpp/c10d_autograd.cpp",
     "cpp/dropout.cpp",
     "cpp/gradients.cpp",
     "cpp/linear.cpp",
+    "cpp/lion.cpp",
+    "cpp/muon.cpp",
     "cpp/norm.cpp",
     "cpp/optim.cpp",
+    "cpp/optim_common.cpp",
     "cpp/reducer.cpp",
     "cpp/runtime.cpp",
 ];

@@ -1,20 +1,9 @@
 // The norm of all gradients, clipping by it, and scaling.
 
-#include "common.h"
-
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <c10/core/GradMode.h>
-
-#include <algorithm>
-#include <cmath>
+#include "optim.h"
 
 namespace luthier {
 namespace {
-
-using at::Tensor;
-
-constexpr int64_t kChunk = 16384;
 
 // The lanes are part of the result's definition: the same bits on every processor and at any
 // number of threads.
@@ -39,30 +28,58 @@ LUTHIER_CLONES double sum_of_squares(const float* x, int64_t n) {
   return total;
 }
 
-bool ours(const std::vector<Tensor>& grads) {
+// `sum_of_squares` of a piece of the dense gradient that these rows stand for: what is left out
+// adds 0 in every lane, so the bits are the same.
+double sum_of_squares(const Gradient& g, int64_t at, int64_t n) {
+  if (g.rows() == nullptr) {
+    return sum_of_squares(g.values() + at, n);
+  }
+  constexpr int64_t lanes = 16;
+  double sums[lanes] = {};
+  const int64_t whole = at + n - n % lanes;
+  const int64_t* last = g.rows() + g.row_count();
+  const int64_t* row = std::lower_bound(g.rows(), last, at / g.width());
+  for (; row != last && *row * g.width() < at + n; row++) {
+    const int64_t first = *row * g.width();
+    const float* values = g.values() + (row - g.rows()) * g.width();
+    const int64_t end = std::min(at + n, first + g.width());
+    for (int64_t i = std::max(at, first); i < end; i++) {
+      const double v = values[i - first];
+      sums[i < whole ? (i - at) % lanes : 0] += v * v;
+    }
+  }
+  double total = 0;
+  for (double sum : sums) {
+    total += sum;
+  }
+  return total;
+}
+
+bool ours(const Tensors& grads) {
   return std::all_of(grads.begin(), grads.end(), [](const Tensor& g) {
-    return g.is_cpu() && g.layout() == at::kStrided && g.scalar_type() == at::kFloat &&
-           g.is_non_overlapping_and_dense();
+    return g.is_cpu() && g.scalar_type() == at::kFloat &&
+           (g.layout() == at::kSparse ? g.sparse_dim() == 1 && g.dense_dim() >= 1
+                                      : g.is_non_overlapping_and_dense());
   });
 }
 
-struct Chunk {
-  const float* at;
-  int64_t n;
-};
-
-Tensor norm_cpu(const std::vector<Tensor>& grads) {
+Tensor norm_cpu(const Tensors& grads) {
+  const std::vector<Gradient> read(grads.begin(), grads.end());
+  struct Chunk {
+    size_t grad;
+    int64_t at, n;
+  };
   std::vector<Chunk> chunks;
-  for (const auto& g : grads) {
-    const auto* x = g.const_data_ptr<float>();
-    for (int64_t at = 0; at < g.numel(); at += kChunk) {
-      chunks.push_back({x + at, std::min(kChunk, g.numel() - at)});
+  for (size_t i = 0; i < grads.size(); i++) {
+    const int64_t n = grads[i].numel();
+    for (int64_t at = 0; at < n; at += kChunk) {
+      chunks.push_back({i, at, std::min(kChunk, n - at)});
     }
   }
   std::vector<double> sums(chunks.size());
   at::parallel_for(0, static_cast<int64_t>(chunks.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
-      sums[i] = sum_of_squares(chunks[i].at, chunks[i].n);
+      sums[i] = sum_of_squares(read[chunks[i].grad], chunks[i].at, chunks[i].n);
     }
   });
   double total = 0;
@@ -72,29 +89,38 @@ Tensor norm_cpu(const std::vector<Tensor>& grads) {
   return at::scalar_tensor(std::sqrt(total), at::TensorOptions(at::kFloat));
 }
 
-Tensor norm_by_ops(const std::vector<Tensor>& grads) {
-  std::vector<Tensor> norms;
+Tensor norm_by_ops(const Tensors& grads) {
+  Tensors norms;
   norms.reserve(grads.size());
   for (const auto& g : grads) {
-    norms.push_back(at::linalg_vector_norm(g.scalar_type() == at::kDouble ? g : g.to(at::kFloat))
-                        .to(grads[0].device(), at::kFloat));
+    const Tensor values = g.layout() == at::kSparse ? g._values() : g;
+    norms.push_back(
+        at::linalg_vector_norm(values.scalar_type() == at::kDouble ? values
+                                                                   : values.to(at::kFloat))
+            .to(grads[0].device(), at::kFloat));
   }
   return at::linalg_vector_norm(at::stack(norms));
 }
 
-Tensor norm(const std::vector<Tensor>& grads) {
-  if (grads.empty()) {
+}  // namespace
+
+Tensor norm_of(const Tensors& all) {
+  if (all.empty()) {
     return at::zeros({}, at::kFloat);
   }
+  Tensors grads = all;
   for (size_t i = 0; i < grads.size(); i++) {
-    TORCH_CHECK(at::isFloatingType(grads[i].scalar_type()) && grads[i].layout() == at::kStrided,
-                "grad_norm: gradient ", i, " is ", grads[i].layout(), " ",
-                grads[i].scalar_type(), ", it must be dense and floating");
+    auto& g = grads[i];
+    const bool layout = g.layout() == at::kStrided || g.layout() == at::kSparse;
+    TORCH_CHECK(at::isFloatingType(g.scalar_type()) && layout, "grad_norm: gradient ", i, " is ",
+                g.layout(), " ", g.scalar_type(), ", it must be dense or of rows, and floating");
+    if (g.layout() == at::kSparse) {
+      g = coalesce_rows(g);
+    }
   }
   return ours(grads) ? norm_cpu(grads) : norm_by_ops(grads);
 }
 
-}  // namespace
 }  // namespace luthier
 
 extern "C" {
@@ -102,7 +128,7 @@ extern "C" {
 char* luthier_grad_norm(at::Tensor* const* grads, size_t n, at::Tensor** out) {
   return luthier::guarded([&] {
     c10::NoGradGuard no_grad;
-    *out = new at::Tensor(luthier::norm(luthier::list(grads, n)));
+    *out = new at::Tensor(luthier::norm_of(luthier::list(grads, n)));
   });
 }
 
@@ -112,7 +138,11 @@ char* luthier_clip_grad_norm(at::Tensor* const* grads, size_t n, double max_norm
     c10::NoGradGuard no_grad;
     TORCH_CHECK(max_norm >= 0, "clip_grad_norm: max_norm is ", max_norm, ", it must be 0 or more");
     auto all = luthier::list(grads, n);
-    const at::Tensor total = luthier::norm(all);
+    for (auto& g : all) {
+      TORCH_CHECK(g.layout() != at::kSparse || g.is_coalesced(),
+                  "clip_grad_norm: a gradient of rows must be coalesced first");
+    }
+    const at::Tensor total = luthier::norm_of(all);
     // The operations of torch.nn.utils.clip_grad_norm_, in its order.
     const at::Tensor coefficient =
         total.add(1e-6).reciprocal_().mul_(max_norm).clamp_max_(1.0);
@@ -143,6 +173,18 @@ char* luthier_backward(const at::Tensor* of, const at::Tensor* grad) {
 
 char* luthier_set_grad(const at::Tensor* tensor, const at::Tensor* grad) {
   return luthier::guarded([&] { tensor->mutable_grad() = *grad; });
+}
+
+char* luthier_coalesce_grads(at::Tensor* const* tensors, size_t n) {
+  return luthier::guarded([&] {
+    c10::NoGradGuard no_grad;
+    for (const auto& t : luthier::list(tensors, n)) {
+      auto& grad = t.mutable_grad();
+      if (grad.defined() && grad.layout() == at::kSparse) {
+        grad = luthier::coalesce_rows(grad);
+      }
+    }
+  });
 }
 
 char* luthier_clear_grads(at::Tensor* const* tensors, size_t n) {

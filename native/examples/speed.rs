@@ -4,7 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use native::optim::{Rmsprop, RmspropState, rmsprop};
+use native::optim::{
+    Adam, Adam8bitState, AdamState, BLOCK, Extra, Lion, Rmsprop, RmspropState, adamw, adamw_8bit, lion,
+    rmsprop,
+};
 use native::{attention, dropout, dropout_add, gradients, keys, runtime};
 use tch::{Device, Kind, Tensor};
 
@@ -61,10 +64,46 @@ fn updates() {
     let of = |n: usize| -> Vec<Tensor> { (0..n).map(|_| randn(&[1536, 384])).collect() };
     let (params, grads) = (of(40), of(40));
     let zeros: Vec<Vec<Tensor>> = (0..3).map(|_| params.iter().map(Tensor::zeros_like).collect()).collect();
-    let options =
-        Rmsprop { lr: 1e-3, alpha: 0.99, eps: 1e-8, weight_decay: 0.01, momentum: 0.9, centered: true };
+    let options = Rmsprop {
+        lr: 1e-3,
+        alpha: 0.99,
+        eps: 1e-8,
+        weight_decay: 0.01,
+        momentum: 0.9,
+        scale: 1.0,
+        centered: true,
+    };
     let state = RmspropState { square_avgs: &zeros[0], grad_avgs: &zeros[1], momentum_buffers: &zeros[2] };
     time("RMSprop, all options, 23.6 M parameters", || rmsprop(&params, &grads, &state, &options));
+    let steps: Vec<Tensor> = params.iter().map(|_| Tensor::zeros([], (Kind::Float, Device::Cpu))).collect();
+    let adam =
+        Adam { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, scale: 0.5, amsgrad: false };
+    let state =
+        AdamState { exp_avgs: &zeros[0], exp_avg_sqs: &zeros[1], max_exp_avg_sqs: &[], steps: &steps };
+    time("AdamW, 23.6 M", || adamw(&params, &grads, &state, &adam, &Extra::default()));
+    let shadows: Vec<Tensor> = params.iter().map(|p| p.to_kind(Kind::BFloat16)).collect();
+    let extra = || Extra { shadows: &shadows, ..Extra::default() };
+    time("AdamW with a copy in bf16", || adamw(&params, &grads, &state, &adam, &extra()));
+    let options = Lion { lr: 1e-4, betas: (0.9, 0.99), weight_decay: 0.01, scale: 0.5 };
+    time("Lion", || lion(&params, &grads, &zeros[0], &options));
+    let codes: Vec<Vec<Tensor>> =
+        (0..2).map(|_| params.iter().map(|p| p.zeros_like().to_kind(Kind::Uint8)).collect()).collect();
+    let tops: Vec<Vec<Tensor>> = (0..2)
+        .map(|_| {
+            params
+                .iter()
+                .map(|p| Tensor::zeros([p.numel() as i64 / BLOCK], (Kind::Float, Device::Cpu)))
+                .collect()
+        })
+        .collect();
+    let state = Adam8bitState {
+        exp_avgs: &codes[0],
+        exp_avg_absmaxs: &tops[0],
+        exp_avg_sqs: &codes[1],
+        exp_avg_sq_absmaxs: &tops[1],
+        steps: &steps,
+    };
+    time("AdamW in 8 bits", || adamw_8bit(&params, &grads, &state, &adam));
     time("gradient norm, 23.6 M", || gradients::grad_norm(&grads).unwrap());
 }
 

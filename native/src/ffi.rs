@@ -1,4 +1,4 @@
-//! The C functions of `cpp/`, and the few lines that turn their pointers into Rust values.
+//! The C functions of `cpp/` (the optimizers' in [`crate::ffi_optim`]), and the few lines that turn their pointers into Rust values.
 //!
 //! Each returns null or a message. A tensor crosses as `at::Tensor*`, which is what tch holds.
 #![expect(unsafe_code, reason = "this module is the border to C++")]
@@ -18,18 +18,6 @@ pub(crate) type Ptr = *const c_void;
 pub(crate) type List = *const Ptr;
 pub(crate) type Out = *mut *mut c_void;
 
-/// `LuthierAdam` in cpp/optim.cpp.
-#[repr(C)]
-pub(crate) struct Adam {
-    pub lr: f64,
-    pub beta1: f64,
-    pub beta2: f64,
-    pub eps: f64,
-    pub weight_decay: f64,
-    pub amsgrad: bool,
-    pub decoupled: bool,
-}
-
 /// `LuthierSgd` in cpp/optim.cpp.
 #[repr(C)]
 pub(crate) struct Sgd {
@@ -37,6 +25,7 @@ pub(crate) struct Sgd {
     pub momentum: f64,
     pub dampening: f64,
     pub weight_decay: f64,
+    pub scale: f32,
     pub nesterov: bool,
     pub first_step: bool,
 }
@@ -49,6 +38,7 @@ pub(crate) struct Rmsprop {
     pub eps: f64,
     pub weight_decay: f64,
     pub momentum: f64,
+    pub scale: f32,
     pub centered: bool,
     pub by_ops: bool,
 }
@@ -104,17 +94,8 @@ unsafe extern "C" {
     fn luthier_scale_grads(grads: List, n: usize, factor: f64) -> Message;
     fn luthier_backward(of: Ptr, grad: Ptr) -> Message;
     fn luthier_set_grad(tensor: Ptr, grad: Ptr) -> Message;
+    fn luthier_coalesce_grads(tensors: List, n: usize) -> Message;
     fn luthier_clear_grads(tensors: List, n: usize) -> Message;
-    fn luthier_adam(
-        params: List,
-        grads: List,
-        exp_avgs: List,
-        exp_avg_sqs: List,
-        max_exp_avg_sqs: List,
-        steps: List,
-        n: usize,
-        options: *const Adam,
-    ) -> Message;
     fn luthier_sgd(params: List, grads: List, momentums: List, n: usize, options: *const Sgd) -> Message;
     fn luthier_rmsprop(
         params: List,
@@ -165,7 +146,7 @@ pub(crate) fn list<T: Borrow<Tensor>>(tensors: &[T]) -> Vec<Ptr> {
 }
 
 /// A list that must be as long as another one; C++ reads `n` pointers from it.
-fn list_of<T: Borrow<Tensor>>(tensors: &[T], n: usize, what: &str) -> Result<Vec<Ptr>> {
+pub(crate) fn list_of<T: Borrow<Tensor>>(tensors: &[T], n: usize, what: &str) -> Result<Vec<Ptr>> {
     if tensors.len() == n {
         return Ok(list(tensors));
     }
@@ -300,43 +281,14 @@ pub(crate) fn set_grad(tensor: &Tensor, grad: &Tensor) -> Result<()> {
     check(unsafe { luthier_set_grad(ptr_of(tensor), ptr_of(grad)) })
 }
 
+pub(crate) fn coalesce_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {
+    let tensors = list(tensors);
+    check(unsafe { luthier_coalesce_grads(tensors.as_ptr(), tensors.len()) })
+}
+
 pub(crate) fn clear_grads<T: Borrow<Tensor>>(tensors: &[T]) -> Result<()> {
     let tensors = list(tensors);
     check(unsafe { luthier_clear_grads(tensors.as_ptr(), tensors.len()) })
-}
-
-/// The lists of one Adam step, each as long as `params`.
-pub(crate) struct AdamLists<'a, T> {
-    pub params: &'a [T],
-    pub grads: &'a [T],
-    pub exp_avgs: &'a [T],
-    pub exp_avg_sqs: &'a [T],
-    /// Empty without amsgrad.
-    pub max_exp_avg_sqs: &'a [T],
-    pub steps: &'a [T],
-}
-
-pub(crate) fn adam<T: Borrow<Tensor>>(lists: &AdamLists<T>, options: &Adam) -> Result<()> {
-    let n = lists.params.len();
-    let max_n = if options.amsgrad { n } else { 0 };
-    let params = list(lists.params);
-    let grads = list_of(lists.grads, n, "gradients")?;
-    let exp_avgs = list_of(lists.exp_avgs, n, "exp_avg")?;
-    let exp_avg_sqs = list_of(lists.exp_avg_sqs, n, "exp_avg_sq")?;
-    let max_exp_avg_sqs = list_of(lists.max_exp_avg_sqs, max_n, "max_exp_avg_sq")?;
-    let steps = list_of(lists.steps, n, "step")?;
-    check(unsafe {
-        luthier_adam(
-            params.as_ptr(),
-            grads.as_ptr(),
-            exp_avgs.as_ptr(),
-            exp_avg_sqs.as_ptr(),
-            max_exp_avg_sqs.as_ptr(),
-            steps.as_ptr(),
-            n,
-            options,
-        )
-    })
 }
 
 pub(crate) fn sgd<T: Borrow<Tensor>>(

@@ -1,7 +1,7 @@
 //! All C++ that tch lacks, and its safe Rust face: the only crate with `unsafe`.
 //!
 //! - [`optim`]: one optimizer step over lists of tensors;
-//! - [`gradients`]: norm, clipping, scaling and clearing of gradients;
+//! - [`gradients`]: norm, clipping, scaling and clearing of gradients, and summing those of rows;
 //! - [`random`]: the keys of every random draw of a training step;
 //! - [`dropout`](mod@dropout), [`attention`](mod@attention), [`norm`]: dropout whose mask can be drawn again, and what is
 //!   computed together with it;
@@ -21,6 +21,7 @@ pub mod c10d;
 pub mod cuda;
 pub mod dropout;
 mod ffi;
+mod ffi_optim;
 pub mod gradients;
 pub mod linear;
 pub mod memory;

@@ -1,7 +1,7 @@
 //! Optimizer kernels: independence of threads, and what is refused. Agreement with torch.optim is
 //! tested where the optimizers are built from these, in the trainer.
 
-use native::optim::{Adam, AdamState, Rmsprop, RmspropState, Sgd, adamw, rmsprop, sgd};
+use native::optim::{Adam, AdamState, Extra, Rmsprop, RmspropState, Sgd, adamw, rmsprop, sgd};
 use native::runtime;
 use tch::{Device, Kind, Tensor};
 
@@ -13,11 +13,26 @@ fn copies(of: &[Tensor]) -> Vec<Tensor> {
     of.iter().map(Tensor::copy).collect()
 }
 
-const ADAM: Adam = Adam { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, amsgrad: false };
-const RMSPROP: Rmsprop =
-    Rmsprop { lr: 1e-2, alpha: 0.99, eps: 1e-8, weight_decay: 0.01, momentum: 0.9, centered: true };
-const SGD: Sgd =
-    Sgd { lr: 0.1, momentum: 0.0, dampening: 0.0, weight_decay: 0.0, nesterov: false, first_step: true };
+const ADAM: Adam =
+    Adam { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01, scale: 1.0, amsgrad: false };
+const RMSPROP: Rmsprop = Rmsprop {
+    lr: 1e-2,
+    alpha: 0.99,
+    eps: 1e-8,
+    weight_decay: 0.01,
+    momentum: 0.9,
+    scale: 1.0,
+    centered: true,
+};
+const SGD: Sgd = Sgd {
+    lr: 0.1,
+    momentum: 0.0,
+    dampening: 0.0,
+    weight_decay: 0.0,
+    scale: 1.0,
+    nesterov: false,
+    first_step: true,
+};
 
 /// Runs `steps` on `threads` threads and returns the parameters.
 fn run(threads: usize, start: &[Tensor], steps: impl Fn(&[Tensor], &[Vec<Tensor>; 3])) -> Vec<Tensor> {
@@ -44,7 +59,7 @@ fn one_and_two_threads_give_the_same_bits() {
         let state =
             AdamState { exp_avgs: &state[0], exp_avg_sqs: &state[1], max_exp_avg_sqs: &[], steps: &steps };
         for _ in 0..3 {
-            adamw(params, &grads, &state, &ADAM).unwrap();
+            adamw(params, &grads, &state, &ADAM, &Extra::default()).unwrap();
         }
         assert!(steps.iter().all(|s| s.double_value(&[]) == 3.0));
     };
@@ -89,5 +104,10 @@ fn lists_that_do_not_fit_are_refused_before_memory_is_touched() {
     assert!(error(&[Tensor::new()], &one(&a), &one(&a)).contains("tensor 0 of the list is undefined"));
     let steps = [Tensor::from_slice(&[0i64])];
     let state = AdamState { exp_avgs: &one(&a), exp_avg_sqs: &one(&a), max_exp_avg_sqs: &[], steps: &steps };
-    assert!(adamw(&one(&a), &one(&a), &state, &ADAM).unwrap_err().to_string().contains("one Float"));
+    assert!(
+        adamw(&one(&a), &one(&a), &state, &ADAM, &Extra::default())
+            .unwrap_err()
+            .to_string()
+            .contains("one Float")
+    );
 }

@@ -41,6 +41,7 @@ fn dtype_of(kind: Kind) -> Result<Dtype> {
         Kind::Half => Dtype::F16,
         Kind::BFloat16 => Dtype::BF16,
         Kind::Int64 => Dtype::I64,
+        Kind::Uint8 => Dtype::U8,
         other => bail!("tensors of type {other:?} are not saved"),
     })
 }

@@ -270,12 +270,25 @@ fn optimizer(optimizer: &Optimizer) -> String {
             setting(*dampening),
             if *nesterov { ", Nesterov" } else { "" }
         ),
-        Optimizer::Adam { betas, eps } => {
-            format!("Adam, betas {} and {}, eps {}", setting(betas.0), setting(betas.1), setting(*eps))
+        Optimizer::Adam { betas, eps, amsgrad } => adam("Adam", *betas, *eps, *amsgrad),
+        Optimizer::Adamw { betas, eps, amsgrad } => adam("AdamW", *betas, *eps, *amsgrad),
+        Optimizer::Adamw8bit { betas, eps } => adam("AdamW with an 8-bit state", *betas, *eps, false),
+        Optimizer::SparseAdam { betas, eps } => adam("SparseAdam, AdamW beside it", *betas, *eps, false),
+        Optimizer::Lion { betas } => {
+            format!("Lion, betas {} and {}", setting(betas.0), setting(betas.1))
         }
-        Optimizer::Adamw { betas, eps } => {
-            format!("AdamW, betas {} and {}, eps {}", setting(betas.0), setting(betas.1), setting(*eps))
-        }
+        Optimizer::Adafactor { relative_step, warmup_init, scale_parameter, beta1, .. } => format!(
+            "Adafactor{}{}{}{}",
+            if *relative_step { ", with a rate of its own" } else { "" },
+            if *warmup_init { ", slow start" } else { "" },
+            if *scale_parameter { ", scaled by size" } else { "" },
+            beta1.map(|beta1| format!(", beta 1 {}", setting(beta1))).unwrap_or_default()
+        ),
+        Optimizer::Muon { momentum, nesterov, ns_steps, .. } => format!(
+            "Muon, momentum {}{}, {ns_steps} Newton–Schulz steps, AdamW beside it",
+            setting(*momentum),
+            if *nesterov { ", Nesterov" } else { "" }
+        ),
         Optimizer::Rmsprop { alpha, eps, momentum, centered } => format!(
             "RMSprop, alpha {}, eps {}, momentum {}{}",
             setting(*alpha),
@@ -284,6 +297,16 @@ fn optimizer(optimizer: &Optimizer) -> String {
             if *centered { ", centered" } else { "" }
         ),
     }
+}
+
+fn adam(name: &str, betas: (f64, f64), eps: f64, amsgrad: bool) -> String {
+    format!(
+        "{name}, betas {} and {}, eps {}{}",
+        setting(betas.0),
+        setting(betas.1),
+        setting(eps),
+        if amsgrad { ", AMSGrad" } else { "" }
+    )
 }
 
 fn class_weights(weights: &ClassWeights) -> String {

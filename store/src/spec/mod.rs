@@ -9,7 +9,7 @@ pub mod request;
 mod training;
 mod validate;
 
-pub use optimizer::{Optimizer, Schedule, ScheduleName};
+pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
 pub use reader::Reader;
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, Precision, Training};
 pub use validate::SpecError;

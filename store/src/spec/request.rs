@@ -3,12 +3,14 @@
 //! OpenAI's three (`n_epochs`, `batch_size`, `learning_rate_multiplier`, each "auto" or a number) and our own, which are
 //! the names of [`Training`]. Unknown names are refused with the nearest known one.
 
+mod optimizer;
+
 use serde_json::{Map, Value};
 
 use super::reader::{Reader, as_whole};
 use super::{
-    Balanced, ClassWeights, EarlyStopping, Every, Freeze, Optimizer, Precision, Schedule, ScheduleName,
-    SpecError, Training,
+    Balanced, ClassWeights, EarlyStopping, Every, Freeze, Precision, Schedule, ScheduleName, SpecError,
+    Training,
 };
 
 /// The learning rate that `learning_rate_multiplier` multiplies.
@@ -45,7 +47,7 @@ pub fn hyperparameters(fields: &Map<String, Value>, rows: Option<u64>) -> Result
     batches(&mut reader, &mut training, &mut chosen, rows)?;
     learning_rate(&mut reader, &mut training, &mut chosen)?;
     numbers(&mut reader, &mut training)?;
-    if let Some(optimizer) = optimizer(&mut reader)? {
+    if let Some(optimizer) = optimizer::read(&mut reader)? {
         training.optimizer = optimizer;
     }
     training.lr_scheduler = schedule(&mut reader)?;
@@ -167,66 +169,6 @@ fn numbers(reader: &mut Reader, training: &mut Training) -> Result<(), SpecError
     Ok(())
 }
 
-/// `"adamw"` or `{"name": "adamw", "betas": [0.9, 0.999]}`.
-fn optimizer(reader: &mut Reader) -> Result<Option<Optimizer>, SpecError> {
-    let path = reader.at("optimizer");
-    let plain;
-    let fields = match reader.value("optimizer") {
-        None => return Ok(None),
-        Some(Value::Object(fields)) => fields,
-        Some(Value::String(name)) => {
-            plain = Map::from_iter([("name".to_owned(), name.as_str().into())]);
-            &plain
-        }
-        Some(other) => return Err(reader.wrong("optimizer", "a name or an object with a name", other)),
-    };
-    let mut inner = Reader::new(&path, fields);
-    #[derive(Clone, Copy)]
-    enum Name {
-        Sgd,
-        Adam,
-        Adamw,
-        Rmsprop,
-    }
-    let names =
-        [("sgd", Name::Sgd), ("adam", Name::Adam), ("adamw", Name::Adamw), ("rmsprop", Name::Rmsprop)];
-    let Some(name) = inner.word("name", &names)? else {
-        return Err(inner.error("name", "is missing; known are sgd, adam, adamw, rmsprop"));
-    };
-    let made = match name {
-        Name::Sgd => Optimizer::Sgd {
-            momentum: inner.number("momentum")?.unwrap_or(0.0),
-            dampening: inner.number("dampening")?.unwrap_or(0.0),
-            nesterov: inner.flag("nesterov")?.unwrap_or(false),
-        },
-        Name::Adam => {
-            Optimizer::Adam { betas: betas(&mut inner)?, eps: inner.number("eps")?.unwrap_or(1e-8) }
-        }
-        Name::Adamw => {
-            Optimizer::Adamw { betas: betas(&mut inner)?, eps: inner.number("eps")?.unwrap_or(1e-8) }
-        }
-        Name::Rmsprop => Optimizer::Rmsprop {
-            alpha: inner.number("alpha")?.unwrap_or(0.99),
-            eps: inner.number("eps")?.unwrap_or(1e-8),
-            momentum: inner.number("momentum")?.unwrap_or(0.0),
-            centered: inner.flag("centered")?.unwrap_or(false),
-        },
-    };
-    inner.finish()?;
-    Ok(Some(made))
-}
-
-fn betas(reader: &mut Reader) -> Result<(f64, f64), SpecError> {
-    let Some(value) = reader.value("betas") else {
-        return Ok((0.9, 0.999));
-    };
-    let pair = value.as_array().and_then(|items| match items.as_slice() {
-        [first, second] => Some((first.as_f64()?, second.as_f64()?)),
-        _ => None,
-    });
-    pair.ok_or_else(|| reader.wrong("betas", "a list of two numbers", value))
-}
-
 /// `lr_scheduler` is a name or an object; warm-up may stand beside it, as in transformers, or in it.
 fn schedule(reader: &mut Reader) -> Result<Schedule, SpecError> {
     const NAMES: [(&str, ScheduleName); 4] = [
@@ -343,6 +285,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::spec::Optimizer;
 
     fn read(value: Value) -> Result<Hyperparameters, SpecError> {
         hyperparameters(value.as_object().unwrap(), None)
@@ -437,6 +380,29 @@ mod tests {
     }
 
     #[test]
+    fn every_optimizer_is_read_as_the_specification_reads_it() {
+        for name in
+            ["sgd", "adam", "adamw", "rmsprop", "lion", "adafactor", "muon", "adamw_8bit", "sparse_adam"]
+        {
+            let right: Optimizer = serde_json::from_value(json!({"name": name})).unwrap();
+            assert_eq!(read(json!({"optimizer": name})).unwrap().training.optimizer, right);
+        }
+        for optimizer in [
+            json!({"name": "adam", "betas": [0.8, 0.9], "eps": 1e-6, "amsgrad": true}),
+            json!({"name": "lion", "betas": [0.95, 0.98]}),
+            json!({"name": "adafactor", "eps": [1e-20, 1e-4], "clip_threshold": 2.0, "decay_rate": -0.5,
+                "beta1": 0.9, "scale_parameter": false, "relative_step": false, "warmup_init": false}),
+            json!({"name": "muon", "momentum": 0.9, "nesterov": false, "ns_steps": 6,
+                "adjust_lr": "match_rms_adamw", "adamw_lr_scale": 0.5, "betas": [0.8, 0.9], "eps": 1e-6}),
+            json!({"name": "adamw_8bit", "betas": [0.8, 0.9], "eps": 1e-6}),
+            json!({"name": "sparse_adam", "betas": [0.8, 0.9], "eps": 1e-6}),
+        ] {
+            let read = read(json!({"optimizer": optimizer})).unwrap().training.optimizer;
+            assert_eq!(serde_json::to_value(&read).unwrap(), optimizer);
+        }
+    }
+
+    #[test]
     fn a_mistyped_name_is_refused_with_the_nearest_one() {
         let error = read(json!({"learning_rat": 1e-4})).unwrap_err();
         assert_eq!(error.param, "learning_rat");
@@ -460,6 +426,12 @@ mod tests {
             (json!({"weight_decay": "0.1"}), "weight_decay", "expected a number"),
             (json!({"optimizer": {"betas": [0.9, 0.9]}}), "optimizer.name", "is missing"),
             (json!({"optimizer": {"name": "adam", "betas": [0.9]}}), "optimizer.betas", "two numbers"),
+            (
+                json!({"optimizer": {"name": "muon", "adjust_lr": "rms"}}),
+                "optimizer.adjust_lr",
+                "match_rms_adamw",
+            ),
+            (json!({"optimizer": {"name": "lion", "eps": 1e-8}}), "optimizer.eps", "known are"),
             (json!({"class_weights": {"a": "x"}}), "class_weights.a", "expected a number"),
             (json!({"eval_every": {"steps": 1, "epochs": 1}}), "eval_every", "a number of steps"),
             (json!({"freeze": true}), "freeze", "expected an object, found true"),

@@ -1,10 +1,12 @@
 //! What a specification may say.
 
+mod optimizer;
+
 use std::fmt::Display;
 use std::ops::RangeBounds;
 
 use super::reader::unknown;
-use super::{ClassWeights, Every, JobSpec, Optimizer, ProblemType, Schedule, ScheduleName, Task, Training};
+use super::{ClassWeights, Every, JobSpec, ProblemType, Schedule, ScheduleName, Task, Training};
 
 /// A field that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -244,33 +246,6 @@ impl Training {
     }
 }
 
-impl Optimizer {
-    fn check(&self, check: &mut Check) {
-        let path = "training.optimizer";
-        let open = f64::INFINITY;
-        match *self {
-            Optimizer::Sgd { momentum, dampening, nesterov } => {
-                check.range(&format!("{path}.momentum"), momentum, 0.0..1.0, "0 to below 1");
-                check.range(&format!("{path}.dampening"), dampening, 0.0..=1.0, "0 to 1");
-                let allowed = !nesterov || (momentum > 0.0 && dampening == 0.0);
-                check.that(allowed, &format!("{path}.nesterov"), || {
-                    "needs a momentum above 0 and a dampening of 0".to_owned()
-                });
-            }
-            Optimizer::Adam { betas, eps } | Optimizer::Adamw { betas, eps } => {
-                check.range(&format!("{path}.betas"), betas.0, 0.0..1.0, "0 to below 1, the first");
-                check.range(&format!("{path}.betas"), betas.1, 0.0..1.0, "0 to below 1, the second");
-                check.range(&format!("{path}.eps"), eps, 0.0..open, "0 or more");
-            }
-            Optimizer::Rmsprop { alpha, eps, momentum, .. } => {
-                check.range(&format!("{path}.alpha"), alpha, 0.0..1.0, "0 to below 1");
-                check.range(&format!("{path}.eps"), eps, 0.0..open, "0 or more");
-                check.range(&format!("{path}.momentum"), momentum, 0.0..1.0, "0 to below 1");
-            }
-        }
-    }
-}
-
 impl Schedule {
     fn check(&self, check: &mut Check, training: &Training) {
         let path = |name: &str| format!("training.lr_scheduler.{name}");
@@ -481,6 +456,34 @@ mod tests {
             let found = problems(&changes);
             assert_eq!(found.len(), 1, "{param}: {found:?}");
             assert_eq!(found[0].param, param, "{}", found[0]);
+        }
+    }
+
+    #[test]
+    fn each_setting_of_an_optimizer_outside_its_range_is_named() {
+        for (field, optimizer) in [
+            ("betas", json!({"name": "adamw", "betas": [1.0, 0.9]})),
+            ("eps", json!({"name": "adam", "eps": -1.0})),
+            ("betas", json!({"name": "lion", "betas": [0.9, 1.0]})),
+            ("eps", json!({"name": "adafactor", "eps": [-1e-30, 1e-3]})),
+            ("clip_threshold", json!({"name": "adafactor", "clip_threshold": 0.0})),
+            ("decay_rate", json!({"name": "adafactor", "decay_rate": 0.8})),
+            ("beta1", json!({"name": "adafactor", "beta1": 1.0})),
+            ("warmup_init", json!({"name": "adafactor", "relative_step": false, "warmup_init": true})),
+            ("momentum", json!({"name": "muon", "momentum": 1.0})),
+            ("ns_steps", json!({"name": "muon", "ns_steps": 0})),
+            ("ns_steps", json!({"name": "muon", "ns_steps": 100})),
+            ("adamw_lr_scale", json!({"name": "muon", "adamw_lr_scale": 0.0})),
+            ("eps", json!({"name": "muon", "eps": -1e-8})),
+            ("betas", json!({"name": "adamw_8bit", "betas": [0.9, -0.1]})),
+            ("eps", json!({"name": "sparse_adam", "eps": 0.0})),
+        ] {
+            let found = problems(&[("training.optimizer", optimizer.clone())]);
+            assert_eq!(found.len(), 1, "{optimizer}: {found:?}");
+            assert_eq!(found[0].param, format!("training.optimizer.{field}"));
+        }
+        for name in ["lion", "adafactor", "muon", "adamw_8bit", "sparse_adam"] {
+            assert_eq!(problems(&[("training.optimizer", json!({"name": name}))]), [], "{name}");
         }
     }
 

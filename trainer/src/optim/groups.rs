@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use anyhow::Result;
 use regex::Regex;
-use store::spec::{Freeze, Training};
+use store::spec::{Freeze, Optimizer, Training};
 use tch::Tensor;
 
 use crate::failure::Failure;
@@ -19,6 +19,8 @@ pub struct Group {
     pub lr_scale: f64,
     /// Weight decay, as the optimizer's rule has it.
     pub weight_decay: f64,
+    /// Whether they belong to layers and not to embeddings or head; Muon asks.
+    pub hidden: bool,
 }
 
 /// Groups the trainable ones of `params` and switches gradients on for them, off for the others.
@@ -38,6 +40,8 @@ pub fn build(
 ) -> Result<Vec<Group>> {
     let frozen = Frozen::new(&training.freeze, params, layers)?;
     let mut groups: Vec<Group> = Vec::new();
+    // Fewer groups are fewer calls, so only who asks gets two.
+    let divides = matches!(training.optimizer, Optimizer::Muon { .. });
     for (name, tensor) in params {
         let depth = depth(name);
         let trained = !frozen.holds(name, depth);
@@ -47,11 +51,14 @@ pub fn build(
         }
         let lr_scale = training.layer_decay.powi(distance(depth, layers));
         let weight_decay = if decays(name, tensor) { training.weight_decay } else { 0.0 };
+        let hidden = divides && matches!(depth, Depth::Layer(_));
         let param = (name.clone(), tensor.shallow_clone());
-        match groups.iter_mut().find(|group| group.lr_scale == lr_scale && group.weight_decay == weight_decay)
-        {
+        let alike = |group: &&mut Group| {
+            group.lr_scale == lr_scale && group.weight_decay == weight_decay && group.hidden == hidden
+        };
+        match groups.iter_mut().find(alike) {
             Some(group) => group.params.push(param),
-            None => groups.push(Group { params: vec![param], lr_scale, weight_decay }),
+            None => groups.push(Group { params: vec![param], lr_scale, weight_decay, hidden }),
         }
     }
     if groups.is_empty() {

@@ -9,6 +9,7 @@ mod state;
 mod update;
 
 pub use groups::Group;
+pub use native::gradients::clip_coefficient;
 pub use state::StateError;
 
 use anyhow::{Context as _, Result};
@@ -57,7 +58,11 @@ impl Optimizer {
         learning_rate: f64,
     ) -> Self {
         let members = |group: Group| Members {
-            params: group.params.into_iter().map(|(name, tensor)| Param::new(&rule, name, tensor)).collect(),
+            params: group
+                .params
+                .into_iter()
+                .map(|(name, tensor)| Param::new(&rule, name, tensor, group.hidden))
+                .collect(),
             lr_scale: group.lr_scale,
             weight_decay: group.weight_decay,
         };
@@ -79,35 +84,52 @@ impl Optimizer {
         Ok(native::gradients::clear_grads(&tensors)?)
     }
 
-    /// Scales all gradients so that their 2-norm together is at most `max_norm`; 0 leaves them. Returns the norm before,
-    /// a Float scalar.
+    /// The 2-norm of all gradients taken as one vector, a Float scalar on their device, which is not waited for.
+    ///
+    /// Gradients of rows are summed by row first, in place. The gradients stay as they are otherwise: what clips them is
+    /// the `scale` of [`Optimizer::step`], for which [`clip_coefficient`] makes the norm a number. So a caller can look
+    /// at loss and norm, both read at once, before anything moves.
     ///
     /// # Errors
     /// libtorch's.
-    pub fn clip_grad_norm(&self, max_norm: f64) -> Result<Tensor> {
-        let grads: Vec<Tensor> =
-            self.params().map(|param| param.tensor.grad()).filter(Tensor::defined).collect();
-        Ok(match max_norm > 0.0 {
-            true => native::gradients::clip_grad_norm(&grads, max_norm)?,
-            false => native::gradients::grad_norm(&grads)?,
-        })
+    pub fn grad_norm(&self) -> Result<Tensor> {
+        let params: Vec<&Tensor> = self.params().map(|param| &param.tensor).collect();
+        native::gradients::coalesce_grads(&params)?;
+        let grads: Vec<Tensor> = params.into_iter().map(Tensor::grad).filter(Tensor::defined).collect();
+        Ok(native::gradients::grad_norm(&grads)?)
     }
 
-    /// One update with learning rate `lr`, scaled for each group; parameters without a gradient stay as they are.
+    /// One update with learning rate `lr`, scaled for each group, and gradients times `scale` (1 for as they are);
+    /// parameters without a gradient stay as they are. The gradients are used up: some rules scale them in place.
     ///
     /// # Errors
     /// libtorch's.
-    pub fn step(&mut self, lr: f64) -> Result<()> {
+    pub fn step(&mut self, lr: f64, scale: f32) -> Result<()> {
         for group in &self.groups {
-            update::group(&self.rule, group, lr * group.lr_scale).context("the optimizer's step")?;
+            update::group(&self.rule, group, update::Step { lr, scale }).context("the optimizer's step")?;
         }
         Ok(())
     }
 
-    /// The state, named `{parameter}.{part}` as in torch.optim (`exp_avg`, `exp_avg_sq`, `step`, `momentum_buffer`,
-    /// `square_avg`, `grad_avg`). The tensors share memory with the optimizer.
+    /// Whether the rule gains by gradients of rows, as an embedding's backward gives them when it is asked to: it reads
+    /// them as they are, or ([`spec::Optimizer::SparseAdam`]) follows another rule for them. Every other rule makes them
+    /// dense.
+    pub fn reads_rows(&self) -> bool {
+        matches!(
+            self.rule,
+            spec::Optimizer::Adam { .. }
+                | spec::Optimizer::Adamw { .. }
+                | spec::Optimizer::Lion { .. }
+                | spec::Optimizer::Adamw8bit { .. }
+                | spec::Optimizer::SparseAdam { .. }
+        )
+    }
+
+    /// The state, named `{parameter}.{part}` as in torch.optim and transformers (`exp_avg`, `exp_avg_sq`,
+    /// `max_exp_avg_sq`, `step`, `momentum_buffer`, `square_avg`, `grad_avg`, `exp_avg_sq_row`, `exp_avg_sq_col`), and
+    /// for 8 bits `exp_avg_absmax`, `exp_avg_sq_absmax`. The tensors share memory with the optimizer.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        self.params().flat_map(|param| param.state(&self.rule)).collect()
+        self.params().flat_map(Param::state).collect()
     }
 
     /// Takes up a saved state: exactly the names, shapes and kinds of [`Optimizer::state`], nothing missing, nothing over.

@@ -2,21 +2,50 @@
 
 use std::collections::BTreeMap;
 
+use native::optim::BLOCK;
 use store::spec::Optimizer as Rule;
 use tch::{Device, Kind, Tensor};
 
-/// A parameter and what its rule remembers of it, in the order of [`parts`].
+/// A parameter and what its rule remembers of it, in the order of its parts.
 pub(super) struct Param {
     name: String,
     pub(super) tensor: Tensor,
+    pub(super) way: Way,
+    parts: Vec<&'static str>,
     pub(super) state: Vec<Tensor>,
 }
 
-/// A part of a parameter's state.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
-    pub(super) name: &'static str,
-    size: Size,
+/// How a parameter is moved: some rules move large and small, or hidden and other parameters in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Sgd,
+    Adam,
+    Adamw,
+    Rmsprop,
+    Lion,
+    Adafactor,
+    Muon,
+    Adamw8bit,
+}
+
+/// Parameters with fewer numbers keep 32-bit moments, as in bitsandbytes: they need little and are often delicate.
+const LEAST_8BIT: usize = 4096;
+
+impl Way {
+    fn of(rule: &Rule, tensor: &Tensor, hidden: bool) -> Self {
+        match rule {
+            Rule::Sgd { .. } => Way::Sgd,
+            Rule::Adam { .. } => Way::Adam,
+            Rule::Rmsprop { .. } => Way::Rmsprop,
+            Rule::Lion { .. } => Way::Lion,
+            Rule::Adafactor { .. } => Way::Adafactor,
+            Rule::Muon { .. } if hidden && tensor.dim() == 2 => Way::Muon,
+            Rule::Adamw8bit { .. } if tensor.numel() >= LEAST_8BIT => Way::Adamw8bit,
+            Rule::Adamw { .. } | Rule::Muon { .. } | Rule::Adamw8bit { .. } | Rule::SparseAdam { .. } => {
+                Way::Adamw
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,46 +56,107 @@ enum Size {
     Count,
     /// One Float on the CPU, where we read it.
     CountHere,
+    /// Bytes in the parameter's shape.
+    Codes,
+    /// A Float for each block of codes.
+    Blocks,
+    /// The parameter's shape without its last dimension.
+    Rows,
+    /// The parameter's shape without its last but one dimension.
+    Columns,
 }
 
-/// The parts that `rule` keeps, in the names of torch.optim.
+impl Size {
+    fn zeros(self, param: &Tensor) -> Tensor {
+        let (kind, device, mut size) = (param.kind(), param.device(), param.size());
+        match self {
+            Size::Like => param.detach().zeros_like(),
+            Size::Count => Tensor::zeros([], (Kind::Float, device)),
+            Size::CountHere => Tensor::zeros([], (Kind::Float, Device::Cpu)),
+            Size::Codes => Tensor::zeros(size, (Kind::Uint8, device)),
+            Size::Blocks => {
+                let blocks = (param.numel() as i64 + BLOCK - 1) / BLOCK;
+                Tensor::zeros([blocks], (Kind::Float, device))
+            }
+            Size::Rows => Tensor::zeros(&size[..size.len() - 1], (kind, device)),
+            Size::Columns => {
+                size.remove(size.len() - 2);
+                Tensor::zeros(size, (kind, device))
+            }
+        }
+    }
+}
+
+/// The parts that a parameter of `dims` dimensions keeps, in the names of torch.optim and transformers.
 ///
 /// SGD with momentum also counts steps: its first step fills the buffer in another way, and a state of zeros with no
 /// count could not tell a fresh start from a resumed one.
-pub(super) fn parts(rule: &Rule) -> Vec<Part> {
-    let like = |name| Part { name, size: Size::Like };
-    match *rule {
-        Rule::Sgd { momentum: 0.0, .. } => Vec::new(),
-        Rule::Sgd { .. } => vec![like("momentum_buffer"), Part { name: "step", size: Size::CountHere }],
-        Rule::Adam { .. } | Rule::Adamw { .. } => {
-            vec![like("exp_avg"), like("exp_avg_sq"), Part { name: "step", size: Size::Count }]
-        }
-        Rule::Rmsprop { momentum, centered, .. } => {
-            let mut parts = vec![like("square_avg")];
-            parts.extend(centered.then(|| like("grad_avg")));
-            parts.extend((momentum > 0.0).then(|| like("momentum_buffer")));
+fn parts(rule: &Rule, way: Way, dims: usize) -> Vec<(&'static str, Size)> {
+    use Size::{Blocks, Codes, Columns, Count, CountHere, Like, Rows};
+    match (way, rule) {
+        (Way::Sgd, Rule::Sgd { momentum: 0.0, .. }) => Vec::new(),
+        (Way::Sgd, _) => vec![("momentum_buffer", Like), ("step", CountHere)],
+        (Way::Adam | Way::Adamw, _) => {
+            let mut parts = vec![("exp_avg", Like), ("exp_avg_sq", Like), ("step", Count)];
+            parts.extend(amsgrad(rule).then_some(("max_exp_avg_sq", Like)));
             parts
         }
+        (Way::Rmsprop, rule) => {
+            let mut parts = vec![("square_avg", Like)];
+            if let Rule::Rmsprop { momentum, centered, .. } = *rule {
+                parts.extend(centered.then_some(("grad_avg", Like)));
+                parts.extend((momentum > 0.0).then_some(("momentum_buffer", Like)));
+            }
+            parts
+        }
+        (Way::Lion, _) => vec![("exp_avg", Like)],
+        (Way::Adafactor, rule) => {
+            let mut parts = match dims {
+                0 | 1 => vec![("exp_avg_sq", Like)],
+                _ => vec![("exp_avg_sq_row", Rows), ("exp_avg_sq_col", Columns)],
+            };
+            let mean = matches!(rule, Rule::Adafactor { beta1: Some(_), .. });
+            parts.extend(mean.then_some(("exp_avg", Like)));
+            parts.push(("step", CountHere));
+            parts
+        }
+        (Way::Muon, _) => vec![("momentum_buffer", Like)],
+        (Way::Adamw8bit, _) => vec![
+            ("exp_avg", Codes),
+            ("exp_avg_absmax", Blocks),
+            ("exp_avg_sq", Codes),
+            ("exp_avg_sq_absmax", Blocks),
+            ("step", Count),
+        ],
     }
 }
 
+/// Whether the largest second moment is kept.
+pub(super) fn amsgrad(rule: &Rule) -> bool {
+    matches!(rule, Rule::Adam { amsgrad: true, .. } | Rule::Adamw { amsgrad: true, .. })
+}
+
 impl Param {
-    /// A state of zeros, made at once so that memory does not grow at the first step.
-    pub(super) fn new(rule: &Rule, name: String, tensor: Tensor) -> Self {
-        let zeros = |part: Part| match part.size {
-            Size::Like => tensor.detach().zeros_like(),
-            Size::Count => Tensor::zeros([], (Kind::Float, tensor.device())),
-            Size::CountHere => Tensor::zeros([], (Kind::Float, Device::Cpu)),
-        };
-        let state = parts(rule).into_iter().map(zeros).collect();
-        Param { name, tensor, state }
+    /// A state of zeros, made at once so that memory does not grow at the first step. `hidden`: whether it is a
+    /// parameter of a layer.
+    pub(super) fn new(rule: &Rule, name: String, tensor: Tensor, hidden: bool) -> Self {
+        let way = Way::of(rule, &tensor, hidden);
+        let (parts, state) = parts(rule, way, tensor.dim())
+            .into_iter()
+            .map(|(part, size)| (part, size.zeros(&tensor)))
+            .unzip();
+        Param { name, tensor, way, parts, state }
     }
 
-    pub(super) fn state(&self, rule: &Rule) -> Vec<(String, Tensor)> {
-        let named = |(part, tensor): (Part, &Tensor)| {
-            (format!("{}.{}", self.name, part.name), tensor.shallow_clone())
-        };
-        parts(rule).into_iter().zip(&self.state).map(named).collect()
+    pub(super) fn state(&self) -> impl Iterator<Item = (String, Tensor)> {
+        let named =
+            |(part, tensor): (&&str, &Tensor)| (format!("{}.{part}", self.name), tensor.shallow_clone());
+        self.parts.iter().zip(&self.state).map(named)
+    }
+
+    /// A part of the state; `None` where the rule keeps none of this name.
+    pub(super) fn part(&self, name: &str) -> Option<&Tensor> {
+        self.parts.iter().position(|part| *part == name).and_then(|at| self.state.get(at))
     }
 }
 

@@ -4,89 +4,42 @@
 //! device, contiguous; a gradient that is not contiguous is copied. Parameters of one call share
 //! kind and device. Who holds the state is the caller: nothing is kept here.
 //!
-//! Adam, AdamW and SGD are libtorch's fused kernels (`_fused_adam_`, `_fused_adamw_`,
-//! `_fused_sgd_`), on CPU and CUDA. RMSprop is ours on the CPU in fp32 and fp64, and tensor
-//! operations elsewhere. Formulas: torch.optim of PyTorch 2.11.
+//! Every rule multiplies each gradient by `scale`, the coefficient of clipping. Kernels that are ours
+//! do so as they read and leave the gradient alone; SGD, and the others where they are tensor
+//! operations, multiply a dense gradient in place first.
+//!
+//! A gradient may be a sparse `[rows, ..]` ([`gradients::coalesce_grads`](crate::gradients)). Adam, AdamW, Lion and
+//! 8-bit AdamW on the CPU in fp32 read it as it is, with the bits of the dense gradient that has
+//! zeros elsewhere; everything else makes it dense, except [`sparse_adam`].
+//!
+//! | rule | CPU | elsewhere |
+//! | --- | --- | --- |
+//! | Adam, AdamW | ours in fp32 and bf16 | libtorch's `_fused_adam(w)_` |
+//! | SGD | libtorch's `_fused_sgd_` | the same |
+//! | RMSprop | ours in fp32 and fp64 | tensor operations |
+//! | Lion, AdamW in 8 bits, SparseAdam, Adafactor of matrices | ours in fp32 | tensor operations |
+//! | Muon | tensor operations, fp32 | tensor operations, bf16 |
+//!
+//! Kernels that are ours give the same bits at any number of threads. Formulas: torch.optim of
+//! PyTorch 2.11 where no other source is named.
+
+mod adafactor;
+mod adam;
+mod adam_8bit;
+mod lion;
+mod muon;
+
+pub use adafactor::{Adafactor, AdafactorState, adafactor};
+pub use adam::{Adam, AdamState, Extra, Rounding, adam, adamw, sparse_adam};
+pub use adam_8bit::{Adam8bitState, BLOCK, adamw_8bit};
+pub use lion::{Lion, lion};
+pub use muon::{AdjustLr, Muon, muon, orthogonalize};
 
 use std::borrow::Borrow;
 
 use tch::Tensor;
 
 use crate::{Result, ffi};
-
-/// Options of [`adam`] and [`adamw`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Adam {
-    /// Learning rate of this step.
-    pub lr: f64,
-    /// Decay of the running means of the gradient and of its square.
-    pub betas: (f64, f64),
-    /// Added to the root of the second moment.
-    pub eps: f64,
-    /// Adam: added to the gradient as `weight_decay · param`. AdamW: `param` is multiplied by
-    /// `1 - lr · weight_decay`.
-    pub weight_decay: f64,
-    /// Divide by the largest second moment so far.
-    pub amsgrad: bool,
-}
-
-/// State of Adam and AdamW: lists like the parameters, except `steps`.
-#[derive(Debug)]
-pub struct AdamState<'a, T> {
-    /// Running means of the gradients.
-    pub exp_avgs: &'a [T],
-    /// Running means of the squares.
-    pub exp_avg_sqs: &'a [T],
-    /// Largest of the latter; empty without amsgrad.
-    pub max_exp_avg_sqs: &'a [T],
-    /// Steps taken, a Float of one element for each parameter; this call adds 1.
-    pub steps: &'a [T],
-}
-
-/// A step of Adam (Kingma and Ba, 2015; amsgrad: Reddi et al., 2018).
-///
-/// # Errors
-/// When a list's length, or a tensor's shape, kind, device or layout does not fit.
-pub fn adam<T: Borrow<Tensor>>(
-    params: &[T],
-    grads: &[T],
-    state: &AdamState<T>,
-    options: &Adam,
-) -> Result<()> {
-    adam_step(params, grads, state, options, false)
-}
-
-/// A step of AdamW, Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
-///
-/// # Errors
-/// As [`adam`].
-pub fn adamw<T: Borrow<Tensor>>(
-    params: &[T],
-    grads: &[T],
-    state: &AdamState<T>,
-    options: &Adam,
-) -> Result<()> {
-    adam_step(params, grads, state, options, true)
-}
-
-fn adam_step<T: Borrow<Tensor>>(
-    params: &[T],
-    grads: &[T],
-    state: &AdamState<T>,
-    options: &Adam,
-    decoupled: bool,
-) -> Result<()> {
-    let lists = ffi::AdamLists {
-        params,
-        grads,
-        exp_avgs: state.exp_avgs,
-        exp_avg_sqs: state.exp_avg_sqs,
-        max_exp_avg_sqs: state.max_exp_avg_sqs,
-        steps: state.steps,
-    };
-    let Adam { lr, betas: (beta1, beta2), eps, weight_decay, amsgrad } = *options;
-    ffi::adam(&lists, &ffi::Adam { lr, beta1, beta2, eps, weight_decay, amsgrad, decoupled })
-}
 
 /// Options of [`sgd`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,6 +52,8 @@ pub struct Sgd {
     pub dampening: f64,
     /// Added to the gradient as `weight_decay · param`.
     pub weight_decay: f64,
+    /// Each gradient is multiplied by this.
+    pub scale: f32,
     /// Nesterov's momentum.
     pub nesterov: bool,
     /// The buffers hold nothing yet: they become the gradients.
@@ -109,15 +64,15 @@ pub struct Sgd {
 /// where `momentum` is 0.
 ///
 /// # Errors
-/// As [`adam`].
+/// As [`adam()`].
 pub fn sgd<T: Borrow<Tensor>>(
     params: &[T],
     grads: &[T],
     momentum_buffers: &[T],
     options: &Sgd,
 ) -> Result<()> {
-    let Sgd { lr, momentum, dampening, weight_decay, nesterov, first_step } = *options;
-    let options = ffi::Sgd { lr, momentum, dampening, weight_decay, nesterov, first_step };
+    let Sgd { lr, momentum, dampening, weight_decay, scale, nesterov, first_step } = *options;
+    let options = ffi::Sgd { lr, momentum, dampening, weight_decay, scale, nesterov, first_step };
     ffi::sgd(params, grads, momentum_buffers, &options)
 }
 
@@ -134,6 +89,8 @@ pub struct Rmsprop {
     pub weight_decay: f64,
     /// Decay of the momentum buffer; 0 for none.
     pub momentum: f64,
+    /// Each gradient is multiplied by this.
+    pub scale: f32,
     /// Take the square of the mean gradient off the mean square.
     pub centered: bool,
 }
@@ -179,8 +136,8 @@ fn rmsprop_step<T: Borrow<Tensor>>(
         grad_avgs: state.grad_avgs,
         momentums: state.momentum_buffers,
     };
-    let Rmsprop { lr, alpha, eps, weight_decay, momentum, centered } = *options;
-    ffi::rmsprop(&lists, &ffi::Rmsprop { lr, alpha, eps, weight_decay, momentum, centered, by_ops })
+    let Rmsprop { lr, alpha, eps, weight_decay, momentum, scale, centered } = *options;
+    ffi::rmsprop(&lists, &ffi::Rmsprop { lr, alpha, eps, weight_decay, momentum, scale, centered, by_ops })
 }
 
 #[cfg(test)]
@@ -188,24 +145,20 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
-    /// Five steps; parameters and state afterwards.
-    fn run(options: &Rmsprop, kind: Kind, by_ops: bool) -> Vec<Tensor> {
-        tch::manual_seed(1);
-        let randn =
-            || [[70, 300], [1, 17]].map(|s| Tensor::randn(s, (Kind::Double, Device::Cpu)).to_kind(kind));
+    /// A step with each of `grads` from `start`; parameters and state afterwards.
+    fn run(options: &Rmsprop, start: &[Tensor], grads: &[Vec<Tensor>], by_ops: bool) -> Vec<Tensor> {
+        let copies = |of: &[Tensor]| -> Vec<Tensor> { of.iter().map(Tensor::copy).collect() };
         let zeros = |wanted: bool| match wanted {
-            true => randn().iter().map(Tensor::zeros_like).collect(),
+            true => start.iter().map(Tensor::zeros_like).collect(),
             false => Vec::new(),
         };
-        let params = randn();
+        let params = copies(start);
         let (squares, means, momentums) =
             (zeros(true), zeros(options.centered), zeros(options.momentum > 0.0));
-        tch::manual_seed(2);
-        for _ in 0..5 {
-            let grads = randn();
+        for grads in grads {
             let state =
                 RmspropState { square_avgs: &squares, grad_avgs: &means, momentum_buffers: &momentums };
-            rmsprop_step(&params, &grads, &state, options, by_ops).unwrap();
+            rmsprop_step(&params, &copies(grads), &state, options, by_ops).unwrap();
         }
         params.into_iter().chain(squares).chain(means).chain(momentums).collect()
     }
@@ -219,10 +172,18 @@ mod tests {
                 eps: 1e-8,
                 weight_decay: if bits & 1 == 0 { 0.0 } else { 0.1 },
                 momentum: if bits & 2 == 0 { 0.0 } else { 0.9 },
+                scale: 0.5,
                 centered: bits & 4 != 0,
             };
             for (kind, tolerance) in [(Kind::Double, 1e-12), (Kind::Float, 1e-5)] {
-                for (a, b) in run(&options, kind, false).iter().zip(&run(&options, kind, true)) {
+                let randn = || -> Vec<Tensor> {
+                    let of = |shape| Tensor::randn(shape, (Kind::Double, Device::Cpu)).to_kind(kind);
+                    [[70, 300], [1, 17]].map(of).into()
+                };
+                let (start, grads) = (randn(), Vec::from([(); 5].map(|()| randn())));
+                let (ours, theirs) =
+                    (run(&options, &start, &grads, false), run(&options, &start, &grads, true));
+                for (a, b) in ours.iter().zip(&theirs) {
                     assert!(a.allclose(b, tolerance, tolerance, false), "{options:?} {kind:?}");
                 }
             }
