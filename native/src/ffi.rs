@@ -253,6 +253,12 @@ pub(crate) fn linear<T: Borrow<Tensor>>(
     })
 }
 
+pub(crate) fn allocated_bytes() -> u64 {
+    // SAFETY: it takes nothing and returns a value.
+    let info = unsafe { libc::mallinfo2() };
+    (info.uordblks + info.hblkhd) as u64
+}
+
 pub(crate) fn map(file: &std::fs::File) -> std::io::Result<memmap2::Mmap> {
     // SAFETY: the caller's files are written once and renamed into place, so that they do not change under the map.
     unsafe { memmap2::Mmap::map(file) }

@@ -44,6 +44,14 @@ pub fn peak_rss_bytes() -> io::Result<u64> {
     field("VmHWM:")
 }
 
+/// Memory that the C allocator has given out and not got back, in bytes: what tensors on the CPU hold, and all else.
+///
+/// As glibc counts it (`mallinfo2`); 0 where another allocator has taken its place.
+#[must_use]
+pub fn allocated_bytes() -> u64 {
+    ffi::allocated_bytes()
+}
+
 fn field(name: &str) -> io::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     kibibytes(&status, name)
@@ -66,6 +74,16 @@ mod tests {
         assert_eq!(kibibytes(status, "VmRSS:"), Some(1024));
         assert_eq!(kibibytes(status, "VmHWM:"), Some(2048));
         assert_eq!(kibibytes(status, "VmSwap:"), None);
+    }
+
+    #[test]
+    fn what_is_allocated_is_counted_until_it_is_freed() {
+        let size = 300 << 20;
+        let before = allocated_bytes();
+        let block = std::hint::black_box(vec![1u8; size]);
+        assert!(allocated_bytes() >= before + size as u64 / 2);
+        drop(block);
+        assert!(allocated_bytes() < before + size as u64 / 2);
     }
 
     #[test]

@@ -31,8 +31,9 @@ pub fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) 
     session.optimizer.zero_grad()?;
     for (at, micro) in micros.iter().enumerate() {
         session.ranks.before_forward(at + 1 == micros.len())?;
-        loss += gradients(session, micro, weight)?;
-        window.count(micro);
+        let (share, activations) = gradients(session, micro, weight)?;
+        loss += share;
+        window.count(micro, activations);
         session.state.samples += micro.all.len() as u64;
         session.state.tokens += micro.tokens;
     }
@@ -56,8 +57,11 @@ pub fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) 
     Ok(made)
 }
 
-/// Adds a micro-batch's share to the gradients; returns its share of the loss.
-fn gradients(session: &mut Session, micro: &MicroBatch, weight: f64) -> Result<Tensor> {
+/// Adds a micro-batch's share to the gradients; returns its share of the loss, and the bytes that were kept for the
+/// backward pass (on a CPU).
+fn gradients(session: &mut Session, micro: &MicroBatch, weight: f64) -> Result<(Tensor, u64)> {
+    let before = native::memory::allocated_bytes();
+    let kept = || native::memory::allocated_bytes().saturating_sub(before);
     let draw = Draw {
         seed: u64::from(session.spec.seed),
         step: session.state.step,
@@ -76,13 +80,14 @@ fn gradients(session: &mut Session, micro: &MicroBatch, weight: f64) -> Result<T
         let counted = if micro.idle { 0.0 } else { 1.0 };
         objective.row_losses(logits, &data.train.targets, &micro.rows).sum(Kind::Float) * (counted / weight)
     };
-    let share = match session.spec.training.gradient_checkpointing {
+    let (share, activations) = match session.spec.training.gradient_checkpointing {
         false => {
             let share = share_of(&model.forward(&micro.batch.inputs, &context));
             let scaled = &share * factor;
+            let activations = kept();
             ranks.before_backward(&scaled)?;
             scaled.f_backward()?;
-            share
+            (share, activations)
         }
         true => {
             let passed = forward_in_segments(model.as_ref(), &micro.batch, &context);
@@ -91,11 +96,11 @@ fn gradients(session: &mut Session, micro: &MicroBatch, weight: f64) -> Result<T
             let scaled = &share * factor;
             ranks.before_backward(&scaled)?;
             scaled.f_backward()?;
-            backward_in_segments(model.as_ref(), passed, last.grad(), &context)?;
-            share
+            let activations = backward_in_segments(model.as_ref(), passed, last.grad(), &context, kept)?;
+            (share, activations)
         }
     };
-    Ok(share.detach())
+    Ok((share.detach(), activations))
 }
 
 /// A forward pass of which only what enters each layer is kept (T. Chen et al., "Training deep nets with sublinear memory
@@ -123,16 +128,19 @@ fn forward_in_segments(model: &dyn TextModel, batch: &Batch, context: &Context) 
 }
 
 /// Computes each layer again, from the last to the first, for its gradients. Draws are functions of their place, so that
-/// the second pass drops what the first did.
+/// the second pass drops what the first did. Returns the most that was kept at once.
 fn backward_in_segments(
     model: &dyn TextModel,
     mut passed: Passed,
     mut grad: Tensor,
     context: &Context,
-) -> Result<()> {
+    kept: impl Fn() -> u64,
+) -> Result<u64> {
+    let mut most = 0;
     for number in (0..passed.entered.len()).rev() {
         let entered = passed.entered.swap_remove(number).set_requires_grad(true);
         let left = model.layer(number, &entered, context);
+        most = kept().max(most);
         native::gradients::backward(&left, &grad)?;
         grad = entered.grad();
     }
@@ -140,7 +148,7 @@ fn backward_in_segments(
     if passed.embedded.requires_grad() {
         native::gradients::backward(&passed.embedded, &grad)?;
     }
-    Ok(())
+    Ok(most)
 }
 
 /// Stops before the update that would ruin the weights.

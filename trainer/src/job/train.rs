@@ -83,15 +83,18 @@ pub struct Window {
     own: u64,
     computed: u64,
     batches: u64,
+    /// The most that a micro-batch kept for its backward pass.
+    activations: u64,
 }
 
 impl Window {
     fn new() -> Self {
-        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, own: 0, computed: 0, batches: 0 }
+        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, own: 0, computed: 0, batches: 0, activations: 0 }
     }
 
-    /// Counts a micro-batch.
-    pub fn count(&mut self, micro: &MicroBatch) {
+    /// Counts a micro-batch, of which so many bytes were kept for the backward pass.
+    pub fn count(&mut self, micro: &MicroBatch, activations: u64) {
+        self.activations = self.activations.max(activations);
         self.samples += micro.all.len() as u64;
         self.tokens += micro.tokens;
         self.own += micro.batch.tokens;
@@ -126,6 +129,7 @@ fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &m
         "padding": 1.0 - window.own as f64 / window.computed.max(1) as f64,
         "step_seconds": step_seconds,
         "memory_bytes": native::memory::rss_bytes()?,
+        "activation_bytes": window.activations,
         "eta_seconds": step_seconds * (session.total_steps - step) as f64,
     });
     let message = format!("Step {step} of {}: loss {:.4}", session.total_steps, made.loss);

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use formats::checkpoint::Weights;
@@ -368,6 +369,9 @@ impl Loader<'_> {
                 let name = full.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
                     (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
                 });
+                // libtorch has one generator for the whole process.
+                static GENERATOR: Mutex<()> = Mutex::new(());
+                let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
                 tch::manual_seed(native::key(self.seed, 0, name, 0));
                 Tensor::randn(shape, options) * std
             }
