@@ -83,6 +83,7 @@ pub struct Loader<'a> {
     seed: u64,
     device: Device,
     numbers: Numbers,
+    from_scratch: bool,
     sites: Cell<u64>,
     state: RefCell<State>,
 }
@@ -121,6 +122,7 @@ impl<'a> Loader<'a> {
             seed,
             device,
             numbers: Numbers::Full,
+            from_scratch: false,
             sites: Cell::new(0),
             state: RefCell::default(),
         }
@@ -132,6 +134,12 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// Makes anew what the checkpoint does not hold, encoder included.
+    pub fn from_scratch(mut self) -> Self {
+        self.from_scratch = true;
+        self
+    }
+
     /// Keeps parameters in these numbers.
     pub fn numbers(mut self, numbers: Numbers) -> Self {
         self.numbers = numbers;
@@ -140,7 +148,7 @@ impl<'a> Loader<'a> {
 
     /// The root of the parameter names.
     pub fn root(&self) -> Path<'_> {
-        Path { loader: self, name: String::new(), may_be_new: false, full: false }
+        Path { loader: self, name: String::new(), may_be_new: self.from_scratch, full: false }
     }
 
     /// The parameters by name in the order they were asked for; an error lists all that does not fit.

@@ -1,0 +1,128 @@
+//! A job in two processes: the same steps as in one, and what happens when one of them dies.
+
+mod common;
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Job, json_of, rows};
+use serde_json::{Value, json};
+
+/// Starts the job as an agent would, but for its ears.
+fn start(job: &Job) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
+        .arg("job")
+        .arg(job.dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn run(job: &Job) -> Value {
+    start(job).wait().unwrap();
+    json_of(job.path("out/result.json"))
+}
+
+/// 48 rows, batches of 6, so that shares are uneven: 50 steps.
+fn job(training: Value, processes: u32) -> Job {
+    let mut all = json!({"max_steps": 50, "batch_size": 6, "learning_rate": 1e-3, "precision": "fp32"});
+    all.as_object_mut().unwrap().extend(training.as_object().unwrap().clone());
+    let job = Job::new("bert", all);
+    job.write("data/train.csv", &rows(47));
+    job.change(|spec| spec["resources"] = json!({"threads": 2, "devices": processes, "device": "cpu"}));
+    job
+}
+
+fn near(one: &Job, two: &Job, kind: &str, value: &str, tolerance: f64) {
+    let (one, two) = (one.curve(kind, value), two.curve(kind, value));
+    assert_eq!(one.len(), two.len());
+    for ((step, a), (_, b)) in one.iter().zip(&two) {
+        assert!((a - b).abs() <= tolerance * a.abs().max(1e-3), "{kind} {value}, step {step}: {a} and {b}");
+    }
+}
+
+/// Without Gloo there are no processes to meet; the tests of `native` say so by name.
+fn gloo() -> bool {
+    native::c10d::gloo_built()
+}
+
+#[test]
+fn two_processes_make_the_steps_of_one() {
+    if !gloo() {
+        return;
+    }
+    let settings = [
+        json!({"dropout": 0.0}),
+        json!({"dropout": 0.1}),
+        json!({"dropout": 0.1, "gradient_accumulation_steps": 2, "gradient_checkpointing": true}),
+        json!({"dropout": 0.0, "class_weights": "balanced", "freeze": {"embeddings": true}}),
+    ];
+    for training in settings {
+        let (one, two) = (job(training.clone(), 1), job(training, 2));
+        assert_eq!(run(&one)["status"], "succeeded");
+        assert_eq!(run(&two)["status"], "succeeded");
+        near(&one, &two, "train", "loss", 1e-5);
+        near(&one, &two, "train", "grad_norm", 1e-4);
+        near(&one, &two, "eval", "loss", 1e-4);
+        near(&one, &two, "eval", "accuracy", 1e-9);
+        let rows = |job: &Job| std::fs::read_to_string(job.path("out/model/predictions-validation.csv")).unwrap();
+        assert_eq!(rows(&one).lines().count(), rows(&two).lines().count());
+    }
+}
+
+#[test]
+fn a_batch_smaller_than_the_number_of_processes_counts_once() {
+    if !gloo() {
+        return;
+    }
+    let training = json!({"batch_size": 1, "max_steps": 10, "dropout": 0.1});
+    let (one, two) = (job(training.clone(), 1), job(training, 2));
+    assert_eq!(run(&one)["status"], "succeeded");
+    assert_eq!(run(&two)["status"], "succeeded");
+    near(&one, &two, "train", "loss", 1e-5);
+}
+
+fn children(of: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    text.split_whitespace().filter_map(|id| id.parse().ok()).collect()
+}
+
+fn has_step(job: &Path, step: u64) -> bool {
+    let text = std::fs::read_to_string(job.join("out/events.jsonl")).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).any(|event| {
+        event["kind"] == "checkpoint" && event["step"].as_u64().is_some_and(|found| found >= step)
+    })
+}
+
+#[test]
+fn a_dead_process_ends_the_other_and_the_job_goes_on_in_one() {
+    if !gloo() {
+        return;
+    }
+    let training = json!({"dropout": 0.1, "max_steps": 400, "checkpoint_every": 10, "eval_every": {"steps": 1000}});
+    let job = job(training.clone(), 2);
+    let mut first = start(&job);
+    while !has_step(job.dir.path(), 10) {
+        assert!(first.try_wait().unwrap().is_none(), "ended before it was killed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let peers = children(first.id());
+    assert_eq!(peers.len(), 1);
+    let killed = Instant::now();
+    assert!(Command::new("kill").args(["-9", &peers[0].to_string()]).status().unwrap().success());
+    first.wait().unwrap();
+    // A bound of the rule, not of the speed: a dead peer must not be waited for.
+    assert!(killed.elapsed() < Duration::from_secs(10));
+    let failed = json_of(job.path("out/result.json"));
+    assert_eq!((failed["status"].as_str(), failed["fault"].as_str()), (Some("failed"), Some("internal")));
+    job.change(|spec| spec["resources"]["devices"] = json!(1));
+    assert_eq!(run(&job)["status"], "succeeded");
+    assert!(job.events().iter().any(|event| event["kind"] == "resume"));
+    let whole = self::job(training, 1);
+    assert_eq!(run(&whole)["status"], "succeeded");
+    let last = |job: &Job| job.curve("eval", "loss").last().copied().unwrap().1;
+    assert!((last(&job) - last(&whole)).abs() < 1e-3, "{} and {}", last(&job), last(&whole));
+}
