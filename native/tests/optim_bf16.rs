@@ -58,7 +58,10 @@ fn a_shadow_is_the_new_parameter_rounded_to_the_even() {
         assert!(shadow.equal(&halves(&run.param)));
     }
     // Halfway values, numbers without a neighbour above, and what is no number.
-    let hard = [1.003_906_25f32, 1.011_718_75, -1.003_906_25, f32::MAX, f32::INFINITY, f32::NAN, 0.0, -0.0];
+    // From 1 to 2 numbers of bf16 are 1/128 apart.
+    let halfway = [128.5f32, 129.5, -128.5].map(|x| x / 128.0);
+    let [a, b, c] = halfway;
+    let hard = [a, b, c, f32::MAX, f32::INFINITY, f32::NAN, 0.0, -0.0];
     let (param, zeros) = (Tensor::from_slice(&hard), Tensor::zeros([8], CPU));
     let shadow = halves(&zeros);
     let state = AdamState {

@@ -39,7 +39,7 @@ const TABLE: &str = "embeddings.weight";
 
 /// Rows that a step looks up, as `touched` in the script.
 fn touched(step: u64) -> Vec<i64> {
-    let of_seven = (0..80).filter(|row| (row + step) % 7 == 0);
+    let of_seven = (0u64..80).filter(|row| (row + step).is_multiple_of(7));
     of_seven.chain([(3 * step) % 80; 2]).map(|row| row as i64).collect()
 }
 
