@@ -102,7 +102,7 @@ class Bars(unittest.TestCase):
         self.assertIn("| ≤ 900 | held |", text)
 
     def test_a_peak_of_a_busy_machine_flatters_nobody(self):
-        lines = [{**line, "valid": False, "fp32": 100.0} if (line["who"], line["round"] if "round" in line else 0) == ("products", 1) else line
+        lines = [{**line, "valid": False, "fp32": 100.0} if (line["who"], line.get("round")) == ("products", 1) else line
                  for line in self.lines()]
         found = table.summary(lines)
         self.assertAlmostEqual(found["variants"]["luthier-fp32"]["of_peak"], 162 / 200)
