@@ -1,7 +1,7 @@
 """The peer's side: transformers' Trainer, run by the reference venv's Python.
 
 usage: peer.py SAMPLES SETTINGS_JSON ANSWER_JSON SCRATCH
-SETTINGS: {"sampling": "random" | "group_by_length", "bf16": false, "seed": 0, "threads": 2, "steps": null}
+SETTINGS: {"sampling": "random" | "group_by_length", "bf16": false, "seed": 0, "threads": 2, "evaluate": true}
 """
 
 import csv
@@ -66,9 +66,8 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(data / "minilm")
     train = read(data / "reviews-train.csv", tokenizer)
     torch.manual_seed(settings["seed"])
-    length = {"max_steps": settings["steps"]} if settings["steps"] else {"num_train_epochs": 1}
     arguments = TrainingArguments(
-        scratch, **length, per_device_train_batch_size=recipe.BATCH, per_device_eval_batch_size=recipe.BATCH,
+        scratch, num_train_epochs=1, per_device_train_batch_size=recipe.BATCH, per_device_eval_batch_size=recipe.BATCH,
         learning_rate=recipe.LEARNING_RATE, weight_decay=recipe.WEIGHT_DECAY, max_grad_norm=recipe.MAX_GRAD_NORM,
         lr_scheduler_type="linear", bf16=settings["bf16"],
         train_sampling_strategy=settings["sampling"], seed=settings["seed"], logging_steps=10, save_strategy="no",
@@ -79,15 +78,14 @@ def main() -> None:
                       callbacks=[clock])
     trainer.train()
     seconds, steps = clock.ends[-1] - clock.began, len(clock.ends)
-    # The loader looks one batch ahead, so that it knows the last one.
-    taken, tokens, computed = (sum(column) for column in zip(*collator.batches[:steps]))
+    taken, tokens, computed = (sum(column) for column in zip(*collator.batches))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     found = {"precision": "bf16" if settings["bf16"] else "fp32", "steps": steps, "train_s": round(seconds, 2),
              "samples_per_s": taken / seconds, "tokens_per_s": tokens / seconds, "tokens": tokens,
              "real_share": tokens / computed, "first_step_at": clock.ends[0],
              "median_step_s": statistics.median(end - start for start, end in zip([clock.began, *clock.ends], clock.ends)),
              "train_loss": statistics.fmean(losses[-2:]) if losses else None, "torch": torch.__version__}
-    if not settings["steps"]:
+    if settings["evaluate"]:
         started = time.time()
         values = trainer.evaluate(read(data / "reviews-validation.csv", tokenizer))
         found.update(accuracy=values["eval_accuracy"], eval_loss=values["eval_loss"], eval_s=round(time.time() - started, 2))

@@ -4,7 +4,7 @@ usage: reviews.py [--rounds N] [--quick] [--only NAME,…] [--threads N] [--set 
 
 Every round runs each variant of `recipe.py` once with the round's number as seed: three rounds give the means over three
 seeds. Each run is appended to `results/reviews.jsonl` at once; the table is printed at the end and written beside it, as
-JSON and as Markdown. `--quick` makes 60 steps of each and looks at no accuracy; `--only` takes some of the variants, and
+JSON and as Markdown. `--quick` trains the rows of 60 steps and looks at no accuracy; `--only` takes some of the variants, and
 `first-metrics`; `--set precision='"bf16_pure"'` changes a field of Luthier's `training`.
 """
 
@@ -37,7 +37,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace):
         self.options = options
-        self.data = samples.prepare()
+        self.data = recipe.sample(samples.prepare(), options.steps, options.folder) if options.steps else samples.prepare()
         self.start = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
         self.lines = []
         self.python, self.no_peer = None, None
@@ -106,7 +106,7 @@ class Bench:
 
         def peer(scratch):
             settings = {"sampling": how["sampling"], "bf16": how["bf16"], "seed": number, "threads": self.options.threads,
-                        "steps": self.options.steps}
+                        "evaluate": not self.options.steps}
             (scratch / "settings.json").write_text(json.dumps(settings))
             process = machine.run([self.python, TREE / "bench" / "peer.py", self.data, scratch / "settings.json",
                                    scratch / "answer.json", scratch / "trainer"], scratch / "log",
@@ -144,7 +144,7 @@ class Bench:
         found = table.summary(self.lines)
         text = table.markdown(self.lines[0], found)
         (table.RESULTS / f"reviews-{self.start}.json").write_text(
-            json.dumps({**self.lines[0], **found, "bars": table.bars(found)}, indent=1) + "\n")
+            json.dumps({**self.lines[0], **found, "ratios": table.ratios(found), "bars": table.bars(found)}, indent=1) + "\n")
         (table.RESULTS / f"reviews-{self.start}.md").write_text(text)
         print(text)
 
@@ -152,8 +152,8 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, help="3; with --quick 1")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps of each, no accuracy")
-    parser.add_argument("--steps", type=int, help="so many steps of each, no accuracy")
+    parser.add_argument("--quick", action="store_true", help=f"the rows of {QUICK_STEPS} steps, no accuracy")
+    parser.add_argument("--steps", type=int, help="the rows of so many steps, no accuracy")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,…")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON")
@@ -165,10 +165,12 @@ def main() -> None:
     options.rounds = options.rounds or (1 if options.steps else table.SEEDS)
     options.patience = 10 if options.steps else 120
     options.changes = {key: json.loads(value) for key, _, value in (word.partition("=") for word in options.set)}
-    try:
-        Bench(options).run()
-    except machine.Failed as error:
-        sys.exit(f"bench: {error}")
+    with tempfile.TemporaryDirectory(prefix="luthier-bench-") as folder:
+        options.folder = pathlib.Path(folder)
+        try:
+            Bench(options).run()
+        except machine.Failed as error:
+            sys.exit(f"bench: {error}")
 
 
 if __name__ == "__main__":

@@ -112,19 +112,19 @@ def first_metrics(program: pathlib.Path, data: pathlib.Path, scratch: pathlib.Pa
         files = {part: client.upload("/v1/files", {"purpose": "fine-tune"}, [("file", data / f"reviews-{part}.csv")])["id"]
                  for part in ("train", "validation")}
 
-        def request(steps):
+        def request(**changes):
             return {"model": model["id"], "training_file": files["train"], "validation_file": files["validation"],
                     "task": "text-classification", "columns": {"text": "text", "label": "label"}, "seed": 1,
                     "resources": {"device": "cpu", "threads": threads},
-                    "method": {"type": "supervised", "supervised": {"hyperparameters": recipe.training({"precision": "fp32"}, steps)}}}
+                    "method": {"type": "supervised", "supervised": {"hyperparameters": recipe.training({"precision": "fp32", **changes})}}}
 
-        warm = client.post("/v1/fine_tuning/jobs", request(2))["id"]
+        warm = client.post("/v1/fine_tuning/jobs", request(max_steps=2))["id"]
         for _ in client.events(warm):
             pass
         state = client.call("GET", f"/v1/fine_tuning/jobs/{warm}")
         if state["status"] != "succeeded":
             raise machine.Failed(f"the job before the measured ones {state['status']}: {state['error']}")
-        return {"seconds": [_one(client, request(None)) for _ in range(times)]}
+        return {"seconds": [_one(client, request()) for _ in range(times)]}
 
 
 def _one(client: Client, request: dict) -> float:

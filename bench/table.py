@@ -105,6 +105,18 @@ def bars(found: dict) -> list:
     ]
 
 
+def ratios(found: dict) -> dict:
+    """How many times more samples/s, less time to the first step and less memory than each setting of transformers."""
+    better = {}
+    for ours in ("luthier-fp32", "luthier-auto"):
+        for name, field in (("samples/s", "samples_per_s"), ("time to the first step", "to_first_step_s"), ("peak memory", "peak_mb")):
+            pairs = {peer: (found["variants"][peer][field], found["variants"][ours][field]) for peer in PEERS
+                     if peer in found["variants"] and ours in found["variants"]}
+            better[f"{NAMES[ours]}: {name}"] = {
+                peer: mine / theirs if field == "samples_per_s" else theirs / mine for peer, (theirs, mine) in pairs.items()}
+    return {name: of for name, of in better.items() if of}
+
+
 def _bar(name: str, value, bar: float, most: bool = False, timed: bool = True) -> dict:
     held = value is not None and (value <= bar if most else value >= bar)
     state = "not measured" if value is None else "held" if held else "missed"
@@ -125,12 +137,14 @@ def markdown(header: dict, found: dict) -> str:
     lines = [f"# Reviews, {header['bench']}", "",
              f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {header['threads']} threads. MiniLM on "
              f"{header['rows']:,} review sentences, batch {header['batch']}, "
-             f"{f'{steps} steps: a sample of the batches, no accuracy' if steps else '1 epoch'}, {header['rounds']} rounds in turn. "
+             f"1 epoch{' of a sample, no accuracy' if steps else ''}, {header['rounds']} round{'s' * (header['rounds'] != 1)} in turn. "
              "Medians of times, most of memory, means of losses and accuracy."]
     if found["busy_runs"]:
         lines += ["", f"Others kept the machine busy in {found['busy_runs']} of {found['runs']} runs, whose times do not count."]
     if found["doubtful"]:
         lines += ["", f"**Times are not valid: there was no quiet run of {', '.join(found['doubtful'])}.**"]
+    if len(tokens := {of["tokens"] for of in found["variants"].values()}) > 1:
+        lines += ["", f"**The sides counted different tokens ({', '.join(map(str, sorted(tokens)))}): they do not train the same rows.**"]
     if header.get("no_peer"):
         lines += ["", f"transformers was not run: {header['no_peer']}"]
     lines += ["", _row(["", "first step s", "samples/s", "spread", "tokens/s", "real tokens", "step s", "GFLOP/s", "of peak", "peak MB",
@@ -145,18 +159,18 @@ def markdown(header: dict, found: dict) -> str:
     lines += ["", f"GFLOP/s: 6 × {header['encoder_weights']:,} weights of the encoder's layers × real tokens; padding is not work. The product's "
               f"peak: fp32 {_number(peaks['fp32'], 0)}, bf16 {_number(peaks['bf16'], 0)} GFLOP/s. First step: from the start of the process; "
               f"spread: of samples/s over the rounds. libtorch loaded and idle: {' MB, '.join(f'{side} {mb}' for side, mb in idle.items())} MB."]
-    lines += ["", _row(["ratio of samples/s", *(NAMES[name] for name in PEERS if name in found["variants"])]),
-              _row(["---"] * (1 + sum(name in found["variants"] for name in PEERS)))]
-    for ours in ("luthier-fp32", "luthier-auto"):
-        if ours in found["variants"]:
-            rates = [found["variants"][ours]["samples_per_s"] / found["variants"][name]["samples_per_s"]
-                     for name in PEERS if name in found["variants"]]
-            lines.append(_row([NAMES[ours], *(f"{rate:.2f}" for rate in rates)]))
+    compared = ratios(found)
+    if compared:
+        peers = list(next(iter(compared.values())))
+        lines += ["", _row(["times better than", *(NAMES[name] for name in peers)]), _row(["---"] * (1 + len(peers)))]
+        lines += [_row([name, *(f"{of[peer]:.2f}" for peer in peers)]) for name, of in compared.items()]
     lines += ["", _row(["bar", "value", "at least / at most", ""]), _row(["---"] * 4)]
     for bar in bars(found):
         digits = 0 if bar["bar"] >= 100 else 3
         doubt = " (times not valid)" if bar["timed"] and found["doubtful"] and bar["value"] is not None else ""
-        lines.append(_row([bar["name"], _number(bar["value"], digits), f"{'≤' if bar['most'] else '≥'} {bar['bar']:g}", bar["state"] + doubt]))
+        sample = " (of a sample)" if steps and bar["value"] is not None else ""
+        lines.append(_row([bar["name"], _number(bar["value"], digits), f"{'≤' if bar['most'] else '≥'} {bar['bar']:g}",
+                           bar["state"] + sample + doubt]))
     return "\n".join(lines) + "\n"
 
 

@@ -56,6 +56,19 @@ def run(who: str, number: int, rate: float, precision: str = "fp32", **changes) 
             "peak_mb": 800, "train_loss": 0.3, "eval_loss": 0.36, "accuracy": 0.85, **changes}
 
 
+class Sample(unittest.TestCase):
+    def test_it_has_the_first_rows_whole_and_the_rest_of_the_folder(self):
+        with tempfile.TemporaryDirectory() as source, tempfile.TemporaryDirectory() as folder:
+            source, folder = pathlib.Path(source), pathlib.Path(folder)
+            (source / "minilm").mkdir()
+            (source / "reviews-validation.csv").write_text("text,label\nv,x\n")
+            (source / "reviews-train.csv").write_text("text,label\n" + "".join(f'"{n},\n",x\n' for n in range(100)))
+            made = recipe.sample(source, 2, folder)
+            self.assertEqual(recipe.rows(made / "reviews-train.csv"), 64)
+            self.assertIn('"63,\n",x\n', (made / "reviews-train.csv").read_text())
+            self.assertEqual(recipe.rows(made / "reviews-validation.csv"), 1)
+
+
 class Bars(unittest.TestCase):
     def lines(self, seeds: int = 3) -> list:
         header = {"who": "bench", "bench": "now", "machine": {"cpu": "one", "cores": 2, "memory_gb": 8}, "steps": None, "threads": 2,
@@ -112,6 +125,18 @@ class Bars(unittest.TestCase):
         text = table.markdown(lines[0], table.summary(lines))
         for part in ("| Luthier, auto (bf16) |", "| transformers, grouped by length |", "| ≤ 900 | held |", "| 2.25 |"):
             self.assertIn(part, text)
+        self.assertNotIn("different tokens", text)
+
+    def test_sides_that_train_other_tokens_are_told(self):
+        lines = [{**line, "tokens": 10} if line["who"] == "peer-default" else line for line in self.lines()]
+        self.assertIn("different tokens (9, 10)", table.markdown(lines[0], table.summary(lines)))
+
+    def test_a_ratio_above_one_is_better_for_times_and_memory_too(self):
+        lines = [{**line, "peak_mb": 1600, "to_first_step_s": 5.0} if line["who"] == "peer-default" else line for line in self.lines()]
+        found = table.ratios(table.summary(lines))
+        self.assertAlmostEqual(found["Luthier, fp32: peak memory"]["peer-default"], 2.0)
+        self.assertAlmostEqual(found["Luthier, fp32: time to the first step"]["peer-default"], 5.0)
+        self.assertAlmostEqual(found["Luthier, fp32: samples/s"]["peer-default"], 2.25)
 
 
 class Machine(unittest.TestCase):

@@ -22,7 +22,7 @@ def train(program: pathlib.Path, data: pathlib.Path, scratch: pathlib.Path, chan
     (folder / "model").symlink_to(data / "minilm")
     spec = {"task": "text-classification", "problem_type": "single_label_classification",
             "columns": {"text": "text", "label": "label"}, "data": files, "split": {"fraction": 0.0},
-            "training": recipe.training(changes, options.steps), "seed": options.seed,
+            "training": recipe.training(changes), "seed": options.seed,
             "resources": {"device": "cpu", "threads": options.threads}, "base_model": "minilm", "name": "bench"}
     (folder / "spec.json").write_text(json.dumps(spec))
     process = machine.run([program, "job", folder], scratch / "log")
