@@ -32,7 +32,7 @@ lint: ## Check form, clippy, dependencies' licences, the checked queries, the Do
 soak: ## Run the long tests, which `make test` leaves out
 	@$(PYTHON) scripts/run_tests.py --soak $(FILTER)
 
-bench: build ## Train on all reviews beside transformers' Trainer, in turn
+bench: build ## Luthier beside transformers' Trainer, in turn: a table with bars (ARGS="--quick": minutes)
 	@$(PYTHON) bench/reviews.py $(ARGS)
 
 sqlx: setup ## Write .sqlx anew after a change of a query or a migration

@@ -72,8 +72,9 @@ class Run:
                 self.lacks(f"{name} venv", f"not installed, its tests are skipped: {error}")
 
     def scripts(self) -> None:
-        """The tests of these scripts, and of the one that compares a checkpoint with transformers."""
+        """The tests of these scripts, of the bench, and of the one that compares a checkpoint with transformers."""
         self.unittest("scripts", sys.executable, "scripts")
+        self.unittest("bench", sys.executable, "bench")
         reference = self.environment.get("LUTHIER_REFERENCE_PYTHON")
         if reference:
             self.unittest("reference", reference, "trainer/tests/reference")

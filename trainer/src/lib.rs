@@ -14,5 +14,6 @@ pub mod nn;
 pub mod optim;
 pub mod precision;
 pub mod predict;
+pub mod products;
 pub mod tasks;
 pub mod tensors;

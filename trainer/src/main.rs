@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use luthier_trainer::{agent, device, job, predict};
+use luthier_trainer::{agent, device, job, predict, products};
 use tracing_subscriber::EnvFilter;
 
 /// Fine-tunes models with libtorch.
@@ -25,6 +25,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Print what this machine can compute with, as JSON.
     Devices,
+    /// Measure how fast this machine multiplies matrices, as JSON.
+    Products(products::ProductsArgs),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Predict(args) => predict::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Devices => {
             println!("{}", serde_json::to_string(&device::report()?)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Products(args) => {
+            println!("{}", products::measure(&args)?);
             Ok(ExitCode::SUCCESS)
         }
     }

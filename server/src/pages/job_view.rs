@@ -14,6 +14,9 @@ use super::view::job::{FactGroup, JobStatus, LogLine, Trouble};
 use super::view::text::{self, Moment, setting};
 use crate::Result;
 
+/// Changes of phase among which the newest attempt's first is looked for; two come with every evaluation.
+const PHASES: i64 = 300;
+
 /// The part of the page that changes most.
 pub fn status(job: &Job, can_train: bool, position: Option<i64>) -> JobStatus {
     let now = Utc::now();
@@ -146,7 +149,8 @@ fn phase_message(event: &Event) -> String {
     match data("phase").as_deref() {
         Some("loading") => match (data("device"), data("threads"), data("libtorch")) {
             (Some(device), Some(threads), Some(torch)) => {
-                format!("Loading on {device} ({threads} threads, libtorch {torch}).")
+                let precision = data("precision").map(|name| format!(", {name}")).unwrap_or_default();
+                format!("Loading on {device} ({threads} threads, libtorch {torch}{precision}).")
             }
             _ => "Loading.".to_owned(),
         },
@@ -196,14 +200,34 @@ pub fn manifest(job: &Job) -> String {
 pub async fn settings(db: &PgPool, job: &Job) -> Result<Vec<FactGroup>> {
     let spec = &job.spec.0;
     let training = &spec.training;
+    let settled = settled_precision(db, job).await?;
     Ok(vec![
         FactGroup { title: "Data and model", facts: data_facts(db, job).await? },
         FactGroup { title: "Training", facts: training_facts(training) },
         FactGroup { title: "Learning rate", facts: rate_facts(training) },
         FactGroup { title: "What is trained", facts: freeze_facts(training) },
         FactGroup { title: "Evaluation and checkpoints", facts: evaluation_facts(training) },
-        FactGroup { title: "Machine", facts: machine_facts(spec, job) },
+        FactGroup { title: "Machine", facts: machine_facts(spec, job, settled.as_deref()) },
     ])
+}
+
+/// What the trainer settled `precision` to: from the manifest of a finished job, from its phases before.
+async fn settled_precision(db: &PgPool, job: &Job) -> Result<Option<String>> {
+    let named = |value: &Value| value.as_str().map(str::to_owned);
+    if let Some(precision) = job.manifest.pointer("/hardware/precision").and_then(named) {
+        return Ok(Some(precision));
+    }
+    // Newest first: the attempt before may have run on another machine.
+    let phases = store::event::latest(db, job.job_id, &[Kind::Phase], PHASES).await?;
+    Ok(phases.iter().find_map(|event| event.data.get("precision").and_then(named)))
+}
+
+/// "bf16 (auto)" where the trainer chose, or what was asked for.
+fn precision(asked: &str, settled: Option<&str>) -> String {
+    match settled {
+        Some(settled) if settled != asked => format!("{settled} ({asked})"),
+        _ => asked.to_owned(),
+    }
 }
 
 async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
@@ -391,12 +415,13 @@ fn evaluation_facts(training: &Training) -> Vec<Fact> {
     facts
 }
 
-fn machine_facts(spec: &JobSpec, job: &Job) -> Vec<Fact> {
+fn machine_facts(spec: &JobSpec, job: &Job, settled: Option<&str>) -> Vec<Fact> {
     let word = |value: Value| value.as_str().map(str::to_owned).unwrap_or_default();
     let json = |value: serde_json::Result<Value>| value.map(word).unwrap_or_default();
     let mut facts = vec![
         Fact::new("Device asked for", json(serde_json::to_value(spec.resources.device))),
-        Fact::new("Precision", json(serde_json::to_value(spec.training.precision))),
+        Fact::new("Precision", precision(spec.training.precision.name(), settled)),
+        Fact::new("Gradient checkpointing", if spec.training.gradient_checkpointing { "yes" } else { "no" }),
         Fact::new("Deterministic", if spec.training.deterministic { "yes" } else { "on the CPU" }),
     ];
     if spec.resources.threads > 0 {
@@ -408,4 +433,16 @@ fn machine_facts(spec: &JobSpec, job: &Job) -> Vec<Fact> {
         facts.push(Fact::new("Priority", job.priority.to_string()));
     }
     facts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::precision;
+
+    #[test]
+    fn what_auto_became_is_shown_once_it_is_known() {
+        assert_eq!(precision("auto", None), "auto");
+        assert_eq!(precision("auto", Some("bf16")), "bf16 (auto)");
+        assert_eq!(precision("fp32", Some("fp32")), "fp32");
+    }
 }

@@ -403,6 +403,27 @@ const MACHINE: &[Setting] = &[
     ),
     field("resources.threads", "CPU threads", "0 for all cores.", Kind::Number),
     field(
+        "precision",
+        "Precision",
+        "The numbers that training computes with. Auto takes bf16 with fp32 weights where the processor or GPU multiplies \
+         bf16, fp16 with a scaled loss on older GPUs, fp32 elsewhere. Evaluation is always in fp32, with the weights as \
+         they are downloaded.",
+        Kind::Choice(&[
+            ("auto", "Auto"),
+            ("fp32", "fp32"),
+            ("tf32", "tf32 (GPU)"),
+            ("bf16", "bf16, fp32 weights"),
+            ("bf16_pure", "bf16 throughout"),
+            ("fp16", "fp16, fp32 weights (GPU)"),
+        ]),
+    ),
+    field(
+        "gradient_checkpointing",
+        "Gradient checkpointing",
+        "Layers are computed again in the backward pass: less memory, about a third more time.",
+        Kind::Flag,
+    ),
+    field(
         "deterministic",
         "Deterministic on a GPU",
         "Bit-equal repeats, at some cost in speed; a CPU is always so.",
@@ -460,6 +481,8 @@ pub fn values_of(spec: &JobSpec) -> Values {
     put("checkpoint_every", or_empty(training.checkpoint_every));
     put("log_every", or_empty(training.log_every));
     put("deterministic", flag(training.deterministic));
+    put("precision", training.precision.name().to_owned());
+    put("gradient_checkpointing", flag(training.gradient_checkpointing));
     put("validation_split.fraction", setting(spec.split.fraction));
     put("validation_split.test_fraction", setting(spec.split.test_fraction));
     put("validation_split.stratify", flag(spec.split.stratify));
@@ -859,6 +882,8 @@ pub fn input_of(param: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use store::spec::Precision;
+
     use super::*;
 
     fn with(pairs: &[(&str, &str)]) -> Values {
@@ -886,6 +911,7 @@ mod tests {
                 "lr_scheduler": {"name": "polynomial", "warmup_ratio": 0.1, "power": 2.0, "end_learning_rate": 1e-7,
                     "warmup_steps": null, "cycles": 0.5},
                 "freeze": {"embeddings": true, "first_layers": 2}, "layer_decay": 0.9, "dropout": 0.2,
+                "precision": "bf16_pure", "gradient_checkpointing": true,
                 "class_weights": {"a=b": 2.0, "c": 1.0}, "eval_every": {"steps": 20},
                 "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}
             }
@@ -928,6 +954,19 @@ mod tests {
     }
 
     #[test]
+    fn the_form_offers_every_precision_and_says_what_auto_takes() {
+        let (_, groups) = fields(&defaults(), &Values::new());
+        let field = groups.iter().flat_map(|group| &group.fields).find(|field| field.name == "precision");
+        let field = field.expect("a field for precision");
+        let FieldKind::Select(choices) = &field.kind else { panic!("precision is a choice") };
+        let offered: Vec<_> = choices.iter().map(|choice| choice.value.as_str()).collect();
+        assert_eq!(offered, Precision::ALL.map(Precision::name));
+        assert_eq!(field.value, "auto");
+        assert!(field.help.contains("Auto takes bf16"), "{}", field.help);
+        assert_eq!(changed(&with(&[("precision", "bf16")])), ["Precision"]);
+    }
+
+    #[test]
     fn what_cannot_be_read_is_told_at_every_field_at_once() {
         let values = with(&[
             ("learning_rate", "fast"),
@@ -955,6 +994,7 @@ mod tests {
             ("training.optimizer.betas", "optimizer.beta1"),
             ("training.epochs", "n_epochs"),
             ("split.fraction", "validation_split.fraction"),
+            ("training.precision", "precision"),
             ("class_weights.spam", "class_weights.by_name"),
             ("training.early_stopping.patience", "early_stopping.patience"),
         ] {

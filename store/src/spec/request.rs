@@ -156,7 +156,8 @@ fn numbers(reader: &mut Reader, training: &mut Training) -> Result<(), SpecError
     set(&mut training.weight_decay, reader.number("weight_decay")?);
     set(&mut training.max_grad_norm, reader.number("max_grad_norm")?);
     training.max_length = reader.whole32("max_length")?;
-    let precision = reader.word("precision", &[("fp32", Precision::Fp32)])?;
+    let precision =
+        reader.word("precision", &Precision::ALL.map(|precision| (precision.name(), precision)))?;
     set(&mut training.precision, precision);
     set(&mut training.label_smoothing, reader.number("label_smoothing")?);
     training.dropout = reader.number("dropout")?;
@@ -166,6 +167,7 @@ fn numbers(reader: &mut Reader, training: &mut Training) -> Result<(), SpecError
     training.best_metric = reader.text("best_metric")?.map(str::to_owned);
     set(&mut training.keep_checkpoints, reader.whole32("keep_checkpoints")?);
     set(&mut training.deterministic, reader.flag("deterministic")?);
+    set(&mut training.gradient_checkpointing, reader.flag("gradient_checkpointing")?);
     Ok(())
 }
 
@@ -326,12 +328,12 @@ mod tests {
             "epochs": 1.5, "max_steps": 40, "batch_size": 8, "eval_batch_size": 64, "gradient_accumulation_steps": 4,
             "learning_rate": 3e-4, "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": true},
             "lr_scheduler": {"name": "cosine", "cycles": 1.5}, "warmup_ratio": 0.1, "weight_decay": 0.05,
-            "max_grad_norm": 0, "max_length": 128, "precision": "fp32", "label_smoothing": 0.1,
+            "max_grad_norm": 0, "max_length": 128, "precision": "bf16_pure", "label_smoothing": 0.1,
             "class_weights": {"pos": 2, "neg": 1}, "dropout": 0.2,
             "freeze": {"embeddings": true, "first_layers": 2, "pattern": "bias$"}, "layer_decay": 0.9, "log_every": 5,
             "eval_every": {"epochs": 0.5}, "checkpoint_every": 50, "best_metric": "f1",
             "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}, "keep_checkpoints": 3,
-            "deterministic": true,
+            "deterministic": true, "gradient_checkpointing": true,
         }))
         .unwrap();
         let expected = Training {
@@ -351,7 +353,7 @@ mod tests {
             weight_decay: 0.05,
             max_grad_norm: 0.0,
             max_length: Some(128),
-            precision: Precision::Fp32,
+            precision: Precision::Bf16Pure,
             label_smoothing: 0.1,
             class_weights: Some(ClassWeights::ByName(
                 [("neg".to_owned(), 1.0), ("pos".to_owned(), 2.0)].into(),
@@ -375,6 +377,7 @@ mod tests {
             }),
             keep_checkpoints: 3,
             deterministic: true,
+            gradient_checkpointing: true,
         };
         assert_eq!(read.training, expected);
     }
@@ -403,6 +406,13 @@ mod tests {
     }
 
     #[test]
+    fn each_precision_is_read_by_its_name() {
+        for precision in Precision::ALL {
+            assert_eq!(read(json!({"precision": precision.name()})).unwrap().training.precision, precision);
+        }
+    }
+
+    #[test]
     fn a_mistyped_name_is_refused_with_the_nearest_one() {
         let error = read(json!({"learning_rat": 1e-4})).unwrap_err();
         assert_eq!(error.param, "learning_rat");
@@ -412,6 +422,9 @@ mod tests {
         assert!(error.message.contains("\"betas\""), "{error}");
         let error = read(json!({"optimizer": "adamW2"})).unwrap_err();
         assert!(error.message.contains("did you mean \"adamw\"?"), "{error}");
+        let error = read(json!({"precision": "bf61"})).unwrap_err();
+        assert_eq!(error.param, "precision");
+        assert!(error.message.contains("Known are auto, fp32, tf32, bf16, bf16_pure, fp16"), "{error}");
         let error = read(json!({"xyz": 1})).unwrap_err();
         assert!(error.message.contains("known are batch_size"), "{error}");
     }
@@ -435,6 +448,11 @@ mod tests {
             (json!({"class_weights": {"a": "x"}}), "class_weights.a", "expected a number"),
             (json!({"eval_every": {"steps": 1, "epochs": 1}}), "eval_every", "a number of steps"),
             (json!({"freeze": true}), "freeze", "expected an object, found true"),
+            (
+                json!({"gradient_checkpointing": 1}),
+                "gradient_checkpointing",
+                "expected true or false, found 1",
+            ),
             (json!({"learning_rate": 1e-4, "learning_rate_multiplier": 2}), "learning_rate", "excludes"),
             (json!({"learning_rate_multiplier": 0}), "learning_rate_multiplier", "above 0"),
             (json!({"epochs": 1, "n_epochs": 1}), "epochs", "same as n_epochs"),

@@ -60,6 +60,10 @@ pub struct Training {
     pub keep_checkpoints: u32,
     /// Bit-equal repeats on a GPU, at a cost; a CPU is always so.
     pub deterministic: bool,
+    /// Layers keep their input alone and are computed again in the backward pass: less memory, more time.
+    ///
+    /// Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016).
+    pub gradient_checkpointing: bool,
 }
 
 impl Default for Training {
@@ -90,6 +94,7 @@ impl Default for Training {
             early_stopping: None,
             keep_checkpoints: 2,
             deterministic: false,
+            gradient_checkpointing: false,
         }
     }
 }

@@ -6,7 +6,9 @@ use std::fmt::Display;
 use std::ops::RangeBounds;
 
 use super::reader::unknown;
-use super::{ClassWeights, Every, JobSpec, ProblemType, Schedule, ScheduleName, Task, Training};
+use super::{
+    ClassWeights, Device, Every, JobSpec, Precision, ProblemType, Schedule, ScheduleName, Task, Training,
+};
 
 /// A field that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,10 +49,20 @@ impl JobSpec {
             format!("must lie in 1 to 64, found {devices}")
         });
         check.range("resources.threads", self.resources.threads, 0..=1024, "0 (all cores) to 1024");
+        self.check_precision(&mut check);
         check.range("seed", self.seed, ..=2_147_483_647, "0 to 2147483647");
         check.range("split.seed", self.split.seed, ..=2_147_483_647, "0 to 2147483647");
         check.that(self.name.chars().count() <= 256, "name", || "has more than 256 characters".to_owned());
         check.0
+    }
+
+    /// What no CPU computes is refused before the job waits for one; other devices are known to the trainer alone.
+    fn check_precision(&self, check: &mut Check) {
+        let precision = self.training.precision;
+        let for_gpus = matches!(precision, Precision::Tf32 | Precision::Fp16);
+        check.that(!for_gpus || self.resources.device != Device::Cpu, "training.precision", || {
+            format!("{} is for GPUs, and the device is cpu; ask for bf16, fp32 or auto", precision.name())
+        });
     }
 
     fn check_columns(&self, check: &mut Check) {
@@ -451,6 +463,14 @@ mod tests {
             ("columns.text", vec![("columns.text", json!(""))]),
             ("data.train", vec![("data.train", json!("../train.csv"))]),
             ("data.test", vec![("data.test", json!("train.csv"))]),
+            (
+                "training.precision",
+                vec![("training.precision", json!("tf32")), ("resources.device", json!("cpu"))],
+            ),
+            (
+                "training.precision",
+                vec![("training.precision", json!("fp16")), ("resources.device", json!("cpu"))],
+            ),
         ];
         for (param, changes) in cases {
             let found = problems(&changes);
@@ -485,6 +505,17 @@ mod tests {
         for name in ["lion", "adafactor", "muon", "adamw_8bit", "sparse_adam"] {
             assert_eq!(problems(&[("training.optimizer", json!({"name": name}))]), [], "{name}");
         }
+    }
+
+    #[test]
+    fn every_precision_is_accepted_where_the_device_is_left_open() {
+        for precision in Precision::ALL {
+            assert_eq!(problems(&[("training.precision", json!(precision.name()))]), []);
+        }
+        assert_eq!(
+            problems(&[("training.precision", json!("bf16")), ("resources.device", json!("cpu"))]),
+            []
+        );
     }
 
     #[test]
