@@ -125,8 +125,7 @@ mod tests {
         let seen = Tensor::randn([tokens, heads.query * heads.width], (Kind::Float, Device::Cpu));
         let run = |by_ops: bool, joined: bool| {
             let all = Tensor::cat(&[&q, &k, &v], 1);
-            let projections =
-                if joined { Projections::Joined(&all) } else { Projections::Apart(&q, &k, &v) };
+            let projections = if joined { Projections::Joined(&all) } else { Projections::Apart(&q, &k, &v) };
             let out = of_packed(projections, heads, &offsets, drop, by_ops).unwrap();
             let loss = (out.to_kind(Kind::Float) * &seen).sum(Kind::Float);
             let grads = Tensor::run_backward(&[loss], &[&q, &k, &v], false, false);

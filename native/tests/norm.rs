@@ -96,6 +96,7 @@ fn a_copy_in_half_the_bits_gives_gradients_in_full() {
     let grads =
         Tensor::run_backward(&[out.to_kind(Kind::Float).sum(Kind::Float)], &[&x, &weight], false, false);
     assert_eq!((grads[0].kind(), grads[1].kind()), (Kind::BFloat16, Kind::Float));
-    let expected = x.to_kind(Kind::Float).sum_dim_intlist([0].as_slice(), true, Kind::Float).expand([4, 5], false);
+    let expected =
+        x.to_kind(Kind::Float).sum_dim_intlist([0].as_slice(), true, Kind::Float).expand([4, 5], false);
     assert!(difference(&grads[1], &expected) < 2e-2);
 }

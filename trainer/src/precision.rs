@@ -87,7 +87,10 @@ mod tests {
         for asked in [Precision::Tf32, Precision::Fp16] {
             let error = settle(asked, Device::Cpu).unwrap_err();
             let failure = Failure::of(&error);
-            assert_eq!((failure.code.as_str(), failure.param.as_deref()), ("invalid_precision", Some("precision")));
+            assert_eq!(
+                (failure.code.as_str(), failure.param.as_deref()),
+                ("invalid_precision", Some("precision"))
+            );
         }
         assert_eq!(settle(Precision::Fp32, Device::Cpu).unwrap().kind(), Kind::Float);
     }

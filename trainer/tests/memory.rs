@@ -3,17 +3,18 @@
 mod common;
 
 use common::{Job, json_of};
+use formats::checkpoint::Weights;
 use luthier_trainer::job::Outcome;
 use luthier_trainer::models;
 use luthier_trainer::nn::Loader;
 use luthier_trainer::tensors;
-use formats::checkpoint::Weights;
 use serde_json::{Value, json};
 use tch::Device;
 
 /// A job on a model of 12 layers, made here, and long rows.
 fn deep(training: Value) -> Job {
-    let mut all = json!({"max_steps": 3, "batch_size": 16, "precision": "fp32", "eval_every": {"steps": 100}});
+    let mut all =
+        json!({"max_steps": 3, "batch_size": 16, "precision": "fp32", "eval_every": {"steps": 100}});
     all.as_object_mut().unwrap().extend(training.as_object().unwrap().clone());
     let job = Job::new("bert", all);
     let mut config = json_of(job.path("model/config.json"));

@@ -68,7 +68,8 @@ fn two_processes_make_the_steps_of_one() {
         near(&one, &two, "train", "grad_norm", 1e-4);
         near(&one, &two, "eval", "loss", 1e-4);
         near(&one, &two, "eval", "accuracy", 1e-9);
-        let rows = |job: &Job| std::fs::read_to_string(job.path("out/model/predictions-validation.csv")).unwrap();
+        let rows =
+            |job: &Job| std::fs::read_to_string(job.path("out/model/predictions-validation.csv")).unwrap();
         assert_eq!(rows(&one).lines().count(), rows(&two).lines().count());
     }
 }
@@ -102,7 +103,8 @@ fn a_dead_process_ends_the_other_and_the_job_goes_on_in_one() {
     if !gloo() {
         return;
     }
-    let training = json!({"dropout": 0.1, "max_steps": 400, "checkpoint_every": 10, "eval_every": {"steps": 1000}});
+    let training =
+        json!({"dropout": 0.1, "max_steps": 400, "checkpoint_every": 10, "eval_every": {"steps": 1000}});
     let job = job(training.clone(), 2);
     let mut first = start(&job);
     while !has_step(job.dir.path(), 10) {

@@ -34,8 +34,6 @@ pub struct Training {
     pub max_length: Option<u32>,
     /// Number format of the arithmetic.
     pub precision: Precision,
-    /// Whether layers are computed again in the backward pass: less memory, about a third more time.
-    pub gradient_checkpointing: bool,
     /// Share of the target spread over all classes.
     pub label_smoothing: f64,
     /// Weight of each class in the loss.
@@ -81,7 +79,6 @@ impl Default for Training {
             max_grad_norm: 1.0,
             max_length: None,
             precision: Precision::Auto,
-            gradient_checkpointing: false,
             label_smoothing: 0.0,
             class_weights: None,
             dropout: None,

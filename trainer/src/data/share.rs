@@ -40,8 +40,7 @@ mod tests {
     fn shares_are_disjoint_whole_and_even() {
         let rows: Vec<usize> = (100..132).collect();
         let tokens = |row: usize| (row * 37) % 50 + 1;
-        let shares: Vec<Vec<usize>> =
-            (0..3).map(|rank| Share { rank, size: 3 }.of(&rows, tokens)).collect();
+        let shares: Vec<Vec<usize>> = (0..3).map(|rank| Share { rank, size: 3 }.of(&rows, tokens)).collect();
         let mut all = shares.concat();
         all.sort_unstable();
         assert_eq!(all, rows);

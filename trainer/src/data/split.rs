@@ -4,8 +4,8 @@ use anyhow::Result;
 use formats::dataset::Example;
 use formats::tokenizer::Tokenizer;
 
-use super::tokens::{Cache, Tokens};
 use super::Row;
+use super::tokens::{Cache, Tokens};
 use crate::tasks::text_classification::Targets;
 
 /// Training, validation or test rows.

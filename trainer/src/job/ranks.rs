@@ -167,7 +167,8 @@ impl Ranks {
                     Tensor::zeros([0, width], (param.kind(), param.device())),
                 ),
             };
-            let all = group.all_reduce_rows(&indices.contiguous(), &values.contiguous(), rows, Reduce::Avg)?;
+            let all =
+                group.all_reduce_rows(&indices.contiguous(), &values.contiguous(), rows, Reduce::Avg)?;
             native::gradients::set_grad(param, &all)?;
         }
         Ok(())
@@ -205,7 +206,11 @@ impl Ranks {
         for (rank, child) in (1..).zip(std::mem::take(&mut self.children)) {
             let status = { child }.wait()?;
             if !status.success() {
-                return Err(Failure::internal("rank_failed", format!("Process {rank} of the job ended with {status}.")).into());
+                return Err(Failure::internal(
+                    "rank_failed",
+                    format!("Process {rank} of the job ended with {status}."),
+                )
+                .into());
             }
         }
         Ok(())

@@ -22,8 +22,8 @@ use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
 use crate::nn::{Copies, Embedding, LoadReport, Loaded, Loader, Numbers};
 use crate::optim::Optimizer;
-use crate::tasks::text_classification::Objective;
 use crate::precision::{self, Settled};
+use crate::tasks::text_classification::Objective;
 use crate::{device, tensors};
 
 /// The tokens that a row is cut to when neither the settings nor the model say less.

@@ -67,11 +67,8 @@ fn gradients(session: &mut Session, micro: &MicroBatch, weight: f64) -> Result<(
         step: session.state.step,
         examples: &micro.batch.examples,
     };
-    let context = Context {
-        packing: &micro.batch.inputs.packing,
-        kind: session.precision.kind(),
-        draw: Some(draw),
-    };
+    let context =
+        Context { packing: &micro.batch.inputs.packing, kind: session.precision.kind(), draw: Some(draw) };
     let Session { objective, data, ranks, model, .. } = session;
     // The exchange gives the mean over ranks, and what is wanted is the sum.
     let factor = f64::from(session.state.scaler.factor()) * ranks.size() as f64;

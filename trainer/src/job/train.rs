@@ -89,7 +89,16 @@ pub struct Window {
 
 impl Window {
     fn new() -> Self {
-        Window { began: Instant::now(), steps: 0, samples: 0, tokens: 0, own: 0, computed: 0, batches: 0, activations: 0 }
+        Window {
+            began: Instant::now(),
+            steps: 0,
+            samples: 0,
+            tokens: 0,
+            own: 0,
+            computed: 0,
+            batches: 0,
+            activations: 0,
+        }
     }
 
     /// Counts a micro-batch, of which so many bytes were kept for the backward pass.

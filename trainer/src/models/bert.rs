@@ -1,8 +1,8 @@
 //! BERT (Devlin et al., 2019) as in transformers' `models/bert/modeling_bert.py`.
 
 use anyhow::{Result, ensure};
-use serde::Deserialize;
 use native::Heads;
+use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::{Depth, Inputs, TextModel, layer_number};
