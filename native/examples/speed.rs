@@ -8,7 +8,7 @@ use native::optim::{
     Adam, Adam8bitState, AdamState, BLOCK, Extra, Lion, Rmsprop, RmspropState, adamw, adamw_8bit, lion,
     rmsprop,
 };
-use native::{attention, dropout, dropout_add, gradients, keys, runtime};
+use native::{Heads, Projections, attention, dropout, gradients, keys, norm_residual, runtime};
 use tch::{Device, Kind, Tensor};
 
 fn time<T>(what: &str, mut run: impl FnMut() -> T) {
@@ -37,26 +37,44 @@ fn activations() {
     let half = x.to_kind(Kind::BFloat16);
     time("libtorch dropout, bf16", || half.dropout(0.1, true));
     time("dropout, bf16", || dropout(&half, 0.1, &keys));
-    time("dropout and add, apart", || dropout(&x, 0.1, &keys) + &residual);
-    time("dropout and add, fused", || dropout_add(&x, &residual, 0.1, &keys));
+    let (weight, bias) = (randn(&[1536]), randn(&[1536]));
+    time("norm of a sum with dropout, apart", || {
+        let sum = dropout(&x, 0.1, &keys) + &residual;
+        sum.layer_norm([1536], Some(&weight), Some(&bias), 1e-5, false)
+    });
+    time("norm of a sum with dropout", || {
+        norm_residual(&x, Some(&residual), &weight, &bias, 1e-5, Some((0.1, &keys, None)))
+    });
 }
 
 fn forward_and_backward() {
-    let leaf = |t: i64| randn(&[32, 12, t, 32]).set_requires_grad(true);
     for t in [29, 128] {
-        let (q, k, v) = (leaf(t), leaf(t), leaf(t));
+        let packed = || randn(&[32 * t, 12 * 32]).set_requires_grad(true);
+        let (q, k, v) = (packed(), packed(), packed());
         let keys = keys(1, 2, 3, &Tensor::arange(32, (Kind::Int64, Device::Cpu)));
-        let mask = Tensor::zeros([32, 1, 1, t], (Kind::Float, Device::Cpu));
+        let offsets = Tensor::arange(33, (Kind::Int64, Device::Cpu)) * t;
         let whole = |out: Tensor| out.sum(Kind::Float).backward();
-        time(&format!("attention p 0.1, both ways, 32 x 12 x {t}"), || {
-            whole(attention(&q, &k, &v, Some(&mask), 0.1, Some(&keys)));
-        });
-        time(&format!("libtorch's with p 0.1, 32 x 12 x {t}"), || {
-            whole(Tensor::scaled_dot_product_attention(&q, &k, &v, Some(&mask), 0.1, false, None, false));
-        });
-        time(&format!("attention p 0, both ways, 32 x 12 x {t}"), || {
-            whole(attention(&q, &k, &v, Some(&mask), 0.0, None));
-        });
+        for p in [0.1, 0.0] {
+            let drop = (p > 0.0).then_some((p, &keys));
+            time(&format!("attention p {p}, both ways, 32 x 12 x {t}"), || {
+                let heads = Heads::bidirectional(12, 32);
+                whole(attention(Projections::Apart(&q, &k, &v), heads, &offsets, drop));
+            });
+            let padded = |x: &Tensor| x.view([32, t, 12, 32]).transpose(1, 2);
+            time(&format!("libtorch's with p {p}, 32 x 12 x {t}"), || {
+                let (q, k, v) = (padded(&q), padded(&k), padded(&v));
+                whole(Tensor::scaled_dot_product_attention(
+                    &q,
+                    &k,
+                    &v,
+                    None::<&Tensor>,
+                    p,
+                    false,
+                    None,
+                    false,
+                ));
+            });
+        }
     }
 }
 
