@@ -100,7 +100,7 @@ async fn what_cannot_be_trained_is_refused_by_field_and_nothing_is_queued(db: Pg
         (hyper(json!({"best_metric": "spearman"})), 400, "hyperparameters.best_metric", "spearman"),
         (json!({"validation_split": {"fraction": 1.5}}), 400, "validation_split.fraction", "1.5"),
         (json!({"seed": -1}), 400, "seed", "-1"),
-        (json!({"resources": {"devices": 2}}), 400, "resources.devices", "2"),
+        (json!({"resources": {"devices": 65}}), 400, "resources.devices", "65"),
         (json!({"modle": "x"}), 400, "modle", "model"),
     ];
     for (change, status, param, words) in cases {
