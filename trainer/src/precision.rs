@@ -71,6 +71,12 @@ pub fn settle(asked: Precision, device: Device) -> Result<Settled> {
         )
         .at("precision")
         .into()),
+        Precision::Bf16Pure if !cpu => Err(Failure::user(
+            "invalid_precision",
+            "bf16_pure rounds by a kernel that only CPUs have so far. Ask for bf16, or leave precision at auto.",
+        )
+        .at("precision")
+        .into()),
         Precision::Bf16 | Precision::Bf16Pure if cpu && !native::runtime::multiplies_bf16() => {
             settled(asked, "asked for; this processor has no instructions for bf16, so it is slower than fp32")
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use formats::checkpoint;
+use native::memory::Mapped;
 use safetensors::Dtype;
 use safetensors::tensor::View;
 use std::borrow::Cow;
@@ -46,11 +47,19 @@ fn dtype_of(kind: Kind) -> Result<Dtype> {
     })
 }
 
-/// A tensor on its way into a file.
+/// A tensor on its way into a file. Its bytes are copied when its turn comes, so that one tensor at a time is held twice.
 struct Saved {
     dtype: Dtype,
     shape: Vec<usize>,
-    data: Vec<u8>,
+    tensor: Tensor,
+}
+
+impl Saved {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let tensor = tensor.detach();
+        let shape = tensor.size().into_iter().map(usize::try_from).collect::<Result<_, _>>()?;
+        Ok(Saved { dtype: dtype_of(tensor.kind())?, shape, tensor })
+    }
 }
 
 impl View for &Saved {
@@ -61,10 +70,13 @@ impl View for &Saved {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.data)
+        let tensor = self.tensor.to_device(Device::Cpu).contiguous();
+        let mut data = vec![0; self.data_len()];
+        tensor.copy_data_u8(&mut data, tensor.numel());
+        Cow::Owned(data)
     }
     fn data_len(&self) -> usize {
-        self.data.len()
+        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
     }
 }
 
@@ -72,7 +84,7 @@ impl View for &Saved {
 pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     let saved = tensors
         .iter()
-        .map(|(name, tensor)| Ok((name.as_str(), bytes_of(tensor)?)))
+        .map(|(name, tensor)| Ok((name.as_str(), Saved::new(tensor)?)))
         .collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
     safetensors::serialize_to_file(saved.iter().map(|(name, tensor)| (*name, tensor)), Some(metadata), path)
@@ -81,17 +93,9 @@ pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
     Ok(())
 }
 
-fn bytes_of(tensor: &Tensor) -> Result<Saved> {
-    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
-    let mut data = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
-    tensor.f_copy_data_u8(&mut data, tensor.numel())?;
-    let shape = tensor.size().into_iter().map(usize::try_from).collect::<Result<_, _>>()?;
-    Ok(Saved { dtype: dtype_of(tensor.kind())?, shape, data })
-}
-
 /// Reads all tensors of a file of our own.
 pub fn load(path: &Path) -> Result<Named> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let bytes = Mapped::open(path).with_context(|| format!("reading {}", path.display()))?;
     let file = safetensors::SafeTensors::deserialize(&bytes)
         .with_context(|| format!("reading {}", path.display()))?;
     file.iter()

@@ -315,3 +315,35 @@ fn dropout_is_drawn_anew_each_step_and_only_in_training() {
     assert!((without.0[0].1 - without.0[1].1).abs() < 1e-6);
     assert!(distance(&[with.1[0].1], &[without.1[0].1]) < 1e-6);
 }
+
+#[test]
+fn each_precision_of_a_cpu_learns_and_goes_on_with_the_same_bits() {
+    for precision in ["fp32", "bf16", "bf16_pure"] {
+        let training = json!({"epochs": 10, "batch_size": 8, "learning_rate": 3e-3, "dropout": 0.1,
+            "precision": precision});
+        let whole = Job::new("bert", training.clone());
+        let ended = result(whole.run());
+        assert_eq!(ended["metrics"]["accuracy"], json!(1.0), "{precision}");
+        assert_eq!(whole.events()[0]["data"]["precision"], precision);
+        let paused = Job::new("bert", training);
+        let control = Control::default();
+        control.ask(Asked::Pause);
+        assert_eq!(paused.run_under(&control, 1), Outcome::Paused(1));
+        result(paused.run_under(&Control::default(), 2));
+        assert!(weights(&whole) == weights(&paused), "{precision}");
+        assert_eq!(whole.curve("train", "loss"), paused.curve("train", "loss"), "{precision}");
+    }
+}
+
+#[test]
+fn pure_bf16_leaves_a_checkpoint_of_half_the_size() {
+    let bytes = |precision: &str| {
+        let job = Job::new("bert", json!({"max_steps": 2, "batch_size": 8, "precision": precision}));
+        result(job.run());
+        let config = json_of(job.path("out/model/config.json"));
+        (weights(&job).len(), config["dtype"].clone())
+    };
+    let ((full, of_full), (half, of_half)) = (bytes("fp32"), bytes("bf16_pure"));
+    assert!((half as f64) < 0.7 * full as f64, "{half} of {full}");
+    assert_eq!((of_full, of_half), (json!("float32"), json!("bfloat16")));
+}

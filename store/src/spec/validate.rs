@@ -7,7 +7,8 @@ use std::ops::RangeBounds;
 
 use super::reader::unknown;
 use super::{
-    ClassWeights, Device, Every, JobSpec, Precision, ProblemType, Schedule, ScheduleName, Task, Training,
+    ClassWeights, Device, Every, JobSpec, Optimizer, Precision, ProblemType, Schedule, ScheduleName, Task,
+    Training,
 };
 
 /// A field that cannot be accepted.
@@ -59,6 +60,11 @@ impl JobSpec {
     /// What no CPU computes is refused before the job waits for one; other devices are known to the trainer alone.
     fn check_precision(&self, check: &mut Check) {
         let precision = self.training.precision;
+        let rounds = matches!(self.training.optimizer, Optimizer::Adam { .. } | Optimizer::Adamw { .. });
+        check.that(precision != Precision::Bf16Pure || rounds, "training.precision", || {
+            "bf16_pure rounds updates at random, which adam and adamw do; take one of them, or bf16"
+                .to_owned()
+        });
         let for_gpus = matches!(precision, Precision::Tf32 | Precision::Fp16);
         check.that(!for_gpus || self.resources.device != Device::Cpu, "training.precision", || {
             format!("{} is for GPUs, and the device is cpu; ask for bf16, fp32 or auto", precision.name())
@@ -470,6 +476,13 @@ mod tests {
             (
                 "training.precision",
                 vec![("training.precision", json!("fp16")), ("resources.device", json!("cpu"))],
+            ),
+            (
+                "training.precision",
+                vec![
+                    ("training.precision", json!("bf16_pure")),
+                    ("training.optimizer", json!({"name": "lion"})),
+                ],
             ),
         ];
         for (param, changes) in cases {

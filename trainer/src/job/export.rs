@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 use store::spec::ProblemType;
+use tch::Kind;
 
 use super::checkpoint::{sync_folder, write_synced};
 use crate::failure::Failure;
@@ -41,7 +42,10 @@ impl ModelFiles {
         problem: ProblemType,
         labels: &[String],
     ) -> Result<Self> {
-        Ok(ModelFiles { params, config: tuned_config(config, problem, labels)?, base: base.to_path_buf() })
+        let mut config = tuned_config(config, problem, labels)?;
+        let half = params.iter().any(|(_, param)| param.kind() == Kind::BFloat16);
+        config["dtype"] = if half { "bfloat16" } else { "float32" }.into();
+        Ok(ModelFiles { params, config, base: base.to_path_buf() })
     }
 
     /// Writes weights, configuration and tokenizer into a folder that exists.
@@ -87,7 +91,6 @@ fn tuned_config(base: &Value, problem: ProblemType, labels: &[String]) -> Result
     config.insert("problem_type".into(), serde_json::to_value(problem)?);
     config.insert("id2label".into(), labels.iter().enumerate().map(ids).collect::<Map<_, _>>().into());
     config.insert("label2id".into(), labels.iter().enumerate().map(names).collect::<Map<_, _>>().into());
-    config.insert("dtype".into(), "float32".into());
     for gone in ["torch_dtype", "_name_or_path", "num_labels", "_num_labels"] {
         config.shift_remove(gone);
     }

@@ -116,7 +116,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         restore(&mut params, &checkpoints.path(state.step))?;
         copies.refresh()?;
     }
-    let mut optimizer = Optimizer::new(&spec.training, &params, model.as_ref())?;
+    let mut optimizer = Optimizer::new(&spec.training, &params, model.as_ref())?.seeded(u64::from(spec.seed));
     if let Some(state) = &resumed {
         checkpoints.load_optimizer(state.step, &mut optimizer)?;
         tell_resume(state, &checkpoints, events)?;

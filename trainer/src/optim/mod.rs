@@ -25,6 +25,7 @@ pub struct Optimizer {
     schedule: Schedule,
     learning_rate: f64,
     groups: Vec<Members>,
+    seed: u64,
 }
 
 /// A [`Group`] whose parameters have their state.
@@ -57,17 +58,25 @@ impl Optimizer {
         schedule: Schedule,
         learning_rate: f64,
     ) -> Self {
-        let members = |group: Group| Members {
+        let mut numbers = 0..;
+        let mut members = |group: Group| Members {
             params: group
                 .params
                 .into_iter()
-                .map(|(name, tensor)| Param::new(&rule, name, tensor, group.hidden))
+                .zip(&mut numbers)
+                .map(|((name, tensor), number)| Param::new(&rule, name, tensor, group.hidden, number))
                 .collect(),
             lr_scale: group.lr_scale,
             weight_decay: group.weight_decay,
         };
-        let groups = groups.into_iter().map(members).collect();
-        Optimizer { rule, schedule, learning_rate, groups }
+        let groups = groups.into_iter().map(&mut members).collect();
+        Optimizer { rule, schedule, learning_rate, groups, seed: 0 }
+    }
+
+    /// Draws the rounding of parameters in bf16 by this seed.
+    pub fn seeded(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
     }
 
     /// The learning rate of `step` (counted from 0) of `total`, before a group's share.
@@ -106,7 +115,8 @@ impl Optimizer {
     /// libtorch's.
     pub fn step(&mut self, lr: f64, scale: f32) -> Result<()> {
         for group in &self.groups {
-            update::group(&self.rule, group, update::Step { lr, scale }).context("the optimizer's step")?;
+            update::group(&self.rule, group, update::Step { lr, scale, seed: self.seed })
+                .context("the optimizer's step")?;
         }
         Ok(())
     }

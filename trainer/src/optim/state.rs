@@ -11,6 +11,8 @@ pub(super) struct Param {
     name: String,
     pub(super) tensor: Tensor,
     pub(super) way: Way,
+    /// Its number among the optimizer's parameters: what its rounding is drawn by.
+    pub(super) index: u32,
     parts: Vec<&'static str>,
     pub(super) state: Vec<Tensor>,
 }
@@ -50,7 +52,7 @@ impl Way {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Size {
-    /// Shape, kind and device of the parameter.
+    /// Shape and device of the parameter, and its kind; 32 bits where that has 16.
     Like,
     /// One Float on the parameter's device, where the fused kernels read it.
     Count,
@@ -70,6 +72,7 @@ impl Size {
     fn zeros(self, param: &Tensor) -> Tensor {
         let (kind, device, mut size) = (param.kind(), param.device(), param.size());
         match self {
+            Size::Like if kind == Kind::BFloat16 => Tensor::zeros(size, (Kind::Float, device)),
             Size::Like => param.detach().zeros_like(),
             Size::Count => Tensor::zeros([], (Kind::Float, device)),
             Size::CountHere => Tensor::zeros([], (Kind::Float, Device::Cpu)),
@@ -139,13 +142,13 @@ pub(super) fn amsgrad(rule: &Rule) -> bool {
 impl Param {
     /// A state of zeros, made at once so that memory does not grow at the first step. `hidden`: whether it is a
     /// parameter of a layer.
-    pub(super) fn new(rule: &Rule, name: String, tensor: Tensor, hidden: bool) -> Self {
+    pub(super) fn new(rule: &Rule, name: String, tensor: Tensor, hidden: bool, index: u32) -> Self {
         let way = Way::of(rule, &tensor, hidden);
         let (parts, state) = parts(rule, way, tensor.dim())
             .into_iter()
             .map(|(part, size)| (part, size.zeros(&tensor)))
             .unzip();
-        Param { name, tensor, way, parts, state }
+        Param { name, tensor, way, index, parts, state }
     }
 
     pub(super) fn state(&self) -> impl Iterator<Item = (String, Tensor)> {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use native::optim::{
     self, Adafactor, AdafactorState, Adam, Adam8bitState, AdamState, Extra, Lion, Muon, Rmsprop,
-    RmspropState, Sgd,
+    RmspropState, Rounding, Sgd,
 };
 use store::spec::{self, Optimizer as Rule};
 use tch::{Device, Kind, Tensor};
@@ -18,6 +18,8 @@ pub(super) struct Step {
     pub(super) lr: f64,
     /// What gradients are multiplied by.
     pub(super) scale: f32,
+    /// What rounding is drawn by.
+    pub(super) seed: u64,
 }
 
 /// Parameters of one kind and device with their gradients.
@@ -82,7 +84,7 @@ pub(super) fn group(rule: &Rule, group: &Members, step: Step) -> Result<()> {
             }
             (_, rule) => {
                 if let Some(options) = adam_options(rule, lr, weight_decay, scale) {
-                    adam(&lists, &options, alike)?;
+                    adam(&lists, &options, alike, step.seed)?;
                 }
             }
         }
@@ -139,7 +141,7 @@ fn adam_options(rule: &Rule, lr: f64, weight_decay: f64, scale: f32) -> Option<A
     Some(Adam { lr: lr * share, betas, eps, weight_decay, scale, amsgrad: amsgrad(rule) })
 }
 
-fn adam(lists: &Lists, options: &Adam, alike: Alike) -> Result<()> {
+fn adam(lists: &Lists, options: &Adam, alike: Alike, seed: u64) -> Result<()> {
     let (params, grads) = (&lists.tensors, &lists.grads());
     if alike.way == Way::Adamw8bit {
         let state = Adam8bitState {
@@ -157,10 +159,17 @@ fn adam(lists: &Lists, options: &Adam, alike: Alike) -> Result<()> {
         steps: part(lists, 2),
         max_exp_avg_sqs: part(lists, 3),
     };
+    // To the nearest, bf16 would lose every update below 2⁻⁹ of its parameter: nearly all of them.
+    let indices: Vec<u32> = lists.params.iter().map(|param| param.index).collect();
+    let rounding = match alike.kind {
+        Kind::BFloat16 => Rounding::Stochastic { seed, indices: &indices },
+        _ => Rounding::Nearest,
+    };
+    let extra = Extra { rounding, ..Extra::default() };
     match (alike.lazy, alike.way) {
         (true, _) => optim::sparse_adam(params, grads, &state, options)?,
-        (false, Way::Adam) => optim::adam(params, grads, &state, options, &Extra::default())?,
-        (false, _) => optim::adamw(params, grads, &state, options, &Extra::default())?,
+        (false, Way::Adam) => optim::adam(params, grads, &state, options, &extra)?,
+        (false, _) => optim::adamw(params, grads, &state, options, &extra)?,
     }
     Ok(())
 }
