@@ -6,8 +6,11 @@ use crate::spec::{Optimizer, Precision, Training};
 
 const FP32: u64 = 4;
 
-/// The program with libtorch loaded, after the first products: measured, see `trainer/tests/estimate.rs`.
-const PROGRAM: u64 = 150_000_000;
+/// The program with libtorch loaded, after its first products: measured, as `trainer/tests/estimate.rs` does.
+const PROGRAM: u64 = 145_000_000;
+
+/// What the tokenizer holds for each token of its vocabulary: measured.
+const TOKEN: u64 = 1_400;
 
 /// What is known of the machine that will train.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +45,7 @@ impl Bytes {
         Bytes { activation: if pure || copies { 2 } else { FP32 }, pure, copies }
     }
 
-    /// Bytes of a number of this parameter, of its gradient, and of a state that is like it.
+    /// Bytes of a number of this parameter and of its gradient.
     fn parameter(self, parameter: &Parameter) -> u64 {
         if self.pure && parameter.is_low() { 2 } else { FP32 }
     }
@@ -64,7 +67,7 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
         to.weights += own;
         to.copies += bytes.copy(parameter);
         if *trained {
-            to.optimizer += state_bytes(&training.optimizer, parameter, bytes.parameter(parameter));
+            to.optimizer += state_bytes(&training.optimizer, parameter);
             if parameter.gives_rows() {
                 tables.push(parameter);
             } else {
@@ -80,22 +83,17 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     let kept = Kept { model, bytes, tokens: to.tokens_at_once };
     to.activations = kept.activations(&flow, training.gradient_checkpointing);
     let standing = to.weights + to.copies + to.optimizer;
+    let accumulation = u64::from(training.gradient_accumulation_steps).max(1);
+    let after = to.gradients + by_row(&tables, &kept, accumulation);
     let work = to.activations + kept.backward(&flow);
-    let accumulates = training.gradient_accumulation_steps > 1;
-    let by_row = by_row(&tables, &kept, u64::from(training.gradient_accumulation_steps).max(1));
-    let backward = if accumulates {
-        work + to.gradients + by_row
-    } else {
-        // Activations go as gradients come: the most stands at one of the two ends.
-        work.max(to.gradients + by_row + kept.embedding())
-    };
-    let after = to.gradients + by_row;
-    let update = after + update_bytes(&training.optimizer, &tables, model, bytes);
-    let saved = after + to.weights.max(to.optimizer);
-    let evaluated = after + evaluation(model, training, rows);
-    let most = backward.max(update).max(saved).max(evaluated);
-    to.buffers = most.saturating_sub(to.activations.max(to.gradients));
-    to.runtime = PROGRAM + rows_bytes(rows, to);
+    let largest = model.parameters.iter().map(|parameter| FP32 * parameter.elements()).max().unwrap_or(0);
+    let update = update_bytes(&training.optimizer, &tables, model, bytes, largest);
+    // A checkpoint is written tensor by tensor.
+    let passing = update.max(largest).max(evaluation(model, training, rows));
+    // Freed activations that stay with the process stand beside what passes after them.
+    let most = if kept.gives_back() { (work + after).max(after + passing) } else { work + after + passing };
+    to.buffers = most.saturating_sub(to.activations + to.gradients);
+    to.runtime = PROGRAM + model.vocabulary() * TOKEN + rows_bytes(rows, to);
     to.peak = to.runtime + standing + most;
 }
 
@@ -128,6 +126,13 @@ impl Kept<'_> {
         a * n * (3 * d + 2 * d + m + inputs) + FP32 * n * (self.model.heads + 4)
     }
 
+    /// Whether the allocator gives freed activations back to the system: those of 32 MiB and more, which it maps one by
+    /// one (glibc's `DEFAULT_MMAP_THRESHOLD_MAX`). Smaller ones stay with the process, in pieces that what comes after
+    /// them does not fit well.
+    fn gives_back(&self) -> bool {
+        self.bytes.activation * self.tokens * self.model.hidden >= 32 << 20
+    }
+
     /// The sum of embeddings, in fp32 but where tables are kept in fewer bits, and what is made of it.
     fn embedding(&self) -> u64 {
         let table = if self.bytes.pure { 2 } else { FP32 };
@@ -154,10 +159,15 @@ fn by_row(tables: &[&Parameter], kept: &Kept, accumulation: u64) -> u64 {
 }
 
 /// What an update makes and drops again.
-fn update_bytes(optimizer: &Optimizer, tables: &[&Parameter], model: &Model, bytes: Bytes) -> u64 {
+fn update_bytes(
+    optimizer: &Optimizer,
+    tables: &[&Parameter],
+    model: &Model,
+    bytes: Bytes,
+    largest: u64,
+) -> u64 {
     let table = |table: &&Parameter| bytes.parameter(table) * table.elements();
     let dense: u64 = tables.iter().map(table).sum();
-    let largest = model.parameters.iter().map(|parameter| FP32 * parameter.elements()).max().unwrap_or(0);
     match optimizer {
         // These read gradients by row.
         Optimizer::Adam { .. }
@@ -171,14 +181,14 @@ fn update_bytes(optimizer: &Optimizer, tables: &[&Parameter], model: &Model, byt
     }
 }
 
-/// Bytes that a rule remembers of a parameter (`trainer::optim`).
-fn state_bytes(optimizer: &Optimizer, parameter: &Parameter, own: u64) -> u64 {
+/// Bytes that a rule remembers of a parameter (`trainer::optim`), in 32 bits also where the parameter has 16.
+fn state_bytes(optimizer: &Optimizer, parameter: &Parameter) -> u64 {
     /// Parameters with fewer numbers keep 32-bit moments.
     const LEAST_8BIT: u64 = 4096;
     /// Codes that share a scale.
     const BLOCK: u64 = 256;
     let elements = parameter.elements();
-    let like = own * elements;
+    let like = FP32 * elements;
     let matrix = parameter.shape.len() == 2;
     match optimizer {
         Optimizer::Sgd { momentum, .. } => {
@@ -198,7 +208,7 @@ fn state_bytes(optimizer: &Optimizer, parameter: &Parameter, own: u64) -> u64 {
         Optimizer::Lion { .. } => like,
         Optimizer::Adafactor { beta1, .. } => {
             let mean = if beta1.is_some() { like } else { 0 };
-            mean + if matrix { own * parameter.shape.iter().sum::<u64>() } else { like }
+            mean + if matrix { FP32 * parameter.shape.iter().sum::<u64>() } else { like }
         }
         Optimizer::Muon { .. } if matrix && parameter.is_multiplied() => like,
         Optimizer::Muon { .. } => 2 * like,

@@ -116,6 +116,13 @@ impl Model {
         }
     }
 
+    /// Rows of the word embedding.
+    pub(super) fn vocabulary(&self) -> u64 {
+        let words =
+            self.parameters.iter().find(|parameter| parameter.name.ends_with("word_embeddings.weight"));
+        words.map_or(0, |words| words.shape[0])
+    }
+
     /// For each parameter whether it is trained.
     pub fn trained(&self, training: &Training) -> Vec<bool> {
         let freeze = &training.freeze;
