@@ -133,8 +133,10 @@ pub async fn dry_run(state: &AppState, new: &NewJob) -> Result<DryRun> {
     // What a GPU has of its own is not known here.
     let on_cpu = |agent: &Agent| spec.resources.device == Device::Cpu || agent.cuda_devices == 0;
     let fits = |agent: &Agent| Some(estimate.total() <= memory_of(agent).filter(|_| on_cpu(agent))?);
-    let agents: Vec<_> = live.into_iter().map(|agent| (fits(&agent), agent)).map(|(fits, agent)| (agent, fits)).collect();
-    let largest = agents.iter().filter(|(_, fits)| fits.is_some()).filter_map(|(agent, _)| memory_of(agent)).max();
+    let agents: Vec<_> =
+        live.into_iter().map(|agent| (fits(&agent), agent)).map(|(fits, agent)| (agent, fits)).collect();
+    let largest =
+        agents.iter().filter(|(_, fits)| fits.is_some()).filter_map(|(agent, _)| memory_of(agent)).max();
     let suggestion = largest.filter(|most| estimate.total() > *most).and_then(|most| {
         let ways = estimate::ways(&sample.model, spec, &rows, machine);
         estimate::fitting(&ways, most).cloned()
@@ -211,7 +213,11 @@ async fn sample(state: &AppState, spec: &JobSpec, model_id: &str, file: FileId) 
     let file = store::file::get(&state.store.db, file).await?.ok_or_else(gone)?;
     let files = model::files(&state.store.db, model_id).await?;
     let problem = spec.problem_type.unwrap_or(ProblemType::SingleLabel);
-    let key = key(&[&json!(file.hash), &json!([spec.columns, problem, spec.split, spec.data]), &json!(files.iter().map(|file| &file.hash).collect::<Vec<_>>())]);
+    let key = key(&[
+        &json!(file.hash),
+        &json!([spec.columns, problem, spec.split, spec.data]),
+        &json!(files.iter().map(|file| &file.hash).collect::<Vec<_>>()),
+    ]);
     let known = state.samples.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
     if let Some(known) = known {
         return Ok(known);
@@ -265,7 +271,9 @@ fn look(
     let split = split_examples(name, &examples, sizes, spec.split.stratify, spec.split.seed.into())?;
     let labels = match problem {
         ProblemType::Regression => 1,
-        _ => formats::dataset::LabelMap::from_train(name, examples.iter().map(|example| &example.label))?.len(),
+        _ => {
+            formats::dataset::LabelMap::from_train(name, examples.iter().map(|example| &example.label))?.len()
+        }
     };
     let model = Model::new(&config, labels as u64)?;
     let tokenizer = Tokenizer::load(folder)?;
