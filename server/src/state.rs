@@ -7,6 +7,7 @@ use store::notify::Listener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::openai::dry_run::Samples;
 use crate::predictor::Predictors;
 use crate::telemetry::Requests;
 
@@ -21,6 +22,8 @@ pub struct AppState {
     pub listener: Arc<Listener>,
     /// Trainer processes that answer predictions.
     pub predictors: Arc<Predictors>,
+    /// Lengths of rows that estimates were made from.
+    pub samples: Samples,
     /// Cancelled when the server stops: long answers such as event streams end on it.
     pub stopping: CancellationToken,
     /// Counts of requests, for `/metrics`.
@@ -35,6 +38,7 @@ impl AppState {
             predictors: Arc::new(Predictors::new(&config, store.objects.clone())),
             config: Arc::new(config),
             requests: Requests::default(),
+            samples: Samples::default(),
             store,
             stopping,
         }

@@ -39,9 +39,24 @@ function askForColumns() {
   document.body.dispatchEvent(new CustomEvent("data-chosen"));
 }
 
+// The server counts memory, steps and time of what the form says; the same question is asked once.
+let estimated = "";
+let asking = 0;
+
+function askForEstimate() {
+  clearTimeout(asking);
+  asking = setTimeout(() => {
+    const said = new URLSearchParams(new FormData(form)).toString();
+    if (said === estimated) return;
+    estimated = said;
+    document.body.dispatchEvent(new CustomEvent("settings-changed"));
+  }, 400);
+}
+
 function refresh() {
   showFields();
   summarize();
+  askForEstimate();
 }
 
 form.addEventListener("change", (event) => {

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod checkpoint;
+pub mod estimate;
 pub mod event;
 pub mod file;
 pub mod idempotency;

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The code of a failure for lack of memory.
+pub const OUT_OF_MEMORY: &str = "out_of_memory";
+
 /// Whose fault a failure is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -54,7 +57,8 @@ impl Failure {
         if let Some(problems) = error.downcast_ref::<formats::Problems>() {
             return problems.into();
         }
-        Failure::internal("internal_error", format!("{error:#}"))
+        let text = format!("{error:#}");
+        Failure::of_memory(&text).unwrap_or_else(|| Failure::internal("internal_error", text))
     }
 
     /// The failure that a panic's payload tells of.
@@ -66,20 +70,30 @@ impl Failure {
             .map(String::as_str)
             .or_else(|| payload.downcast_ref::<&str>().copied())
             .unwrap_or("the reason is unknown");
-        // libtorch appends its C++ stack after the first lines.
-        let text = text.split("\nException raised from").next().unwrap_or(text).trim();
-        if text.contains("out of memory") || text.contains("can't allocate memory") {
-            return Failure::user(
-                "out_of_memory",
-                format!(
-                    "Memory ran out: {text}. Take a smaller batch_size with more gradient_accumulation_steps, or a \
-                     smaller max_length."
-                ),
-            )
-            .at("batch_size");
-        }
-        Failure::internal("panic", format!("The training stopped on an error inside: {text}"))
+        let short = first_lines(text);
+        Failure::of_memory(text).unwrap_or_else(|| {
+            Failure::internal("panic", format!("The training stopped on an error inside: {short}"))
+        })
     }
+
+    /// The failure that an allocator's words tell of, on a CPU or a GPU; `None` for other words.
+    fn of_memory(text: &str) -> Option<Self> {
+        const WORDS: [&str; 4] =
+            ["out of memory", "can't allocate memory", "std::bad_alloc", "Cannot allocate memory"];
+        if !WORDS.iter().any(|words| text.contains(words)) {
+            return None;
+        }
+        let asked = text.split("you tried to allocate ").nth(1).and_then(|rest| rest.split(' ').next());
+        let asked = asked.and_then(|bytes| bytes.parse::<f64>().ok());
+        let asked =
+            asked.map_or(String::new(), |bytes| format!(" when {:.0} MB more were asked for", bytes / 1e6));
+        Some(Failure::user(OUT_OF_MEMORY, format!("Memory ran out{asked}.")).at("batch_size"))
+    }
+}
+
+/// What a message says before the C++ stack that libtorch appends.
+fn first_lines(text: &str) -> &str {
+    text.split("\nException raised from").next().unwrap_or(text).trim()
 }
 
 impl From<&formats::Problem> for Failure {
@@ -109,6 +123,15 @@ mod tests {
         let failure =
             Failure::of_panic(&"DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes");
         assert_eq!((failure.fault, failure.code.as_str()), (Fault::User, "out_of_memory"));
+    }
+
+    #[test]
+    fn an_allocator_is_heard_behind_an_error_as_well() {
+        let error = anyhow::anyhow!("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000 bytes. Error code 12 (Cannot allocate memory)")
+            .context("the backward pass");
+        let failure = Failure::of(&error);
+        assert_eq!((failure.fault, failure.code.as_str()), (Fault::User, "out_of_memory"));
+        assert_eq!(failure.message, "Memory ran out when 9 MB more were asked for.");
     }
 
     #[test]

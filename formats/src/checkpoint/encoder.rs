@@ -7,6 +7,16 @@ use super::config::Config;
 use super::weights::Weights;
 use crate::problem::{Problem, ProblemKind};
 
+/// Names, below the encoder's prefix, and shapes of the tensors that an encoder of this configuration has.
+///
+/// # Errors
+/// [`ProblemKind::Config`] where a size is not given.
+pub fn encoder_tensors(config: &Config) -> Result<Vec<(String, Vec<u64>)>, Problem> {
+    let distilbert = config.model_type.as_deref() == Some("distilbert");
+    let names = if distilbert { &DISTILBERT } else { &BERT };
+    Ok(names.expected(&Sizes::of(config, distilbert)?))
+}
+
 /// Tensors that are absent, or have another shape than the configuration says.
 pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
     let model_type = config.model_type.as_deref().unwrap_or_default();

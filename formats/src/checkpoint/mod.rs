@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ::safetensors::Dtype;
 pub use config::{Config, SUPPORTED_MODEL_TYPES};
+pub use encoder::encoder_tensors;
 pub(crate) use folder::read_text;
 pub use folder::{inspect_checkpoint, read_json};
 pub use safetensors::{Header, TensorInfo};

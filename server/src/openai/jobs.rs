@@ -9,30 +9,39 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use store::JobId;
 use store::job::{self, Job};
-use store::queue::{self, Dedup, EnqueueError, OrderError};
+use store::queue::{self, Dedup, EnqueueError, NewJob, OrderError};
 
 use super::views::job_json;
-use super::{prepare, rerun, retries};
+use super::{dry_run, prepare, rerun, retries};
 use crate::extract::{JsonObject, Query, id_of};
 use crate::{AppState, Error, Result};
 
-/// `POST /v1/fine_tuning/jobs`
+/// `POST /v1/fine_tuning/jobs`; with `dry_run` nothing is made, and the answer says what the job would take.
 pub async fn create_job(
     State(state): State<AppState>,
     headers: HeaderMap,
-    JsonObject(body): JsonObject,
+    JsonObject(mut body): JsonObject,
 ) -> Result<Json<Value>> {
+    if dry_run::taken_from(&mut body)? {
+        let new = checked(&state, &body).await?;
+        return Ok(Json(dry_run::dry_run(&state, &new).await?.to_json(&new)));
+    }
     let dedup = retries::dedup_of(&headers, &body)?;
     Ok(Json(job_json(&create(&state, &body, &dedup).await?)))
 }
 
 /// Makes a job of a request, unless the same request has made one already; every check of the API is here.
 pub async fn create(state: &AppState, body: &Map<String, Value>, dedup: &Dedup) -> Result<Job> {
-    let new = match body.get("manifest") {
-        None | Some(Value::Null) => prepare::prepare(state, body).await?,
-        Some(_) => rerun::prepare(state, body).await?,
-    };
+    let new = checked(state, body).await?;
     Ok(queue::enqueue_once(&state.store.db, &new, dedup).await?.job)
+}
+
+/// The job that a request asks for, with every check passed and nothing made.
+pub async fn checked(state: &AppState, body: &Map<String, Value>) -> Result<NewJob> {
+    match body.get("manifest") {
+        None | Some(Value::Null) => prepare::prepare(state, body).await,
+        Some(_) => rerun::prepare(state, body).await,
+    }
 }
 
 /// `GET /v1/fine_tuning/jobs`

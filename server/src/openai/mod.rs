@@ -2,6 +2,7 @@
 
 mod archive;
 mod checkpoints;
+pub mod dry_run;
 mod events;
 pub mod files;
 pub mod jobs;

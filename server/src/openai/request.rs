@@ -253,7 +253,7 @@ fn refuse_what_is_not_there(reader: &mut Reader) -> Result<()> {
         Value::Bool(flag) => !flag,
         _ => false,
     };
-    for name in ["integrations", "gate", "dry_run"] {
+    for name in ["integrations", "gate"] {
         if reader.value(name).is_some_and(|value| !empty(value)) {
             return Err(Error::invalid(
                 name,
@@ -298,10 +298,9 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused_and_empty_is_not_asked_for() {
-        assert_eq!(refusal(json!({"dry_run": true}))["param"], "dry_run");
         assert_eq!(refusal(json!({"integrations": [{"type": "wandb"}]}))["param"], "integrations");
         assert_eq!(refusal(json!({"method": {"type": "dpo"}}))["param"], "method.type");
-        read(json!({"integrations": [], "gate": null, "dry_run": false})).unwrap();
+        read(json!({"integrations": [], "gate": null})).unwrap();
     }
 
     #[test]

@@ -77,7 +77,7 @@ const ROUTES: [Route; 25] = [
     route(Get, "/v1/files/{id}", "retrieveFile", FILES, "File", "Shows a file"),
     route(Delete, "/v1/files/{id}", "deleteFile", FILES, "Deleted", "Deletes a file that no job needs"),
     route(Get, "/v1/files/{id}/content", "retrieveFileContent", FILES, "", "Downloads a file").sends(BYTES),
-    route(Post, "/v1/fine_tuning/jobs", "createJob", JOBS, "Job", "Starts a fine-tune, after everything about data, model and settings was checked").body(JSON, "CreateJob"),
+    route(Post, "/v1/fine_tuning/jobs", "createJob", JOBS, "Job", "Starts a fine-tune, after everything about data, model and settings was checked; with `dry_run` answers a DryRun and starts nothing").body(JSON, "CreateJob"),
     route(Get, "/v1/fine_tuning/jobs", "listJobs", JOBS, "JobList", "Lists jobs, newest first; `metadata[key]=value` selects").query(&["limit", "after", "metadata"]),
     route(Get, "/v1/fine_tuning/jobs/{id}", "retrieveJob", JOBS, "Job", "Shows a job"),
     route(Post, "/v1/fine_tuning/jobs/{id}/cancel", "cancelJob", JOBS, "Job", "Cancels a job"),

@@ -54,6 +54,7 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("metadata", "object", "Up to 16 pairs of texts"),
         ("resources", "object", "`device` (`auto`, `cpu`, `cuda`), `devices`, `threads`"),
         ("priority", "whole", "Higher ones start first"),
+        ("dry_run", "flag", "true: everything is checked and nothing is made; the answer is a DryRun"),
         ("manifest", "object", "A job's `manifest`, in place of everything but suffix, name, metadata and priority"),
     ]),
     ("Job", "A fine-tune", &[
@@ -75,6 +76,17 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("attempt", "whole", "Claims so far"), ("max_attempts", "whole", "Failures by our fault after which it is given up"), ("errors", "list", "One for each attempt that ended badly"),
         ("agent", "text", "Who runs or ran it"), ("device", "text", "What on"), ("started_at", "time", "When it was first claimed"),
         ("last_event_at", "time", "When the trainer was last heard of"), ("manifest", "object", "Hashes of data, base and settings, versions, seed, hardware: it can be run again from this"),
+    ]),
+    ("DryRun", "What a job would take, told without making it", &[
+        ("object", "text", "`fine_tuning.job.dry_run`"), ("model", "text", "What it would start from"),
+        ("task", "text", "What would be learned"), ("problem_type", "text", "What a label is"), ("columns", "object", "Role → column"),
+        ("rows", "object", "`training` rows, `sampled` ones that were tokenized, their `mean_tokens` and `longest_tokens`"),
+        ("memory", "object", "Bytes: `weights`, `copies` in fewer bits, `gradients`, `optimizer`, `activations` of the greatest batch, passing `buffers`, `runtime`, the `peak` of a process, `processes`, and `total` of all; precision auto is taken for what it became in the last run, else for fp32"),
+        ("steps", "whole", "Optimizer steps"), ("steps_per_epoch", "whole", "Optimizer steps of an epoch"), ("tokens_per_step", "whole", "Tokens of a step, on average"),
+        ("flops_per_step", "number", "Floating-point operations of a step"),
+        ("seconds_per_step", "number", "By the speed of the newest finished job on the same kind of device; null without one"), ("speed_of", "text", "That job"),
+        ("fits", "flag", "Whether a live trainer has the memory; null where that is not known"), ("agents", "list", "Live trainers: `name`, `device`, `memory_bytes`, `fits`"),
+        ("suggestion", "object", "Where it does not fit, the first setting that would: `setting`, `param`, `total` bytes"), ("notes", "list", "What was guessed or is worth a look"),
     ]),
     ("Event", "Something that a job said", &[
         ("id", "text", "`ftevent-…`; sorts by time"), ("object", "text", "`fine_tuning.job.event`"), ("created_at", "time", "When"),
@@ -130,6 +142,7 @@ fn field(kind: &str, about: &str) -> Schema {
         "time" => Schema::Object(
             plain(Type::Integer).description(Some(format!("{about}, in seconds since 1970"))).build(),
         ),
+        "number" => Schema::Object(plain(Type::Number).build()),
         "flag" => Schema::Object(plain(Type::Boolean).build()),
         "list" => Schema::Array(
             ArrayBuilder::new().items(ObjectBuilder::new().build()).description(Some(about)).build(),

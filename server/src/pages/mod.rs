@@ -38,6 +38,7 @@ pub fn router() -> Router<AppState> {
         .route("/jobs/new", get(new_job::show_form))
         .route("/jobs/new/columns", get(new_job::show_columns))
         .route("/jobs/new/picker", get(new_job::show_picker))
+        .route("/jobs/new/estimate", get(new_job::show_estimate))
         .route("/jobs/{id}", get(job::show_job))
         .route("/jobs/{id}/status", get(job::show_status))
         .route("/jobs/{id}/results", get(job::show_results))

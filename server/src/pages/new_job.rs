@@ -14,10 +14,11 @@ use store::queue::Dedup;
 use super::job::find_job;
 use super::settings::{self, Values};
 use super::view::data::Preview;
-use super::view::form::{ColumnsPart, Field, FieldKind, HeldOut, NewJob, Picker};
+use super::view::form::{ColumnsPart, EstimateLine, Field, FieldKind, HeldOut, NewJob, Picker};
 use super::view::text;
 use super::view::{Choice, Page, ProblemRow};
 use super::{convert, data, html, models, sentence};
+use crate::openai::dry_run::{self, DryRun};
 use crate::openai::jobs;
 use crate::{AppState, Error, Result};
 
@@ -77,6 +78,55 @@ pub async fn show_picker(State(state): State<AppState>, Query(query): Query<Valu
         other => return Err(Error::not_found(format!("there is no list of {other:?}"))),
     };
     html(&picker)
+}
+
+/// `GET /jobs/new/estimate`: what the form as it stands would take; empty while it cannot be started.
+pub async fn show_estimate(
+    State(state): State<AppState>,
+    Query(mut values): Query<Values>,
+) -> Result<Response> {
+    settings::fill_switches(&mut values);
+    let Ok(body) = request(&values) else { return html(&EstimateLine::default()) };
+    let new = match jobs::checked(&state, &body).await {
+        Ok(new) => new,
+        // Start says it at its field.
+        Err(error) if error.status().is_client_error() => return html(&EstimateLine::default()),
+        Err(error) => return Err(error),
+    };
+    html(&estimate_line(&dry_run::dry_run(&state, &new).await?))
+}
+
+fn estimate_line(run: &DryRun) -> EstimateLine {
+    let estimate = &run.estimate;
+    let mut text = format!(
+        "About {} of memory, {}, {} tokens a step",
+        text::bytes(estimate.total()),
+        text::plural(estimate.steps, "step", "steps"),
+        text::count(estimate.tokens_per_step)
+    );
+    match &run.speed {
+        Some((seconds, job)) => text.push_str(&format!(
+            "; {} of training at the speed of {}.",
+            text::duration(seconds * estimate.steps as f64),
+            convert::job_name(job)
+        )),
+        None => text.push('.'),
+    }
+    let largest = run.agents.iter().filter_map(|(agent, _)| agent.memory_bytes).max().unwrap_or_default();
+    let warning = match (run.fits(), &run.suggestion) {
+        (Some(true) | None, _) => String::new(),
+        (Some(false), None) => format!(
+            "No trainer has so much memory: the largest has {}. Take a smaller model, or a machine with more.",
+            text::bytes(largest.unsigned_abs())
+        ),
+        (Some(false), Some(way)) => format!(
+            "No trainer has so much memory: the largest has {}. With {} it needs about {}.",
+            text::bytes(largest.unsigned_abs()),
+            way.setting,
+            text::bytes(way.total)
+        ),
+    };
+    EstimateLine { text, warning }
 }
 
 /// `POST /jobs`

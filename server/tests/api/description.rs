@@ -47,6 +47,8 @@ async fn every_answer_has_the_described_fields_and_no_others(db: PgPool) {
         parameters: None,
     };
     store::checkpoint::commit(&db, &lease, &checkpoint, &[]).await.unwrap();
+    let table = server.table("rows.csv", &crate::common::rows(40)).await;
+    let dry = json!({"model": "tiny", "training_file": table, "dry_run": true});
     let document = server.get("/openapi.json").await.json();
     let first = async |path: &str| server.get(path).await.json()["data"][0].clone();
     for (shape, answer) in [
@@ -57,6 +59,7 @@ async fn every_answer_has_the_described_fields_and_no_others(db: PgPool) {
         ("Checkpoint", first(&format!("/v1/fine_tuning/jobs/{id}/checkpoints")).await),
         ("Model", server.get("/v1/models/tiny").await.json()),
         ("Agent", first("/v1/agents").await),
+        ("DryRun", server.post("/v1/fine_tuning/jobs", &dry).await.json()),
         ("AgentList", server.get("/v1/agents").await.json()),
         ("Error", server.get("/v1/models/nothing").await.json()),
     ] {

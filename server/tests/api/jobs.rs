@@ -324,3 +324,56 @@ async fn metadata_selects_jobs(db: PgPool) {
     assert_eq!(count("metadata=null").await, 1);
     assert_eq!(count("limit=2").await, 2);
 }
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_dry_run_counts_and_makes_nothing(db: PgPool) {
+    let server = Server::new(db.clone()).await;
+    let (model, file) = (server.tiny_model().await, server.table("rows.csv", &rows(40)).await);
+    let mut body = json!({"model": model, "training_file": file, "dry_run": true,
+        "hyperparameters": {"n_epochs": 2, "batch_size": 8}});
+    let answer = server.post("/v1/fine_tuning/jobs", &body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    let run = answer.json();
+    // 36 rows are left after a tenth is held out.
+    assert_eq!((&run["rows"]["training"], &run["rows"]["sampled"]), (&json!(36), &json!(36)));
+    assert_eq!((&run["steps_per_epoch"], &run["steps"]), (&json!(5), &json!(10)));
+    assert!(run["seconds_per_step"].is_null() && run["fits"].is_null(), "{run}");
+    let memory = &run["memory"];
+    assert!(memory["peak"].as_u64() > memory["runtime"].as_u64(), "{memory}");
+    assert_eq!(memory["total"], memory["peak"]);
+    assert_eq!(server.get("/v1/fine_tuning/jobs").await.json()["data"], json!([]));
+    body["resources"] = json!({"devices": 2, "device": "cpu"});
+    let two = server.post("/v1/fine_tuning/jobs", &body).await.json();
+    assert_eq!(two["memory"]["processes"], 2);
+    assert_eq!(two["memory"]["total"].as_u64(), two["memory"]["peak"].as_u64().map(|peak| 2 * peak));
+    // What a real job is refused for, a dry run is.
+    body["hyperparameters"]["batch_size"] = json!(0);
+    assert_eq!(
+        server.post("/v1/fine_tuning/jobs", &body).await.error()["param"],
+        "hyperparameters.batch_size"
+    );
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_dry_run_says_whether_a_trainer_has_the_memory_and_the_form_warns(db: PgPool) {
+    let server = Server::new(db.clone()).await;
+    let (model, file) = (server.tiny_model().await, server.table("rows.csv", &rows(40)).await);
+    let small = |bytes| store::agent::NewAgent {
+        name: "small".to_owned(),
+        device: "cpu".to_owned(),
+        memory_bytes: Some(bytes),
+        ..store::agent::NewAgent::default()
+    };
+    store::agent::register(&db, &small(50_000_000)).await.unwrap();
+    let body = json!({"model": model, "training_file": file, "dry_run": true});
+    let run = server.post("/v1/fine_tuning/jobs", &body).await.json();
+    assert_eq!((&run["fits"], &run["agents"][0]["fits"]), (&json!(false), &json!(false)), "{run}");
+    let form = format!("/jobs/new/estimate?training_file={file}&model={model}");
+    let line = server.get(&form).await.text();
+    assert!(line.contains("No trainer has so much memory: the largest has 50 MB."), "{line}");
+    store::agent::register(&db, &small(64_000_000_000)).await.unwrap();
+    assert_eq!(server.post("/v1/fine_tuning/jobs", &body).await.json()["fits"], true);
+    let line = server.get(&form).await.text();
+    assert!(line.contains("of memory") && !line.contains("No trainer"), "{line}");
+    assert!(!server.get("/jobs/new/estimate").await.text().contains("memory"), "nothing is chosen");
+}

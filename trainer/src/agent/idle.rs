@@ -1,6 +1,5 @@
 //! Between jobs: registering, staying fit, waiting for something to claim.
 
-use std::path::Path;
 use std::time::Duration;
 
 use store::agent::{NewAgent, register, seen};
@@ -89,7 +88,7 @@ fn describe(agent: &Agent, found: &Result<Devices, String>) -> NewAgent {
         name: agent.settings.name.clone(),
         device: "none".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        memory_bytes: memory(),
+        memory_bytes: crate::memory::of_machine().and_then(|bytes| bytes.try_into().ok()),
         ..NewAgent::default()
     };
     match found {
@@ -240,17 +239,4 @@ impl<'a> Wait<'a> {
         tracing::warn!(%error, outage = is_outage(error), "the queue cannot be looked at; trying again");
         self.reap_from = Instant::now() + self.agent.settings.lease;
     }
-}
-
-/// Memory of the machine in bytes.
-fn memory() -> Option<i64> {
-    let text = std::fs::read_to_string(Path::new("/proc/meminfo")).ok()?;
-    let kib: i64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?
-        .trim()
-        .strip_suffix(" kB")?
-        .parse()
-        .ok()?;
-    Some(kib * 1024)
 }

@@ -7,6 +7,9 @@ use std::process::ExitStatus;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::failure::OUT_OF_MEMORY;
+use crate::job::plan::{Plan, WITHOUT_A_PLAN};
+
 /// Exit codes of `luthier-trainer job`.
 pub(super) mod code {
     pub(in crate::agent) const SUCCEEDED: i32 = 0;
@@ -84,17 +87,17 @@ pub(super) enum End {
 }
 
 /// What is known about an ended process beside its result.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) exit: ExitStatus,
     /// The kernel's count of kills for lack of memory was raised while the job ran.
     pub(super) out_of_memory: bool,
     /// The last step that an event told of.
     pub(super) step: Option<i64>,
-    /// Rows that a step takes at once.
-    pub(super) batch_size: u32,
-    /// Tokens that a row may have, where the job says so.
-    pub(super) max_length: Option<u32>,
+    /// Whether its last words were those of Rust's allocator, which ends a process by signal 6.
+    pub(super) allocation_failed: bool,
+    /// What it had planned to need.
+    pub(super) plan: Option<Plan>,
 }
 
 /// Reads `result.json`: `None` when there is none, the reason when it cannot be understood.
@@ -109,7 +112,7 @@ pub(super) fn read_result(path: &Path) -> Option<Result<JobResult, String>> {
 /// Decides by exit code and result together.
 pub(super) fn decide(seen: Seen, result: Option<Result<JobResult, String>>) -> End {
     let Some(exit) = seen.exit.code() else {
-        return End::Failed(killed(seen));
+        return End::Failed(killed(&seen));
     };
     match (exit, result) {
         (code::SUCCEEDED, Some(Ok(JobResult::Succeeded(success)))) => End::Succeeded(success),
@@ -146,23 +149,18 @@ fn told(result: JobResult, seen_step: Option<i64>) -> Reason {
     Reason { last: fault == ResultFault::User, code, message, param, step: step.or(seen_step) }
 }
 
-fn killed(seen: Seen) -> Reason {
+fn killed(seen: &Seen) -> Reason {
     let signal = seen.exit.signal().unwrap_or(0);
     let ended = format!("The trainer was ended by signal {signal}{}{}", name(signal), at(seen.step));
-    if seen.out_of_memory && signal == libc::SIGKILL {
+    let by_kernel = seen.out_of_memory && signal == libc::SIGKILL;
+    let by_itself = seen.allocation_failed && signal == libc::SIGABRT;
+    if by_kernel || by_itself {
+        let plan = seen.plan.as_ref();
+        let words = plan.map_or_else(|| WITHOUT_A_PLAN.to_owned(), Plan::words);
         return Reason {
             last: true,
-            ..internal(
-                "out_of_memory",
-                format!(
-                    "{ended}: the machine ran out of memory at batch_size {} and {}. Use a smaller batch_size with \
-                     more gradient_accumulation_steps, or a smaller max_length.",
-                    seen.batch_size,
-                    seen.max_length
-                        .map_or("the model's own max_length".to_owned(), |most| format!("max_length {most}"))
-                ),
-                seen.step,
-            )
+            param: Some(plan.map_or("batch_size", Plan::param).to_owned()),
+            ..internal(OUT_OF_MEMORY, format!("{ended}: memory ran out. {words}"), seen.step)
         };
     }
     let core = if seen.exit.core_dumped() { " (core dumped)" } else { "" };
@@ -227,8 +225,8 @@ mod tests {
             exit: ExitStatus::from_raw(code << 8),
             out_of_memory: false,
             step: Some(7),
-            batch_size: 64,
-            max_length: Some(512),
+            allocation_failed: false,
+            plan: None,
         }
     }
 
@@ -288,7 +286,22 @@ mod tests {
         assert!(!by_hand.last);
         let by_kernel = reason(decide(Seen { out_of_memory: true, ..signalled(libc::SIGKILL) }, None));
         assert!(by_kernel.last);
-        assert!(by_kernel.message.contains("ran out of memory at batch_size 64 and max_length 512."));
+        assert_eq!(by_kernel.code, "out_of_memory");
+        let plan = Plan {
+            estimate: store::estimate::Estimate { peak: 3 << 30, processes: 1, ..Default::default() },
+            ways: Vec::new(),
+            available: Some(1 << 30),
+            batch_size: 64,
+            max_length: 512,
+        };
+        let seen = Seen { out_of_memory: true, plan: Some(plan), ..signalled(libc::SIGKILL) };
+        let message = reason(decide(seen, None)).message;
+        assert!(
+            message.contains("needs about 3.2 GB at batch_size 64 and rows of up to 512 tokens"),
+            "{message}"
+        );
+        let aborted = Seen { allocation_failed: true, ..signalled(libc::SIGABRT) };
+        assert_eq!(reason(decide(aborted, None)).code, "out_of_memory");
         let fault = Seen { out_of_memory: true, ..signalled(libc::SIGSEGV) };
         assert!(!reason(decide(fault, None)).last);
     }

@@ -21,6 +21,7 @@ use super::process::JobProcess;
 use super::run::{Run, Stop};
 use super::workdir::{Note, WorkDir};
 use super::{Agent, Stopping};
+use crate::job::plan::Plan;
 
 /// How an attempt left the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +97,22 @@ async fn go(run: &Run<'_>, stopping: &Stopping) -> Result<Over, Stop> {
     if forced.is_some() {
         tell_forced(run).await?;
     }
-    let training = &run.lease.spec().training;
+    let last_lines = process.last_lines.get();
     let seen = Seen {
         exit,
         out_of_memory: counter.raised(),
         step: run.step(),
-        batch_size: training.batch_size,
-        max_length: training.max_length,
+        allocation_failed: last_lines
+            .iter()
+            .any(|line| line.starts_with("memory allocation of ") && line.ends_with(" failed")),
+        plan: Plan::read(&run.dir.out()),
     };
     let end = match forced {
         Some(Wish::Cancel) => End::Cancelled,
         Some(Wish::Pause) => End::Paused,
         None => decide(seen, read_result(&run.dir.result())),
     };
-    conclude(run, end, process.last_lines.get()).await
+    conclude(run, end, last_lines).await
 }
 
 /// Says in the job's log that it was ended by force, and from where it goes on.

@@ -9,6 +9,7 @@ mod events;
 mod export;
 mod finish;
 mod manifest;
+pub mod plan;
 mod ranks;
 mod scaler;
 mod setup;
@@ -106,7 +107,7 @@ pub fn run_with(args: &JobArgs, control: &Control) -> Result<Outcome> {
     let mut events = Events::open(&out.join("events.jsonl"), args.attempt, args.attached)?;
     let mut step = 0;
     let outcome = contained(|| work(args, &mut events, control, &mut step))
-        .unwrap_or_else(|failure| Outcome::Failed(failure, step));
+        .unwrap_or_else(|failure| Outcome::Failed(plan::explained(failure, &out), step));
     tell(&outcome, step, &mut events)?;
     let unfinished = out.join(".result.json");
     checkpoint::write_synced(&unfinished, &serde_json::to_vec_pretty(&outcome.to_json())?)?;

@@ -14,7 +14,8 @@ use super::checkpoint::{Checkpoints, State};
 use super::events::{Event, Events};
 use super::export::ModelFiles;
 use super::manifest::{self, Hashes};
-use super::ranks::Ranks;
+use super::plan::{self, Plan};
+use super::ranks::{self, Ranks};
 use super::scaler::Scaler;
 use crate::data::{Cache, Data, Order};
 use crate::failure::Failure;
@@ -90,6 +91,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let max_length = max_length(&spec, &config, &tokenizer)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
     let data = Data::read(dir, &spec, &tokenizer, &cache, max_length, events)?;
+    plan_memory(dir, &spec, &config, &data, max_length, &precision, events)?;
     let objective =
         Objective::new(data.problem, data.labels.clone(), &spec.training, &data.train.targets, device)?;
 
@@ -145,6 +147,27 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         data,
         spec,
     })
+}
+
+/// Notes what the job will need, and warns where there is less.
+fn plan_memory(
+    dir: &Path,
+    spec: &JobSpec,
+    config: &Value,
+    data: &Data,
+    max_length: usize,
+    precision: &Settled,
+    events: &mut Events,
+) -> Result<()> {
+    let rows = plan::rows_of(dir, spec, data, max_length);
+    let plan = Plan::new(spec, config, data.labels.len(), &rows, precision.precision)?;
+    if ranks::own_rank() == 0 {
+        plan.write(&dir.join("out"))?;
+    }
+    match plan.exceeds() {
+        true => events.warn(0, plan.words()),
+        false => Ok(()),
+    }
 }
 
 /// The share of a machine's threads that a process of the job has.

@@ -3,6 +3,7 @@
 
 mod faults;
 mod kills;
+mod memory;
 mod postgres;
 mod runs;
 mod support;

@@ -247,6 +247,11 @@ impl AgentCommand {
         self
     }
 
+    /// Has jobs run by another program.
+    pub fn run_by(&mut self, program: &Path) {
+        self.arguments.extend(["--job-program".to_owned(), program.display().to_string()]);
+    }
+
     pub fn grace(mut self, seconds: u64) -> Self {
         self.grace = seconds;
         self

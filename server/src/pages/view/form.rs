@@ -75,6 +75,16 @@ pub struct ColumnsPart {
     pub unusable: bool,
 }
 
+/// What the form as it stands would take; fetched again when settings change.
+#[derive(Clone, Debug, Default, Template)]
+#[template(path = "_estimate.html")]
+pub struct EstimateLine {
+    /// "About 1.2 GB of memory, 900 steps, …"; empty while the form cannot be started.
+    pub text: String,
+    /// What stands against it; empty for nothing.
+    pub warning: String,
+}
+
 /// Where rows to validate and test on come from.
 #[derive(Clone, Debug, Default)]
 pub struct HeldOut {

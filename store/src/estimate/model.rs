@@ -1,0 +1,196 @@
+//! The parameters of a model and what it computes, from `config.json` alone.
+
+use formats::Problem;
+use formats::checkpoint::{Config, encoder_tensors};
+use regex::Regex;
+
+use crate::spec::Training;
+
+/// Where a parameter lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Embeddings.
+    Embeddings,
+    /// Encoder layer, counted from 0 at the input.
+    Layer(u64),
+    /// Pooler and head.
+    Head,
+}
+
+/// A parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// Its name in a checkpoint.
+    pub name: String,
+    /// Its dimensions.
+    pub shape: Vec<u64>,
+    /// Where it lies.
+    pub place: Place,
+}
+
+impl Parameter {
+    /// How many numbers it has.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Whether it belongs to a linear layer of the encoder, which mixed precision keeps a copy of.
+    pub(super) fn is_multiplied(&self) -> bool {
+        let is_norm = self.name.contains("LayerNorm") || self.name.contains("layer_norm");
+        matches!(self.place, Place::Layer(_)) && !is_norm
+    }
+
+    /// Whether it is a matrix that pure precisions keep in fewer bits.
+    pub(super) fn is_low(&self) -> bool {
+        self.shape.len() > 1 && self.place != Place::Head
+    }
+
+    /// Rows from which on a table's gradient comes by row (`trainer::nn::Embedding`).
+    pub(super) fn gives_rows(&self) -> bool {
+        const LARGE: u64 = 4096;
+        self.place == Place::Embeddings && self.shape.len() == 2 && self.shape[0] >= LARGE
+    }
+}
+
+/// An encoder with a classification head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// Width of the hidden states.
+    pub hidden: u64,
+    /// Width of the feed-forward layer.
+    pub intermediate: u64,
+    /// Heads of each attention.
+    pub heads: u64,
+    /// Layers.
+    pub layers: u64,
+    /// Tokens that there are positions for.
+    pub positions: u64,
+    /// All parameters.
+    pub parameters: Vec<Parameter>,
+}
+
+impl Model {
+    /// The model that a `config.json` describes, with a head of `labels` outputs.
+    ///
+    /// # Errors
+    /// A type of model that is not known, or a size that is not given.
+    pub fn new(config: &Config, labels: u64) -> Result<Model, Problem> {
+        let family = config.supported_model_type()?.to_owned();
+        let base = if family == "xlm-roberta" { "roberta" } else { family.as_str() };
+        let hidden = config.hidden_size.unwrap_or(0);
+        let mut parameters: Vec<Parameter> = encoder_tensors(config)?
+            .into_iter()
+            .map(|(name, shape)| Parameter { place: place_of(&name), name: format!("{base}.{name}"), shape })
+            .collect();
+        let dense = match base {
+            "bert" => "bert.pooler.dense",
+            "roberta" => "classifier.dense",
+            _ => "pre_classifier",
+        };
+        let output = if base == "roberta" { "classifier.out_proj" } else { "classifier" };
+        for (name, rows) in [(dense, hidden), (output, labels)] {
+            for (leaf, shape) in [("weight", vec![rows, hidden]), ("bias", vec![rows])] {
+                parameters.push(Parameter { name: format!("{name}.{leaf}"), shape, place: Place::Head });
+            }
+        }
+        let positions = config.max_position_embeddings.unwrap_or(0);
+        // RoBERTa's positions start after the padding index.
+        let padding = if base == "roberta" { config.pad_token_id.unwrap_or(1) + 1 } else { 0 };
+        Ok(Model {
+            hidden,
+            intermediate: config.intermediate_size.unwrap_or(0),
+            heads: config.num_attention_heads.unwrap_or(0),
+            layers: config.num_hidden_layers.unwrap_or(0),
+            positions: positions.saturating_sub(padding),
+            parameters,
+        })
+    }
+
+    /// The tokens that rows are cut to, as the trainer settles it; `stated` is what the tokenizer says.
+    pub fn max_length(&self, training: &Training, stated: Option<u64>) -> u64 {
+        /// Where neither the settings nor the model say less.
+        const DEFAULT: u64 = 512;
+        match training.max_length {
+            Some(asked) => u64::from(asked).min(self.positions),
+            None => self.positions.min(stated.unwrap_or(DEFAULT)).min(DEFAULT),
+        }
+    }
+
+    /// Rows of the word embedding.
+    pub(super) fn vocabulary(&self) -> u64 {
+        let words =
+            self.parameters.iter().find(|parameter| parameter.name.ends_with("word_embeddings.weight"));
+        words.map_or(0, |words| words.shape[0])
+    }
+
+    /// For each parameter whether it is trained.
+    pub fn trained(&self, training: &Training) -> Vec<bool> {
+        let freeze = &training.freeze;
+        let pattern = freeze.pattern.as_deref().and_then(|text| Regex::new(text).ok());
+        let frozen = |parameter: &Parameter| {
+            let by_place = match parameter.place {
+                Place::Embeddings => freeze.embeddings || freeze.except_head,
+                Place::Layer(layer) => layer < freeze.first_layers.into() || freeze.except_head,
+                Place::Head => false,
+            };
+            by_place || pattern.as_ref().is_some_and(|pattern| pattern.is_match(&parameter.name))
+        };
+        self.parameters.iter().map(|parameter| !frozen(parameter)).collect()
+    }
+
+    /// The layers that gradients flow through, and the layers whose matrices are trained, from the input upwards.
+    pub(super) fn flow(&self, trained: &[bool]) -> Vec<Flow> {
+        let any = |place: Place| {
+            self.parameters
+                .iter()
+                .zip(trained)
+                .any(|(parameter, trained)| *trained && parameter.place == place)
+        };
+        let mut flows = any(Place::Embeddings);
+        (0..self.layers)
+            .map(|layer| {
+                let own = any(Place::Layer(layer));
+                let flow = Flow { enters: flows, trained: own };
+                flows |= own;
+                flow
+            })
+            .collect()
+    }
+
+    /// Floating-point operations for so many tokens, whose rows' lengths have this sum of squares.
+    ///
+    /// A multiplication and an addition for each weight and token, as much again for the gradient of a layer's input and
+    /// for that of its weights, and once more where layers are computed again; the same for products of attention.
+    pub fn flops(&self, training: &Training, tokens: f64, squares: f64) -> f64 {
+        let (d, m) = (self.hidden as f64, self.intermediate as f64);
+        let products = 2.0 * tokens * (4.0 * d * d + 2.0 * d * m);
+        let attention = 2.0 * 2.0 * squares * d;
+        let again = if training.gradient_checkpointing { 1.0 } else { 0.0 };
+        self.flow(&self.trained(training))
+            .into_iter()
+            .map(|flow| {
+                let inputs = if flow.enters || flow.trained { 1.0 } else { 0.0 };
+                let weights = if flow.trained { 1.0 } else { 0.0 };
+                (1.0 + inputs + weights + again * inputs) * products
+                    + (1.0 + (2.0 + again) * inputs) * attention
+            })
+            .sum()
+    }
+}
+
+/// How gradients pass a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flow {
+    /// Whether what enters it has a gradient.
+    pub enters: bool,
+    /// Whether any parameter of its own is trained.
+    pub trained: bool,
+}
+
+fn place_of(name: &str) -> Place {
+    let number = |prefix: &str| name.strip_prefix(prefix)?.split('.').next()?.parse().ok();
+    match number("encoder.layer.").or_else(|| number("transformer.layer.")) {
+        Some(layer) => Place::Layer(layer),
+        None => Place::Embeddings,
+    }
+}
