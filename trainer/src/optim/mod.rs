@@ -41,7 +41,26 @@ impl Optimizer {
     /// # Errors
     /// A [`crate::failure::Failure`] of the user when the freezing asked for does not fit the model.
     pub fn new(training: &Training, params: &[(String, Tensor)], model: &dyn TextModel) -> Result<Self> {
-        let groups = groups::build(training, params, model.layers(), |name| model.depth(name))?;
+        Self::of_part(training, params, &[], model)
+    }
+
+    /// [`Optimizer::new`] of a part of the model: `absent` are what other processes have, which decide with the others
+    /// what fits and get no state here.
+    ///
+    /// # Errors
+    /// As [`Optimizer::new`].
+    pub fn of_part(
+        training: &Training,
+        params: &[(String, Tensor)],
+        absent: &[(String, Tensor)],
+        model: &dyn TextModel,
+    ) -> Result<Self> {
+        let all = params.iter().chain(absent).map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        let all: Vec<_> = all.collect();
+        let mut groups = groups::build(training, &all, model.layers(), |name| model.depth(name))?;
+        for group in &mut groups {
+            group.params.retain(|(name, _)| absent.iter().all(|(other, _)| other != name));
+        }
         Ok(Self::of_groups(
             training.optimizer.clone(),
             groups,
@@ -93,9 +112,18 @@ impl Optimizer {
     /// # Errors
     /// libtorch's.
     pub fn grad_norm(&self) -> Result<Tensor> {
+        self.grad_norm_of(|_| true)
+    }
+
+    /// [`Optimizer::grad_norm`] over the parameters whose names count.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn grad_norm_of(&self, counts: impl Fn(&str) -> bool) -> Result<Tensor> {
         let params: Vec<&Tensor> = self.params().map(|param| &param.tensor).collect();
         native::gradients::coalesce_grads(&params)?;
-        let grads: Vec<Tensor> = params.into_iter().map(Tensor::grad).filter(Tensor::defined).collect();
+        let counted = self.params().filter(|param| counts(&param.name));
+        let grads: Vec<Tensor> = counted.map(|param| param.tensor.grad()).filter(Tensor::defined).collect();
         Ok(native::gradients::grad_norm(&grads)?)
     }
 
