@@ -194,6 +194,29 @@ fn a_killed_job_goes_on_under_other_numbers() {
     }
 }
 
+#[test]
+fn copies_may_share_the_state_of_the_optimizer() {
+    if !gloo() {
+        return;
+    }
+    let training = json!({"max_steps": 20, "checkpoint_every": 10, "keep_checkpoints": 3});
+    let one = finished("bert", &training, ONE);
+    for numbers in [(2, 1, 1), (3, 1, 1), (4, 2, 1), (4, 1, 2)] {
+        let sharded = job("bert", &training, numbers);
+        sharded.change(|spec| spec["resources"]["shard_optimizer"] = json!(true));
+        assert_eq!(run(&sharded)["status"], "succeeded", "{numbers:?}");
+        near(&one, &sharded, &format!("{numbers:?}"));
+        // The second half again, from a checkpoint that was gathered.
+        for gone in ["out/checkpoints/step-00000020", "out/model"] {
+            std::fs::remove_dir_all(sharded.path(gone)).unwrap();
+        }
+        let result = run(&sharded);
+        assert_eq!(result["status"], "succeeded", "{numbers:?}: {result}");
+        let distance = weights_distance(&one.path("out/model"), &sharded.path("out/model"));
+        assert!(distance <= 1e-5, "{numbers:?}: {distance}");
+    }
+}
+
 /// What a checkpoint holds does not depend on who wrote it.
 #[test]
 fn checkpoints_in_parts_are_those_of_one_process() {

@@ -100,7 +100,8 @@ impl Checkpoints {
     /// Reads the optimizer's tensors of a checkpoint.
     pub fn load_optimizer(&self, step: u64, parts: &Parts, optimizer: &mut Optimizer) -> Result<()> {
         let folder = self.path(step).join("training_state");
-        Ok(optimizer.load_state(parts.load(&folder, "optimizer.safetensors")?)?)
+        Ok(optimizer
+            .load_state(parts.load(&folder, "optimizer.safetensors", |name| optimizer.is_elsewhere(name))?)?)
     }
 
     /// Writes a checkpoint and commits it by rename; drops those beyond the newest `keep` and the best.
@@ -116,7 +117,7 @@ impl Checkpoints {
         let training = unfinished.join("training_state");
         std::fs::create_dir_all(&training).with_context(|| format!("making {}", training.display()))?;
         model.write(&unfinished, ranks, parts)?;
-        parts.save(ranks, &training.join("optimizer.safetensors"), &optimizer.state())?;
+        parts.save(ranks, &training.join("optimizer.safetensors"), &optimizer.state(), parts.of_state())?;
         write_synced(&training.join("state.json"), &serde_json::to_vec_pretty(state)?)?;
         let path = self.path(state.step);
         if path.exists() {
@@ -136,8 +137,8 @@ impl Checkpoints {
         model: &ModelFiles,
         optimizer: &Optimizer,
     ) -> Result<()> {
-        parts.serve(ranks, &model.params)?;
-        parts.serve(ranks, &optimizer.state())
+        parts.serve(ranks, &model.params, parts.of_model())?;
+        parts.serve(ranks, &optimizer.state(), parts.of_state())
     }
 
     fn prune(&self, state: &State) -> Result<()> {

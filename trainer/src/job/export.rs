@@ -48,7 +48,7 @@ impl ModelFiles {
 
     /// Writes weights, configuration and tokenizer into a folder that exists.
     pub fn write(&self, folder: &Path, ranks: &Ranks, parts: &Parts) -> Result<()> {
-        parts.save(ranks, &folder.join("model.safetensors"), &self.params)?;
+        parts.save(ranks, &folder.join("model.safetensors"), &self.params, parts.of_model())?;
         write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(&self.config)?)?;
         for name in TOKENIZER_FILES {
             let from = self.base.join(name);

@@ -26,7 +26,7 @@ pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Va
     let test = test(&session, events, best)?;
     session.ranks.gather()?;
     if !session.ranks.leads() {
-        session.parts.serve(&session.ranks, &session.files.params)?;
+        session.parts.serve(&session.ranks, &session.files.params, session.parts.of_model())?;
         return Ok(Value::Null);
     }
     events.phase(step, "exporting", Map::new())?;

@@ -27,6 +27,8 @@ pub struct Parts {
     place: Place,
     cuts: Cuts,
     absent: BTreeSet<String>,
+    /// Whether each copy of the model has the state of some parameters.
+    sharded: bool,
     /// Files so far: all processes count alike.
     files: Cell<u64>,
 }
@@ -49,9 +51,9 @@ struct Held {
 
 impl Parts {
     /// Of parameters, `cuts` are cut along a dimension, and `absent` are elsewhere.
-    pub fn new(ranks: &Ranks, cuts: Cuts, absent: &Named) -> Self {
+    pub fn new(ranks: &Ranks, cuts: Cuts, absent: &Named, sharded: bool) -> Self {
         let absent = absent.iter().map(|(name, _)| name.clone()).collect();
-        Parts { grid: ranks.grid(), place: ranks.place(), cuts, absent, files: Cell::new(0) }
+        Parts { grid: ranks.grid(), place: ranks.place(), cuts, absent, sharded, files: Cell::new(0) }
     }
 
     /// Whether this process counts for a parameter where something is summed over all: those that have it whole are
@@ -71,14 +73,24 @@ impl Parts {
         self.cuts.get(name).or_else(of_state).copied().filter(|_| dims > 0)
     }
 
+    /// The processes that the model's parameters are asked of: those of the first copy.
+    pub fn of_model(&self) -> usize {
+        self.grid.model()
+    }
+
+    /// Those that the optimizer's state is asked of.
+    pub fn of_state(&self) -> usize {
+        if self.sharded { self.grid.size() } else { self.grid.model() }
+    }
+
     /// Writes `own` and the others' parts as one file, as long as they [`Parts::serve`]. The first process calls this.
-    pub fn save(&self, ranks: &Ranks, path: &Path, own: &Named) -> Result<()> {
-        if self.grid.model() == 1 {
+    pub fn save(&self, ranks: &Ranks, path: &Path, own: &Named, holders: usize) -> Result<()> {
+        let file = self.files.replace(self.files.get() + 1);
+        if holders == 1 {
             return tensors::save(path, own);
         }
-        let file = self.files.replace(self.files.get() + 1);
         let mut held: BTreeMap<String, (Entry, Vec<Held>)> = BTreeMap::new();
-        for rank in 0..self.grid.model() {
+        for rank in 0..holders {
             let entries = match rank {
                 0 => self.entries(own)?,
                 _ => serde_json::from_slice(&ranks.store()?.get(&key(file, rank))?)?,
@@ -112,18 +124,18 @@ impl Parts {
                 }
             }
         })?;
-        for rank in 1..self.grid.model() {
+        for rank in 1..holders {
             ranks.send(&Tensor::from_slice(&[DONE]).to_device(ranks.device()), rank, 0)?.wait()?;
         }
         Ok(())
     }
 
     /// Gives the first process what it asks for. All others call this where that one calls [`Parts::save`].
-    pub fn serve(&self, ranks: &Ranks, own: &Named) -> Result<()> {
-        if self.grid.model() == 1 || self.place.copy > 0 {
+    pub fn serve(&self, ranks: &Ranks, own: &Named, holders: usize) -> Result<()> {
+        let file = self.files.replace(self.files.get() + 1);
+        if ranks.rank() >= holders {
             return Ok(());
         }
-        let file = self.files.replace(self.files.get() + 1);
         ranks.store()?.set(&key(file, ranks.rank()), &serde_json::to_vec(&self.entries(own)?)?)?;
         loop {
             let asked = Tensor::from_slice(&[DONE]).to_device(ranks.device());
@@ -147,11 +159,11 @@ impl Parts {
     }
 
     /// This process's part of each tensor of a file, in order; those that are elsewhere are left out.
-    pub fn load(&self, folder: &Path, file: &str) -> Result<Named> {
+    pub fn load(&self, folder: &Path, file: &str, elsewhere: impl Fn(&str) -> bool) -> Result<Named> {
         let saved = Weights::of_file(folder, file)?;
         let here = |name: &&str| {
             let param = name.rsplit_once('.').map_or(*name, |(param, _)| param);
-            !self.absent.contains(*name) && !self.absent.contains(param)
+            !self.absent.contains(*name) && !self.absent.contains(param) && !elsewhere(param)
         };
         let own = |name: &str| {
             let tensor = tensors::of_checkpoint(&saved.tensor(name)?)?;

@@ -273,6 +273,12 @@ impl Ranks {
         Ok(())
     }
 
+    /// Takes each parameter from the copy of the model that has updated it.
+    pub fn spread(&self, owners: &[(Tensor, usize)]) -> Result<()> {
+        let Some(group) = &self.copies else { return Ok(()) };
+        tch::no_grad(|| owners.iter().try_for_each(|(param, owner)| Ok(group.broadcast(param, *owner)?)))
+    }
+
     /// The greatest of what the ranks say, of each number.
     pub fn greatest<const N: usize>(&self, numbers: [i64; N]) -> Result<[i64; N]> {
         let Some(group) = &self.group else { return Ok(numbers) };

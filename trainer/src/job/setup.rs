@@ -20,7 +20,7 @@ use super::parts::Parts;
 use super::pass::Stage;
 use super::ranks::Ranks;
 use super::scaler::Scaler;
-use crate::data::{Cache, Data, Order, collate};
+use crate::data::{Cache, Data, Order, Share, collate};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
@@ -114,7 +114,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let part = divide::part(&config, &weights, &spec, &data, &ranks)?;
     let (model, loaded) = build(&config, &weights, &spec, &data, device, precision.numbers(), part, events)?;
     let Loaded { mut params, absent, cuts, copies, .. } = loaded;
-    let parts = Parts::new(&ranks, cuts, &absent);
+    let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
     let identity = hashes.identity(&spec);
     let manifest = manifest::manifest(&hashes, &spec, &identity, device, &precision)?;
@@ -133,7 +133,8 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         restore(&mut params, &parts, &checkpoints.path(state.step))?;
         copies.refresh()?;
     }
-    let mut optimizer = Optimizer::of_part(&spec.training, &params, &absent, model.as_ref())?;
+    let shard = if resources.shard_optimizer { ranks.share() } else { Share { rank: 0, size: 1 } };
+    let mut optimizer = Optimizer::of_part(&spec.training, &params, &absent, shard, model.as_ref())?;
     if let Some(state) = &resumed {
         checkpoints.load_optimizer(state.step, &parts, &mut optimizer)?;
         tell_resume(state, &checkpoints, events)?;
@@ -296,7 +297,7 @@ fn tell_load(report: &LoadReport, events: &mut Events) -> Result<()> {
 /// Puts the weights of a checkpoint of this job in place of the base model's.
 pub fn restore(params: &mut [(String, Tensor)], parts: &Parts, checkpoint: &Path) -> Result<()> {
     let path = checkpoint.join("model.safetensors");
-    let saved = parts.load(checkpoint, "model.safetensors")?;
+    let saved = parts.load(checkpoint, "model.safetensors", |_| false)?;
     let mut saved: std::collections::HashMap<_, _> = saved.into_iter().collect();
     tch::no_grad(|| {
         for (name, param) in params {

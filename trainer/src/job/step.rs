@@ -45,6 +45,7 @@ pub fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) 
     refuse_non_finite(session, &made, &all)?;
     let coefficient = clip_coefficient(grad_norm, session.spec.training.max_grad_norm) / scale;
     session.optimizer.step(learning_rate, coefficient)?;
+    session.ranks.spread(session.optimizer.owners())?;
     session.copies.refresh()?;
     Ok(made)
 }

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use store::spec::{self, Schedule, Training};
 use tch::Tensor;
 
+use crate::data::Share;
 use crate::models::TextModel;
 use state::Param;
 
@@ -25,6 +26,36 @@ pub struct Optimizer {
     schedule: Schedule,
     learning_rate: f64,
     groups: Vec<Members>,
+    /// Parameters that are trained here and updated by another copy of the model.
+    others: Vec<(String, Tensor)>,
+    /// Which copy updates each trained parameter, in one order on all; empty where each does all.
+    owners: Vec<(Tensor, usize)>,
+}
+
+/// Takes what is another copy's to update out of `groups`; returns it, and who updates what. The largest go first to
+/// whoever has the least.
+fn shard(groups: &mut [Group], share: Share) -> (Vec<(String, Tensor)>, Vec<(Tensor, usize)>) {
+    if share.size == 1 {
+        return (Vec::new(), Vec::new());
+    }
+    let all = groups.iter().flat_map(|group| &group.params);
+    let mut all: Vec<(String, Tensor)> =
+        all.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
+    all.sort_by(|(a, x), (b, y)| (y.numel(), a).cmp(&(x.numel(), b)));
+    let mut loads = vec![0; share.size];
+    let (mut others, mut owners) = (Vec::new(), Vec::new());
+    for (name, tensor) in all {
+        let least = (0..share.size).min_by_key(|&rank| (loads[rank], rank)).unwrap_or_default();
+        loads[least] += tensor.numel();
+        owners.push((tensor.shallow_clone(), least));
+        if least != share.rank {
+            for group in groups.iter_mut() {
+                group.params.retain(|(other, _)| *other != name);
+            }
+            others.push((name, tensor));
+        }
+    }
+    (others, owners)
 }
 
 /// A [`Group`] whose parameters have their state.
@@ -41,11 +72,12 @@ impl Optimizer {
     /// # Errors
     /// A [`crate::failure::Failure`] of the user when the freezing asked for does not fit the model.
     pub fn new(training: &Training, params: &[(String, Tensor)], model: &dyn TextModel) -> Result<Self> {
-        Self::of_part(training, params, &[], model)
+        Self::of_part(training, params, &[], Share { rank: 0, size: 1 }, model)
     }
 
     /// [`Optimizer::new`] of a part of the model: `absent` are what other processes have, which decide with the others
-    /// what fits and get no state here.
+    /// what fits and get no state here. Of the rest this process has the state of `share`'s parameters alone (ZeRO stage 1:
+    /// S. Rajbhandari et al., "ZeRO: Memory optimizations toward training trillion parameter models", 2020).
     ///
     /// # Errors
     /// As [`Optimizer::new`].
@@ -53,6 +85,7 @@ impl Optimizer {
         training: &Training,
         params: &[(String, Tensor)],
         absent: &[(String, Tensor)],
+        share: Share,
         model: &dyn TextModel,
     ) -> Result<Self> {
         let all = params.iter().chain(absent).map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
@@ -61,12 +94,10 @@ impl Optimizer {
         for group in &mut groups {
             group.params.retain(|(name, _)| absent.iter().all(|(other, _)| other != name));
         }
-        Ok(Self::of_groups(
-            training.optimizer.clone(),
-            groups,
-            training.lr_scheduler.clone(),
-            training.learning_rate,
-        ))
+        let (others, owners) = shard(&mut groups, share);
+        let (rule, schedule) = (training.optimizer.clone(), training.lr_scheduler.clone());
+        let whole = Self::of_groups(rule, groups, schedule, training.learning_rate);
+        Ok(Optimizer { others, owners, ..whole })
     }
 
     /// An optimizer of these groups; `learning_rate` is the schedule's peak.
@@ -86,7 +117,7 @@ impl Optimizer {
             weight_decay: group.weight_decay,
         };
         let groups = groups.into_iter().map(members).collect();
-        Optimizer { rule, schedule, learning_rate, groups }
+        Optimizer { rule, schedule, learning_rate, groups, others: Vec::new(), owners: Vec::new() }
     }
 
     /// The learning rate of `step` (counted from 0) of `total`, before a group's share.
@@ -99,7 +130,7 @@ impl Optimizer {
     /// # Errors
     /// libtorch's.
     pub fn zero_grad(&self) -> Result<()> {
-        let tensors: Vec<&Tensor> = self.params().map(|param| &param.tensor).collect();
+        let tensors: Vec<&Tensor> = self.trained().map(|(_, tensor)| tensor).collect();
         Ok(native::gradients::clear_grads(&tensors)?)
     }
 
@@ -120,10 +151,10 @@ impl Optimizer {
     /// # Errors
     /// libtorch's.
     pub fn grad_norm_of(&self, counts: impl Fn(&str) -> bool) -> Result<Tensor> {
-        let params: Vec<&Tensor> = self.params().map(|param| &param.tensor).collect();
+        let params: Vec<&Tensor> = self.trained().map(|(_, tensor)| tensor).collect();
         native::gradients::coalesce_grads(&params)?;
-        let counted = self.params().filter(|param| counts(&param.name));
-        let grads: Vec<Tensor> = counted.map(|param| param.tensor.grad()).filter(Tensor::defined).collect();
+        let counted = self.trained().filter(|(name, _)| counts(name));
+        let grads: Vec<Tensor> = counted.map(|(_, tensor)| tensor.grad()).filter(Tensor::defined).collect();
         Ok(native::gradients::grad_norm(&grads)?)
     }
 
@@ -174,6 +205,23 @@ impl Optimizer {
             .iter()
             .map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
             .sum()
+    }
+
+    /// Which copy of the model updates each trained parameter, after which the others take it from there; in the same
+    /// order on all. Empty where each updates all.
+    pub fn owners(&self) -> &[(Tensor, usize)] {
+        &self.owners
+    }
+
+    /// Whether a parameter's state is in another copy of the model.
+    pub fn is_elsewhere(&self, name: &str) -> bool {
+        self.others.iter().any(|(other, _)| other == name)
+    }
+
+    /// What is trained here, wherever its state is.
+    fn trained(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let own = self.params().map(|param| (param.name.as_str(), &param.tensor));
+        own.chain(self.others.iter().map(|(name, tensor)| (name.as_str(), tensor)))
     }
 
     fn params(&self) -> impl Iterator<Item = &Param> {
