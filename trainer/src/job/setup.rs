@@ -24,7 +24,7 @@ use crate::data::{Cache, Data, Order, Share, collate};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
-use crate::nn::{Context, Copies, Embedding, LoadReport, Loaded, Loader, Numbers, Part};
+use crate::nn::{Context, Copies, Embedding, LoadReport, Loaded, Loader};
 use crate::optim::Optimizer;
 use crate::precision::{self, Settled};
 use crate::tasks::text_classification::Objective;
@@ -102,7 +102,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
 
     let base = dir.join("model");
     let config = models::read_config(&base)?;
-    models::base_of(config["model_type"].as_str().unwrap_or_default())?;
+    let family = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let tokenizer = Tokenizer::load(&base)?;
     let max_length = max_length(&spec, &config, &tokenizer)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
@@ -112,7 +112,9 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
 
     let weights = Weights::open(&base)?;
     let part = divide::part(&config, &weights, &spec, &data, &ranks)?;
-    let (model, loaded) = build(&config, &weights, &spec, &data, device, precision.numbers(), part, events)?;
+    let loader = Loader::new(&weights, family, u64::from(spec.seed), device);
+    let loader = loader.numbers(precision.numbers()).part(part);
+    let (model, loaded) = build(&config, loader, &spec, &data, events)?;
     let Loaded { mut params, absent, cuts, copies, .. } = loaded;
     let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
@@ -239,17 +241,12 @@ fn total_steps(spec: &JobSpec, steps_per_epoch: u64) -> u64 {
 
 fn build(
     config: &Value,
-    weights: &Weights,
+    mut loader: Loader,
     spec: &JobSpec,
     data: &Data,
-    device: Device,
-    numbers: Numbers,
-    part: Part,
     events: &mut Events,
 ) -> Result<(Box<dyn TextModel>, Loaded)> {
     let labels = &data.labels;
-    let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
-    let mut loader = Loader::new(weights, base, u64::from(spec.seed), device).numbers(numbers).part(part);
     if let Some(rows) = kept_head(config, data.problem, labels) {
         events.log(
             0,

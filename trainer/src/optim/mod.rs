@@ -5,6 +5,7 @@
 
 pub mod groups;
 pub mod schedule;
+mod shard;
 mod state;
 mod update;
 
@@ -18,6 +19,7 @@ use tch::Tensor;
 
 use crate::data::Share;
 use crate::models::TextModel;
+use shard::{Owners, shard};
 use state::Param;
 
 /// The update rule with its state, the schedule, and the parameters that they move.
@@ -29,33 +31,7 @@ pub struct Optimizer {
     /// Parameters that are trained here and updated by another copy of the model.
     others: Vec<(String, Tensor)>,
     /// Which copy updates each trained parameter, in one order on all; empty where each does all.
-    owners: Vec<(Tensor, usize)>,
-}
-
-/// Takes what is another copy's to update out of `groups`; returns it, and who updates what. The largest go first to
-/// whoever has the least.
-fn shard(groups: &mut [Group], share: Share) -> (Vec<(String, Tensor)>, Vec<(Tensor, usize)>) {
-    if share.size == 1 {
-        return (Vec::new(), Vec::new());
-    }
-    let all = groups.iter().flat_map(|group| &group.params);
-    let mut all: Vec<(String, Tensor)> =
-        all.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect();
-    all.sort_by(|(a, x), (b, y)| (y.numel(), a).cmp(&(x.numel(), b)));
-    let mut loads = vec![0; share.size];
-    let (mut others, mut owners) = (Vec::new(), Vec::new());
-    for (name, tensor) in all {
-        let least = (0..share.size).min_by_key(|&rank| (loads[rank], rank)).unwrap_or_default();
-        loads[least] += tensor.numel();
-        owners.push((tensor.shallow_clone(), least));
-        if least != share.rank {
-            for group in groups.iter_mut() {
-                group.params.retain(|(other, _)| *other != name);
-            }
-            others.push((name, tensor));
-        }
-    }
-    (others, owners)
+    owners: Owners,
 }
 
 /// A [`Group`] whose parameters have their state.
