@@ -270,7 +270,7 @@ struct Plan {
   Drop drop(int64_t sequence, int64_t head) const {
     const auto key = static_cast<uint64_t>(keys[sequence]);
     return {rate.threshold, static_cast<float>(rate.scale), static_cast<uint32_t>(key),
-            static_cast<uint32_t>(key >> 32), static_cast<uint32_t>(head)};
+            static_cast<uint32_t>(key >> 32), static_cast<uint32_t>(heads.first + head)};
   }
 };
 
@@ -390,6 +390,7 @@ struct PackedAttention : Function<PackedAttention> {
     ctx->saved_data["width"] = h.width;
     ctx->saved_data["causal"] = h.causal;
     ctx->saved_data["scale"] = h.scale;
+    ctx->saved_data["first"] = h.first;
     return out;
   }
 
@@ -398,7 +399,7 @@ struct PackedAttention : Function<PackedAttention> {
     const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &offsets = saved[3];
     auto& data = ctx->saved_data;
     const PackedHeads h{data["heads"].toInt(), data["key_heads"].toInt(), data["width"].toInt(),
-                        data["causal"].toBool(), data["scale"].toDouble()};
+                        data["causal"].toBool(), data["scale"].toDouble(), data["first"].toInt()};
     const Parts parts(q, k, v, h);
     const Tensor dq = at::empty(q.sizes(), q.options());
     const Tensor dk = k.defined() ? at::empty(k.sizes(), k.options()) : Tensor();
@@ -422,6 +423,7 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offs
            const Tensor& keys, double p, const PackedHeads& h) {
   TORCH_CHECK(h.query >= 1 && h.key >= 1 && h.query % h.key == 0 && h.width >= 1, "attention: ",
               h.query, " query heads of ", h.width, " over ", h.key, " key heads");
+  TORCH_CHECK(h.first >= 0, "attention: the first head is ", h.first);
   TORCH_CHECK(p >= 0.0 && p <= 1.0, "attention: dropout is ", p, ", it must lie in 0 to 1");
   const int64_t wide = h.query * h.width, slim = h.key * h.width;
   const auto fits = [&](const Tensor& x, int64_t width) {

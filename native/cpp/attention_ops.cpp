@@ -36,6 +36,17 @@ Padding padding_of(const Tensor& offsets, int64_t rows, const at::Device& device
   return out;
 }
 
+// Dropout of `[b, h, q, k]` where the first head has another number than 0.
+Tensor dropped(const Tensor& weights, const Tensor& keys, double p, int64_t first) {
+  if (first == 0) {
+    return dropout(weights, keys, Tensor(), p);
+  }
+  auto before = weights.sizes().vec();
+  before[1] = first;
+  const Tensor all = at::cat({at::zeros(before, weights.options()), weights}, 1);
+  return dropout(all, keys, Tensor(), p).narrow(1, first, weights.size(1));
+}
+
 }  // namespace
 
 Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v,
@@ -59,7 +70,7 @@ Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v
   } else {
     const Tensor scores = qs.mul(h.scale).matmul(ks.transpose(-2, -1));
     const Tensor weights = scores.masked_fill(mask, -INFINITY).softmax(-1);
-    mixed = dropout(weights, keys, Tensor(), p).matmul(vs);
+    mixed = dropped(weights, keys, p, h.first).matmul(vs);
   }
   const Tensor flat =
       mixed.transpose(1, 2).reshape({pad.sequences * pad.longest, h.query * h.width});

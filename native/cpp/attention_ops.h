@@ -11,6 +11,7 @@ struct PackedHeads {
   int64_t width;       // of a head
   bool causal;
   double scale;
+  int64_t first;  // number of the first query head, as dropout counts them
 };
 
 // For devices and kinds without a kernel: pads, and computes by libtorch's operations.

@@ -78,7 +78,7 @@ void check_in_place(const Tensor& tensor, const char* what) {
 
 enum Op : int32_t { kSum = 0, kAvg = 1, kMax = 2 };
 
-// An all-reduce under way.
+// An all-reduce or a sending under way.
 struct Pending {
   GroupPtr group;
   c10::intrusive_ptr<c10d::Work> work;
@@ -353,6 +353,16 @@ char* luthier_send(const GroupPtr* group, at::Tensor* tensor, int64_t to, int64_
   return guarded([&] {
     c10::NoGradGuard no_grad;
     (*group)->send(*tensor, to, tag);
+  });
+}
+
+char* luthier_send_start(const GroupPtr* group, at::Tensor* tensor, int64_t to, int64_t tag,
+                         Pending** out) {
+  return guarded([&] {
+    c10::NoGradGuard no_grad;
+    std::vector<at::Tensor> tensors{tensor->detach().contiguous()};
+    auto work = (*group)->pg->send(tensors, static_cast<int>(to), static_cast<int>(tag));
+    *out = new Pending{*group, std::move(work), tensors[0], false};
   });
 }
 

@@ -17,13 +17,22 @@ pub struct Heads {
     pub causal: bool,
     /// What the scores are multiplied by; usually `1 / √width`.
     pub scale: f64,
+    /// The number of the first query head in dropout's draws: 0, or how many heads other processes have before these.
+    pub first: i64,
 }
 
 impl Heads {
     /// Bidirectional attention of `heads` heads of `width`, scores divided by `√width`.
     #[must_use]
     pub fn bidirectional(heads: i64, width: i64) -> Self {
-        Heads { query: heads, key: heads, width, causal: false, scale: 1.0 / (width as f64).sqrt() }
+        Heads { query: heads, key: heads, width, causal: false, scale: 1.0 / (width as f64).sqrt(), first: 0 }
+    }
+
+    /// Part `part` of `parts` of the heads, which divides both counts.
+    #[must_use]
+    pub fn part(self, part: i64, parts: i64) -> Self {
+        let (query, key) = (self.query / parts, self.key / parts);
+        Heads { query, key, first: self.first + part * query, ..self }
     }
 }
 
@@ -41,7 +50,7 @@ pub enum Projections<'a> {
 /// - `offsets`: Int64 `[sequences + 1]` on the CPU: sequence `i` is the tokens `offsets[i] .. offsets[i + 1]`. Tokens
 ///   after the last sequence belong to none, and give 0;
 /// - `drop`: dropout probability on the attention weights, and Int64 `[sequences]` from [`crate::keys`]. The draw of a
-///   weight is that of [`crate::dropout`] at `[sequence, head, query, key]`.
+///   weight is that of [`crate::dropout`] at `[sequence, heads.first + head, query, key]`.
 ///
 /// Returns `[tokens, query · width]`. On the CPU, in fp32 and bf16, a kernel of our own computes it (in fp32 inside),
 /// keeps one number a token and head for backward and draws weights and dropout again there; bits do not depend on the
@@ -85,8 +94,8 @@ fn of_packed(
         Projections::Joined(all) => (all, None),
         Projections::Apart(q, k, v) => (q, Some((k, v))),
     };
-    let Heads { query: query_heads, key, width, causal, scale } = heads;
-    let heads = ffi::PackedHeads { query: query_heads, key, width, causal, scale };
+    let Heads { query: query_heads, key, width, causal, scale, first } = heads;
+    let heads = ffi::PackedHeads { query: query_heads, key, width, causal, scale, first };
     let (p, keys) = drop.map_or((0.0, None), |(p, keys)| (p, Some(keys)));
     ffi::packed_attention(&ffi::PackedAttention { query, key_value, offsets, keys, p, heads, by_ops })
 }
@@ -152,6 +161,24 @@ mod tests {
             compare(Heads { causal: true, ..encoder }, &[5, 1, 66], 2, p, Kind::Float, 1e-5);
             compare(Heads { query: 4, key: 2, width: 7, ..encoder }, &[19, 4], 1, p, Kind::Float, 1e-5);
             compare(encoder, &[5, 40], 1, p, Kind::BFloat16, 2e-2);
+            compare(Heads { first: 2, ..encoder }, &[5, 40], 1, p, Kind::Float, 1e-5);
+        }
+    }
+
+    #[test]
+    fn parts_of_the_heads_are_those_of_the_whole() {
+        tch::manual_seed(5);
+        let heads = Heads::bidirectional(4, 8);
+        let offsets = Tensor::from_slice(&[0_i64, 5, 12]);
+        let keys = crate::keys(1, 2, 3, &Tensor::from_slice(&[7_i64, 9]));
+        let [q, k, v] = [(); 3].map(|()| Tensor::randn([12, 32], (Kind::Float, Device::Cpu)));
+        let drop = Some((0.3, &keys));
+        let whole = attention(Projections::Apart(&q, &k, &v), heads, &offsets, drop);
+        for part in 0..2 {
+            let own = |x: &Tensor| x.narrow(1, part * 16, 16);
+            let (q, k, v) = (own(&q), own(&k), own(&v));
+            let found = attention(Projections::Apart(&q, &k, &v), heads.part(part, 2), &offsets, drop);
+            assert!(found.equal(&own(&whole)), "part {part}");
         }
     }
 }

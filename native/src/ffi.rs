@@ -51,6 +51,7 @@ pub(crate) struct PackedHeads {
     pub width: i64,
     pub causal: bool,
     pub scale: f64,
+    pub first: i64,
 }
 
 unsafe extern "C" {

@@ -1,13 +1,14 @@
 //! Between tensors and the bytes of safetensors files.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
 use formats::checkpoint;
 use native::memory::Mapped;
 use safetensors::Dtype;
 use safetensors::tensor::View;
-use std::borrow::Cow;
 use tch::{Device, Kind, Tensor};
 
 /// Tensors by name, in a fixed order.
@@ -19,7 +20,8 @@ pub fn of_checkpoint(read: &checkpoint::Tensor) -> Result<Tensor> {
     Ok(Tensor::f_from_data_size(&read.bytes, &shape, kind_of(read.dtype)?)?)
 }
 
-fn kind_of(dtype: Dtype) -> Result<Kind> {
+/// The kind of a type in a file.
+pub fn kind_of(dtype: Dtype) -> Result<Kind> {
     Ok(match dtype {
         Dtype::F64 => Kind::Double,
         Dtype::F32 => Kind::Float,
@@ -35,7 +37,8 @@ fn kind_of(dtype: Dtype) -> Result<Kind> {
     })
 }
 
-fn dtype_of(kind: Kind) -> Result<Dtype> {
+/// The type in a file of a kind.
+pub fn dtype_of(kind: Kind) -> Result<Dtype> {
     Ok(match kind {
         Kind::Double => Dtype::F64,
         Kind::Float => Dtype::F32,
@@ -47,22 +50,36 @@ fn dtype_of(kind: Kind) -> Result<Dtype> {
     })
 }
 
-/// A tensor on its way into a file. Its bytes are copied when its turn comes, so that one tensor at a time is held twice.
-struct Saved {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    tensor: Tensor,
+/// What a file says of a tensor.
+pub struct Head {
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its shape.
+    pub shape: Vec<i64>,
 }
 
-impl Saved {
-    fn new(tensor: &Tensor) -> Result<Self> {
-        let tensor = tensor.detach();
-        let shape = tensor.size().into_iter().map(usize::try_from).collect::<Result<_, _>>()?;
-        Ok(Saved { dtype: dtype_of(tensor.kind())?, shape, tensor })
+/// A tensor on its way into a file.
+struct Saved<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    at: usize,
+    fetch: &'a dyn Fn(usize) -> Result<Tensor>,
+    failed: &'a RefCell<Option<Error>>,
+}
+
+impl Saved<'_> {
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let tensor = (self.fetch)(self.at)?.detach().to_device(Device::Cpu).contiguous();
+        let mut data = vec![0; tensor.numel() * tensor.kind().elt_size_in_bytes()];
+        tensor.f_copy_data_u8(&mut data, tensor.numel())?;
+        ensure!(data.len() == self.data_len(), "a tensor is not of the size that was said");
+        Ok(data)
     }
 }
 
-impl View for &Saved {
+impl View for &Saved<'_> {
     fn dtype(&self) -> Dtype {
         self.dtype
     }
@@ -70,25 +87,49 @@ impl View for &Saved {
         &self.shape
     }
     fn data(&self) -> Cow<'_, [u8]> {
-        let tensor = self.tensor.to_device(Device::Cpu).contiguous();
-        let mut data = vec![0; self.data_len()];
-        tensor.copy_data_u8(&mut data, tensor.numel());
-        Cow::Owned(data)
+        Cow::Owned(self.bytes().unwrap_or_else(|error| {
+            self.failed.borrow_mut().get_or_insert(error);
+            vec![0; Saved::data_len(self)]
+        }))
     }
     fn data_len(&self) -> usize {
-        self.tensor.numel() * self.tensor.kind().elt_size_in_bytes()
+        Saved::data_len(self)
+    }
+}
+
+impl Saved<'_> {
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
     }
 }
 
 /// Writes tensors as a safetensors file with transformers' metadata (`format: pt`), and flushes it to the disk.
 pub fn save(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let saved = tensors
-        .iter()
-        .map(|(name, tensor)| Ok((name.as_str(), Saved::new(tensor)?)))
-        .collect::<Result<Vec<_>>>()?;
+    let head = |(name, tensor): &(String, Tensor)| Head {
+        name: name.clone(),
+        kind: tensor.kind(),
+        shape: tensor.size(),
+    };
+    let heads: Vec<Head> = tensors.iter().map(head).collect();
+    save_each(path, &heads, |at| Ok(tensors[at].1.shallow_clone()))
+}
+
+/// [`save`] of tensors that are fetched one at a time, by their place in `heads`.
+pub fn save_each(path: &Path, heads: &[Head], fetch: impl Fn(usize) -> Result<Tensor>) -> Result<()> {
+    let failed = RefCell::new(None);
+    let saved = heads.iter().enumerate().map(|(at, head)| {
+        let shape = head.shape.iter().map(|&size| usize::try_from(size)).collect::<Result<_, _>>()?;
+        Ok(Saved { dtype: dtype_of(head.kind)?, shape, at, fetch: &fetch, failed: &failed })
+    });
+    let saved = saved.collect::<Result<Vec<_>>>()?;
     let metadata = [("format".to_string(), "pt".to_string())].into_iter().collect();
-    safetensors::serialize_to_file(saved.iter().map(|(name, tensor)| (*name, tensor)), Some(metadata), path)
+    let named = heads.iter().map(|head| head.name.as_str()).zip(&saved);
+    safetensors::serialize_to_file(named, Some(metadata), path)
         .with_context(|| format!("writing {}", path.display()))?;
+    drop(saved);
+    if let Some(error) = failed.into_inner() {
+        return Err(error.context(format!("writing {}", path.display())));
+    }
     std::fs::File::open(path)?.sync_all()?;
     Ok(())
 }

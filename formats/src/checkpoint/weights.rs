@@ -58,6 +58,14 @@ impl Weights {
         }
     }
 
+    /// Opens the file `name` alone.
+    ///
+    /// # Errors
+    /// Whatever [`Header::read`] finds.
+    pub fn of_file(dir: &Path, name: &str) -> Result<Self, Problem> {
+        Self::of_files(dir, &[name.to_owned()])
+    }
+
     fn sharded(dir: &Path) -> Result<Self, Problem> {
         let index: Index = folder::read_json(dir, folder::INDEX, ProblemKind::MissingWeights)?;
         let mut shards: Vec<String> = index.weight_map.values().cloned().collect();

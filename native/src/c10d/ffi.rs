@@ -73,6 +73,7 @@ unsafe extern "C" {
     fn luthier_reduce_scatter(group: Ptr, all: Ptr, out: Out) -> Message;
     fn luthier_barrier(group: Ptr) -> Message;
     fn luthier_send(group: Ptr, tensor: Ptr, to: i64, tag: i64) -> Message;
+    fn luthier_send_start(group: Ptr, tensor: Ptr, to: i64, tag: i64, out: Out) -> Message;
     fn luthier_recv(group: Ptr, tensor: Ptr, from: i64, tag: i64) -> Message;
     fn luthier_all_reduce_rows(
         group: Ptr,
@@ -260,6 +261,13 @@ impl Group {
 
     pub fn send(&self, tensor: &Tensor, to: i64, tag: i64) -> Result<()> {
         check(unsafe { luthier_send(self.0.ptr(), ptr_of(tensor), to, tag) })
+    }
+
+    pub fn send_start(&self, tensor: &Tensor, to: i64, tag: i64) -> Result<Work> {
+        Owned::new(luthier_work_free, |out| unsafe {
+            luthier_send_start(self.0.ptr(), ptr_of(tensor), to, tag, out)
+        })
+        .map(Work)
     }
 
     pub fn recv(&self, tensor: &Tensor, from: i64, tag: i64) -> Result<()> {

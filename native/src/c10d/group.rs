@@ -21,7 +21,7 @@ pub struct Group {
     timeout: Duration,
 }
 
-/// An all-reduce under way; see [`Group::all_reduce_start`].
+/// An all-reduce or a sending under way; see [`Group::all_reduce_start`] and [`Group::send_start`].
 #[derive(Debug)]
 #[must_use = "the tensor is undefined until `wait` returns"]
 pub struct Work(ffi::Work);
@@ -154,6 +154,15 @@ impl Group {
     /// When `to` is this rank, and as the [module](super) says.
     pub fn send(&self, tensor: &Tensor, to: usize, tag: u16) -> Result<()> {
         self.inner.send(tensor, self.peer(to)?, i64::from(tag))
+    }
+
+    /// [`Group::send`] without waiting: two ranks that send to each other would wait for each other's `recv`. `tensor`
+    /// must not change until [`Work::wait`]; it is kept alive until then.
+    ///
+    /// # Errors
+    /// As [`Group::send`]; those of the sending itself come from [`Work::wait`].
+    pub fn send_start(&self, tensor: &Tensor, to: usize, tag: u16) -> Result<Work> {
+        self.inner.send_start(tensor, self.peer(to)?, i64::from(tag)).map(Work)
     }
 
     /// Fills `tensor` with what rank `from` sends under `tag`.

@@ -1,7 +1,7 @@
 //! Each collective against its definition.
 
 use native::c10d::{Group, Reduce, Store};
-use tch::{IndexOp, Kind, Tensor};
+use tch::{Device, IndexOp, Kind, Tensor};
 
 use crate::{LONG, RANKS, numbers, ranks, skipped};
 
@@ -207,4 +207,22 @@ fn wrong_ranks_are_refused() {
     assert!(error.contains("contiguous"), "{error}");
     let error = group.all_reduce(&Tensor::from_slice(&[1i64]), Reduce::Avg).unwrap_err().to_string();
     assert!(error.contains("a mean of"), "{error}");
+}
+
+#[test]
+fn sends_may_cross_and_be_received_in_another_order() {
+    ranks("collectives::sends_may_cross_and_be_received_in_another_order", |rank| {
+        let group = rank.group();
+        let peer = 1 - rank.rank;
+        // More than the kernel holds for a peer that does not read yet.
+        let of = |rank: usize, tag: u16| numbers(rank as i64 * 2 + i64::from(tag), &[2000, 1000]);
+        let sent: Vec<_> =
+            (0..2).map(|tag| group.send_start(&of(rank.rank, tag), peer, tag).unwrap()).collect();
+        for tag in [1, 0] {
+            let found = Tensor::zeros([2000, 1000], (Kind::Float, Device::Cpu));
+            group.recv(&found, peer, tag).unwrap();
+            assert!(found.equal(&of(peer, tag)), "tag {tag}");
+        }
+        sent.into_iter().for_each(|work| work.wait().unwrap());
+    });
 }

@@ -201,6 +201,9 @@ fn resources(reader: &mut Reader) -> Result<Resources> {
         let devices = [("auto", Device::Auto), ("cpu", Device::Cpu), ("cuda", Device::Cuda)];
         resources.device = inner.word("device", &devices)?.unwrap_or(resources.device);
         resources.devices = inner.whole32("devices")?.unwrap_or(resources.devices);
+        resources.tensor_parallel = inner.whole32("tensor_parallel")?.unwrap_or(resources.tensor_parallel);
+        resources.pipeline_stages = inner.whole32("pipeline_stages")?.unwrap_or(resources.pipeline_stages);
+        resources.shard_optimizer = inner.flag("shard_optimizer")?.unwrap_or(resources.shard_optimizer);
         resources.threads = inner.whole32("threads")?.unwrap_or(resources.threads);
         inner.finish()?;
     }

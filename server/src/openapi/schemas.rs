@@ -52,7 +52,7 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("suffix", "text", "Part of the tuned model's name, up to 64 characters"),
         ("name", "text", "A name for people"),
         ("metadata", "object", "Up to 16 pairs of texts"),
-        ("resources", "object", "`device` (`auto`, `cpu`, `cuda`), `devices`, `threads`"),
+        ("resources", "object", "`device` (`auto`, `cpu`, `cuda`), `devices`, `tensor_parallel`, `pipeline_stages`, `shard_optimizer`, `threads`"),
         ("priority", "whole", "Higher ones start first"),
         ("dry_run", "flag", "true: everything is checked and nothing is made; the answer is a DryRun"),
         ("manifest", "object", "A job's `manifest`, in place of everything but suffix, name, metadata and priority"),

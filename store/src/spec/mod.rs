@@ -122,12 +122,26 @@ pub struct Resources {
     pub device: Device,
     /// Number of processes, each with a device of its own; on a CPU they share its cores. Steps do not depend on it.
     pub devices: u32,
+    /// Processes that share the weights of each layer; they and the stages divide `devices`, and what is left are copies
+    /// of the model that share the rows.
+    pub tensor_parallel: u32,
+    /// Groups of processes that have layers of their own, one after the other.
+    pub pipeline_stages: u32,
+    /// Whether each copy of the model keeps the optimizer's state of some parameters, instead of all.
+    pub shard_optimizer: bool,
     /// CPU threads; 0 for all cores.
     pub threads: u32,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Resources { device: Device::Auto, devices: 1, threads: 0 }
+        Resources {
+            device: Device::Auto,
+            devices: 1,
+            tensor_parallel: 1,
+            pipeline_stages: 1,
+            shard_optimizer: false,
+            threads: 0,
+        }
     }
 }

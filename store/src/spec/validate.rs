@@ -7,8 +7,8 @@ use std::ops::RangeBounds;
 
 use super::reader::unknown;
 use super::{
-    ClassWeights, Device, Every, JobSpec, Optimizer, Precision, ProblemType, Schedule, ScheduleName, Task,
-    Training,
+    ClassWeights, Device, Every, JobSpec, Optimizer, Precision, ProblemType, Resources, Schedule,
+    ScheduleName, Task, Training,
 };
 
 /// A field that cannot be accepted.
@@ -45,16 +45,42 @@ impl JobSpec {
         self.check_task(&mut check);
         self.check_metrics(&mut check);
         self.training.check(&mut check);
-        let devices = self.resources.devices;
-        check.that((1..=64).contains(&devices), "resources.devices", || {
-            format!("must lie in 1 to 64, found {devices}")
-        });
+        self.check_processes(&mut check);
         check.range("resources.threads", self.resources.threads, 0..=1024, "0 (all cores) to 1024");
         self.check_precision(&mut check);
         check.range("seed", self.seed, ..=2_147_483_647, "0 to 2147483647");
         check.range("split.seed", self.split.seed, ..=2_147_483_647, "0 to 2147483647");
         check.that(self.name.chars().count() <= 256, "name", || "has more than 256 characters".to_owned());
         check.0
+    }
+
+    /// Processes are copies of the model × stages × shares of each layer.
+    fn check_processes(&self, check: &mut Check) {
+        let Resources { devices, tensor_parallel, pipeline_stages, .. } = self.resources;
+        for (param, number) in [
+            ("resources.devices", devices),
+            ("resources.tensor_parallel", tensor_parallel),
+            ("resources.pipeline_stages", pipeline_stages),
+        ] {
+            check.that((1..=64).contains(&number), param, || format!("must lie in 1 to 64, found {number}"));
+        }
+        let model = u64::from(tensor_parallel) * u64::from(pipeline_stages);
+        let sane = [devices, tensor_parallel, pipeline_stages].iter().all(|number| (1..=64).contains(number));
+        check.that(!sane || u64::from(devices) % model == 0, "resources.devices", || {
+            format!(
+                "must be a multiple of tensor_parallel × pipeline_stages = {tensor_parallel} × {pipeline_stages}, found \
+                 {devices}"
+            )
+        });
+        let whole = matches!(
+            self.training.optimizer,
+            Optimizer::Muon { .. } | Optimizer::Adafactor { .. } | Optimizer::Adamw8bit { .. }
+        );
+        check.that(tensor_parallel <= 1 || !whole, "resources.tensor_parallel", || {
+            "adafactor, muon and adamw_8bit look at whole matrices, which tensor_parallel cuts; take another optimizer \
+             or pipeline_stages"
+                .to_owned()
+        });
     }
 
     /// What no CPU computes is refused before the job waits for one; other devices are known to the trainer alone.
@@ -395,6 +421,8 @@ mod tests {
             ("split.fraction", json!(1.0)),
             ("split.test_fraction", json!(-0.1)),
             ("resources.devices", json!(65)),
+            ("resources.tensor_parallel", json!(0)),
+            ("resources.pipeline_stages", json!(65)),
             ("resources.threads", json!(2000)),
             ("seed", json!(2147483648u32)),
             ("training.early_stopping.patience", json!(0)),
@@ -426,6 +454,18 @@ mod tests {
             (
                 "training.optimizer.betas",
                 vec![("training.optimizer", json!({"name": "adam", "betas": [0.9, 1.0]}))],
+            ),
+            ("resources.devices", vec![("resources", json!({"devices": 4, "tensor_parallel": 3}))]),
+            (
+                "resources.devices",
+                vec![("resources", json!({"devices": 6, "tensor_parallel": 2, "pipeline_stages": 2}))],
+            ),
+            (
+                "resources.tensor_parallel",
+                vec![
+                    ("training.optimizer", json!({"name": "muon"})),
+                    ("resources", json!({"devices": 2, "tensor_parallel": 2})),
+                ],
             ),
             ("training.eval_every.steps", vec![("training.eval_every", json!({"steps": 0}))]),
             ("training.eval_every.epochs", vec![("training.eval_every", json!({"epochs": 0.0}))]),

@@ -14,11 +14,12 @@ const AHEAD: usize = 2;
 
 /// A micro-batch.
 pub struct MicroBatch {
-    /// The rows of the split that all processes together compute.
+    /// The rows of the split that all copies of the model together compute. Where a copy's are computed in pieces, the
+    /// first piece names them all.
     pub all: Vec<usize>,
     /// Tokens of all of them.
     pub tokens: u64,
-    /// Those of this process.
+    /// Those of this copy.
     pub rows: Vec<usize>,
     /// The same as tensors.
     pub batch: Batch,
@@ -30,7 +31,7 @@ pub struct MicroBatch {
 pub struct Prefetch(Receiver<Vec<MicroBatch>>);
 
 impl Prefetch {
-    /// Starts with the batches of step `first`.
+    /// Starts with the batches of step `first`, and cuts what is this copy's of each into at most `pieces`.
     pub fn start(
         split: Arc<Split>,
         mut order: Order,
@@ -38,21 +39,26 @@ impl Prefetch {
         padding: (u32, u32),
         device: Device,
         share: Share,
+        pieces: usize,
     ) -> Result<Self> {
         let (sender, receiver) = sync_channel(AHEAD);
         thread::Builder::new().name("batches".into()).spawn(move || {
             for step in first.. {
-                let made = order.step(step).into_iter().map(|all| {
+                let made = order.step(step).into_iter().flat_map(|mut all| {
                     let tokens = |row: usize| split.row(row).ids.len();
                     let mut rows = share.of(&all, tokens);
                     let idle = rows.is_empty();
                     if idle {
                         rows.push(all[0]);
                     }
-                    let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
-                    let batch = collate(&own, padding, device);
-                    let tokens = all.iter().map(|&row| tokens(row) as u64).sum();
-                    MicroBatch { all, tokens, rows, batch, idle }
+                    let mut of_all = all.iter().map(|&row| tokens(row) as u64).sum();
+                    let piece = |rows: &[usize]| {
+                        let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
+                        let batch = collate(&own, padding, device);
+                        let (all, tokens) = (std::mem::take(&mut all), std::mem::take(&mut of_all));
+                        MicroBatch { all, tokens, rows: rows.to_vec(), batch, idle }
+                    };
+                    rows.chunks(rows.len().div_ceil(pieces)).map(piece).collect::<Vec<_>>()
                 });
                 // Nobody takes them any more: the training is over.
                 if sender.send(made.collect()).is_err() {

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::export::ModelFiles;
+use super::parts::Parts;
+use super::ranks::Ranks;
 use super::scaler::Scaler;
 use crate::failure::Failure;
 use crate::metrics::best::Tracker;
 use crate::optim::Optimizer;
-use crate::tensors;
 
 /// Everything beside tensors that a resumed training needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -97,18 +98,26 @@ impl Checkpoints {
     }
 
     /// Reads the optimizer's tensors of a checkpoint.
-    pub fn load_optimizer(&self, step: u64, optimizer: &mut Optimizer) -> Result<()> {
-        let path = self.path(step).join("training_state/optimizer.safetensors");
-        Ok(optimizer.load_state(tensors::load(&path)?)?)
+    pub fn load_optimizer(&self, step: u64, parts: &Parts, optimizer: &mut Optimizer) -> Result<()> {
+        let folder = self.path(step).join("training_state");
+        Ok(optimizer
+            .load_state(parts.load(&folder, "optimizer.safetensors", |name| optimizer.is_elsewhere(name))?)?)
     }
 
     /// Writes a checkpoint and commits it by rename; drops those beyond the newest `keep` and the best.
-    pub fn save(&self, model: &ModelFiles, optimizer: &Optimizer, state: &State) -> Result<PathBuf> {
+    pub fn save(
+        &self,
+        ranks: &Ranks,
+        parts: &Parts,
+        model: &ModelFiles,
+        optimizer: &Optimizer,
+        state: &State,
+    ) -> Result<PathBuf> {
         let unfinished = self.folder.join(format!(".{}", name_of(state.step)));
         let training = unfinished.join("training_state");
         std::fs::create_dir_all(&training).with_context(|| format!("making {}", training.display()))?;
-        model.write(&unfinished)?;
-        tensors::save(&training.join("optimizer.safetensors"), &optimizer.state())?;
+        model.write(&unfinished, ranks, parts)?;
+        parts.save(ranks, &training.join("optimizer.safetensors"), &optimizer.state(), parts.of_state())?;
         write_synced(&training.join("state.json"), &serde_json::to_vec_pretty(state)?)?;
         let path = self.path(state.step);
         if path.exists() {
@@ -118,6 +127,18 @@ impl Checkpoints {
         sync_folder(&self.folder)?;
         self.prune(state)?;
         Ok(path)
+    }
+
+    /// What the other processes do while the first one [`Checkpoints::save`]s.
+    pub fn give(
+        &self,
+        ranks: &Ranks,
+        parts: &Parts,
+        model: &ModelFiles,
+        optimizer: &Optimizer,
+    ) -> Result<()> {
+        parts.serve(ranks, &model.params, parts.of_model())?;
+        parts.serve(ranks, &optimizer.state(), parts.of_state())
     }
 
     fn prune(&self, state: &State) -> Result<()> {

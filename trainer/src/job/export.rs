@@ -8,6 +8,8 @@ use store::spec::ProblemType;
 use tch::Kind;
 
 use super::checkpoint::{sync_folder, write_synced};
+use super::parts::Parts;
+use super::ranks::Ranks;
 use crate::failure::Failure;
 use crate::tensors;
 
@@ -49,8 +51,8 @@ impl ModelFiles {
     }
 
     /// Writes weights, configuration and tokenizer into a folder that exists.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        tensors::save(&folder.join("model.safetensors"), &self.params)?;
+    pub fn write(&self, folder: &Path, ranks: &Ranks, parts: &Parts) -> Result<()> {
+        parts.save(ranks, &folder.join("model.safetensors"), &self.params, parts.of_model())?;
         write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(&self.config)?)?;
         for name in TOKENIZER_FILES {
             let from = self.base.join(name);

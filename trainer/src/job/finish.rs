@@ -18,19 +18,21 @@ use super::train::tell_evaluation;
 pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Value> {
     let best = session.state.tracker.best().map_or(step, |best| best.step);
     // The checkpoint that is read here is written by the first process.
-    session.ranks.greatest(0)?;
+    session.ranks.gather()?;
     if best != step {
-        setup::restore(&mut session.files.params, &session.checkpoints.path(best))?;
+        setup::restore(&mut session.files.params, &session.parts, &session.checkpoints.path(best))?;
     }
     let validation = evaluated(&session, session.data.validation.as_ref())?;
     let test = test(&session, events, best)?;
-    session.ranks.part()?;
+    session.ranks.gather()?;
     if !session.ranks.leads() {
+        session.parts.serve(&session.ranks, &session.files.params, session.parts.of_model())?;
         return Ok(Value::Null);
     }
     events.phase(step, "exporting", Map::new())?;
     let folder = session.out.join("model");
     commit_folder(&folder, |folder| write_model(&session, folder, best, validation.as_ref(), test.as_ref()))?;
+    session.ranks.part()?;
     let mut metrics = Map::new();
     for (prefix, evaluation) in [("", &validation), ("test_", &test)] {
         for (name, value) in evaluation.iter().flat_map(|evaluation| evaluation.metrics.values.iter()) {
@@ -69,7 +71,7 @@ fn write_model(
     validation: Option<&Evaluation>,
     test: Option<&Evaluation>,
 ) -> Result<()> {
-    session.files.write(folder)?;
+    session.files.write(folder, &session.ranks, &session.parts)?;
     session.files.write_licence(folder)?;
     let json = |value: &Value| serde_json::to_vec_pretty(value);
     write_synced(&folder.join("trainer_state.json"), &json(&trainer_state(session, best))?)?;

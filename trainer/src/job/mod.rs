@@ -4,11 +4,16 @@
 
 mod checkpoint;
 pub mod control;
+mod divide;
 mod evaluate;
 mod events;
 mod export;
 mod finish;
+mod grid;
 mod manifest;
+mod parts;
+mod pass;
+mod pipeline;
 pub mod plan;
 mod ranks;
 mod scaler;

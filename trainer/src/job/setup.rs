@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
@@ -11,17 +11,21 @@ use store::spec::{JobSpec, Precision, ProblemType};
 use tch::{Device, Tensor};
 
 use super::checkpoint::{Checkpoints, State};
+use super::divide;
 use super::events::{Event, Events};
 use super::export::ModelFiles;
+use super::grid::Grid;
 use super::manifest::{self, Hashes};
+use super::parts::Parts;
+use super::pass::Stage;
 use super::plan::{self, Plan};
 use super::ranks::{self, Ranks};
 use super::scaler::Scaler;
-use crate::data::{Cache, Data, Order};
+use crate::data::{Cache, Data, Order, Share, collate};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
-use crate::nn::{Copies, Embedding, LoadReport, Loaded, Loader, Numbers};
+use crate::nn::{Context, Copies, Embedding, LoadReport, Loaded, Loader};
 use crate::optim::Optimizer;
 use crate::precision::{self, Settled};
 use crate::tasks::text_classification::Objective;
@@ -66,6 +70,10 @@ pub struct Session {
     pub padding: (u32, u32),
     /// This process among those of the job.
     pub ranks: Ranks,
+    /// The layers that it has.
+    pub stage: Stage,
+    /// What it has of each parameter.
+    pub parts: Parts,
     /// When this attempt began to train.
     pub began: Instant,
 }
@@ -74,19 +82,28 @@ pub struct Session {
 pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session> {
     let spec = read_spec(dir)?;
     let resources = &spec.resources;
-    let mut ranks = Ranks::meet(dir, attempt, resources.devices as usize, resources.device)?;
+    let mut ranks = Ranks::meet(dir, attempt, Grid::of(resources), resources.device)?;
     set_threads(&spec, ranks.size())?;
     // Hashing the checkpoint takes longer than reading it: it goes on beside.
     let hashes = Hashes::start(dir);
     let device = device::choose(spec.resources.device, ranks.rank())?;
     let precision = precision::settle(spec.training.precision, device)?;
     announce(events, device, &precision)?;
+    let grid = ranks.grid();
+    if grid.model() > 1 {
+        let Grid { copies, stages, shares } = grid;
+        let size = grid.size();
+        events.log(
+            0,
+            format!("{size} processes: copies of the model {copies} × stages {stages} × shares of each layer {shares}."),
+        )?;
+    }
     native::runtime::set_tf32(precision.precision == Precision::Tf32)?;
     native::runtime::set_deterministic(spec.training.deterministic)?;
 
     let base = dir.join("model");
     let config = models::read_config(&base)?;
-    models::base_of(config["model_type"].as_str().unwrap_or_default())?;
+    let family = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let tokenizer = Tokenizer::load(&base)?;
     let max_length = max_length(&spec, &config, &tokenizer)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
@@ -96,8 +113,12 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         Objective::new(data.problem, data.labels.clone(), &spec.training, &data.train.targets, device)?;
 
     let weights = Weights::open(&base)?;
-    let (model, loaded) = build(&config, &weights, &spec, &data, device, precision.numbers(), events)?;
-    let (mut params, copies) = (loaded.params, loaded.copies);
+    let part = divide::part(&config, &weights, &spec, &data, &ranks)?;
+    let loader = Loader::new(&weights, family, u64::from(spec.seed), device);
+    let loader = loader.numbers(precision.numbers()).part(part);
+    let (model, loaded) = build(&config, loader, &spec, &data, events)?;
+    let Loaded { mut params, absent, cuts, copies, .. } = loaded;
+    let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
     let identity = hashes.identity(&spec);
     let manifest = manifest::manifest(&hashes, &spec, &identity, device, &precision)?;
@@ -113,14 +134,21 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let checkpoints = Checkpoints::open(&out, training.keep_checkpoints as usize)?;
     let resumed = checkpoints.newest(&identity)?;
     if let Some(state) = &resumed {
-        restore(&mut params, &checkpoints.path(state.step))?;
+        restore(&mut params, &parts, &checkpoints.path(state.step))?;
         copies.refresh()?;
     }
-    let mut optimizer = Optimizer::new(&spec.training, &params, model.as_ref())?.seeded(u64::from(spec.seed));
+    let shard = if resources.shard_optimizer { ranks.share() } else { Share { rank: 0, size: 1 } };
+    let mut optimizer = Optimizer::of_part(&spec.training, &params, &absent, shard, model.as_ref())?
+        .seeded(u64::from(spec.seed));
     if let Some(state) = &resumed {
-        checkpoints.load_optimizer(state.step, &mut optimizer)?;
+        checkpoints.load_optimizer(state.step, &parts, &mut optimizer)?;
         tell_resume(state, &checkpoints, events)?;
     }
+    let padding = (tokenizer.pad_id().unwrap_or(0), tokenizer.pad_type_id());
+    let stage = divide::stage(&ranks, model.as_ref(), params.iter().chain(&absent), &spec, || {
+        let batch = collate(&[data.train.row(0)], padding, device);
+        tch::no_grad(|| model.embed(&batch.inputs, &Context::evaluation(&batch.inputs.packing))).size()[1]
+    })?;
     exchange(&mut ranks, &params)?;
     let files = ModelFiles::new(params, &config, &base, data.problem, &data.labels)?;
     let state = match resumed {
@@ -142,7 +170,9 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         state,
         manifest,
         ranks,
-        padding: (tokenizer.pad_id().unwrap_or(0), tokenizer.pad_type_id()),
+        padding,
+        stage,
+        parts,
         began: Instant::now(),
         data,
         spec,
@@ -235,16 +265,12 @@ fn total_steps(spec: &JobSpec, steps_per_epoch: u64) -> u64 {
 
 fn build(
     config: &Value,
-    weights: &Weights,
+    mut loader: Loader,
     spec: &JobSpec,
     data: &Data,
-    device: Device,
-    numbers: Numbers,
     events: &mut Events,
 ) -> Result<(Box<dyn TextModel>, Loaded)> {
     let labels = &data.labels;
-    let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
-    let mut loader = Loader::new(weights, base, u64::from(spec.seed), device).numbers(numbers);
     if let Some(rows) = kept_head(config, data.problem, labels) {
         events.log(
             0,
@@ -290,9 +316,10 @@ fn tell_load(report: &LoadReport, events: &mut Events) -> Result<()> {
 }
 
 /// Puts the weights of a checkpoint of this job in place of the base model's.
-pub fn restore(params: &mut [(String, Tensor)], checkpoint: &Path) -> Result<()> {
+pub fn restore(params: &mut [(String, Tensor)], parts: &Parts, checkpoint: &Path) -> Result<()> {
     let path = checkpoint.join("model.safetensors");
-    let mut saved: std::collections::HashMap<_, _> = tensors::load(&path)?.into_iter().collect();
+    let saved = parts.load(checkpoint, "model.safetensors", |_| false)?;
+    let mut saved: std::collections::HashMap<_, _> = saved.into_iter().collect();
     tch::no_grad(|| {
         for (name, param) in params {
             let value = saved.remove(name).with_context(|| format!("{name} is not in {}", path.display()))?;

@@ -46,6 +46,7 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
         session.padding,
         session.device,
         session.ranks.share(),
+        pieces(session),
     )?;
     while session.state.step < session.total_steps && !session.state.stop {
         let made = one_step(session, &batches, &mut window)?;
@@ -58,9 +59,13 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
         if evaluated {
             validate(session, events)?;
         }
-        let asked = asked_of_any(session, control)?;
-        let due = evaluated || asked == Some(Asked::Pause) || checkpoint_due(session, last_checkpoint);
-        if due && session.ranks.leads() {
+        // All must end at the same step, and write or give their part at the same: clocks differ.
+        let [asked, due] = session.ranks.greatest([
+            Asked::code(control.asked()),
+            i64::from(session.ranks.leads() && checkpoint_due(session, last_checkpoint)),
+        ])?;
+        let asked = Asked::of_code(asked);
+        if evaluated || asked == Some(Asked::Pause) || due > 0 {
             save_checkpoint(session, events)?;
             last_checkpoint = Instant::now();
         }
@@ -108,7 +113,8 @@ impl Window {
         self.tokens += micro.tokens;
         self.own += micro.batch.tokens;
         self.computed += micro.batch.computed();
-        self.batches += 1;
+        // Pieces of a batch after the first name no rows.
+        self.batches += u64::from(!micro.all.is_empty());
     }
 }
 
@@ -151,10 +157,11 @@ fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &m
     Ok(())
 }
 
-/// What was asked of any process of the job: all must end at the same step.
-fn asked_of_any(session: &Session, control: &Control) -> Result<Option<Asked>> {
-    let code = session.ranks.greatest(Asked::code(control.asked()))?;
-    Ok(Asked::of_code(code))
+/// Into how many a batch is cut so that all stages have work: none where a step has enough batches.
+fn pieces(session: &Session) -> usize {
+    let stages = session.ranks.grid().stages;
+    let batches = session.spec.training.gradient_accumulation_steps as usize;
+    if batches >= stages { 1 } else { stages }
 }
 
 /// Whether the validation rows are looked at after this step; after the last they always are.
@@ -257,7 +264,11 @@ fn save_checkpoint(session: &mut Session, events: &mut Events) -> Result<()> {
     if session.device != Device::Cpu {
         tch::Cuda::synchronize(0);
     }
-    let path = session.checkpoints.save(&session.files, &session.optimizer, &session.state)?;
+    let Session { ranks, parts, files, optimizer, checkpoints, state, .. } = session;
+    if !ranks.leads() {
+        return checkpoints.give(ranks, parts, files, optimizer);
+    }
+    let path = checkpoints.save(ranks, parts, files, optimizer, state)?;
     tell_checkpoint(&session.state, &path, events)
 }
 

@@ -133,10 +133,11 @@ impl Attention {
         Attention {
             query_key_value: Linear::joined(&parts, size, size, std),
             probs_dropout: Dropout::new(path, config.attention_probs_dropout_prob),
-            output: Linear::new(&output.sub("dense"), size, size, std),
+            output: Linear::rows(&output.sub("dense"), size, size, std),
             output_dropout: Dropout::new(path, config.hidden_dropout_prob),
             output_norm: LayerNorm::new(&output.sub("LayerNorm"), size, config.layer_norm_eps),
-            heads: Heads::bidirectional(config.num_attention_heads, size / config.num_attention_heads),
+            heads: path
+                .heads(Heads::bidirectional(config.num_attention_heads, size / config.num_attention_heads)),
         }
     }
 
@@ -163,9 +164,9 @@ impl Layer {
         let (size, inner, std) = (config.hidden_size, config.intermediate_size, config.initializer_range);
         Ok(Layer {
             attention: Attention::new(&path.sub("attention"), config),
-            intermediate: Linear::new(&path.sub("intermediate.dense"), size, inner, std),
+            intermediate: Linear::columns(&path.sub("intermediate.dense"), size, inner, std),
             activation: Activation::parse(&config.hidden_act)?,
-            output: Linear::new(&path.sub("output.dense"), inner, size, std),
+            output: Linear::rows(&path.sub("output.dense"), inner, size, std),
             output_dropout: Dropout::new(path, config.hidden_dropout_prob),
             output_norm: LayerNorm::new(&path.sub("output.LayerNorm"), size, config.layer_norm_eps),
         })

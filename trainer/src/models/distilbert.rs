@@ -96,15 +96,15 @@ impl Layer {
         let parts = [&attention.sub("q_lin"), &attention.sub("k_lin"), &attention.sub("v_lin")];
         Ok(Layer {
             qkv_lin: Linear::joined(&parts, dim, dim, std),
-            out_lin: Linear::new(&attention.sub("out_lin"), dim, dim, std),
+            out_lin: Linear::rows(&attention.sub("out_lin"), dim, dim, std),
             attention_dropout: Dropout::new(path, config.attention_dropout),
             sa_layer_norm: LayerNorm::new(&path.sub("sa_layer_norm"), dim, LAYER_NORM_EPS),
-            lin1: Linear::new(&ffn.sub("lin1"), dim, inner, std),
+            lin1: Linear::columns(&ffn.sub("lin1"), dim, inner, std),
             activation: Activation::parse(&config.activation)?,
-            lin2: Linear::new(&ffn.sub("lin2"), inner, dim, std),
+            lin2: Linear::rows(&ffn.sub("lin2"), inner, dim, std),
             dropout: Dropout::new(path, config.dropout),
             output_layer_norm: LayerNorm::new(&path.sub("output_layer_norm"), dim, LAYER_NORM_EPS),
-            heads: Heads::bidirectional(config.n_heads, dim / config.n_heads),
+            heads: path.heads(Heads::bidirectional(config.n_heads, dim / config.n_heads)),
         })
     }
 

@@ -13,6 +13,9 @@ use anyhow::Result;
 use formats::checkpoint::Weights;
 use tch::{Device, Kind, Tensor};
 
+use super::copies::Copies;
+use super::names::{inner_name, is_buffer, is_head, listed, misshaped};
+use super::part::{Cuts, Part, stand_in};
 use crate::failure::Failure;
 use crate::tensors;
 
@@ -51,32 +54,21 @@ pub enum Numbers {
 pub struct Loaded {
     /// The parameters by name, in the order they were asked for.
     pub params: tensors::Named,
+    /// Stand-ins of those that other processes have.
+    pub absent: tensors::Named,
+    /// Those of which this process has a share.
+    pub cuts: Cuts,
     /// Copies of them in another kind.
     pub copies: Copies,
     /// What was dropped or made anew.
     pub report: LoadReport,
 }
 
-/// The numbers that mixed precision multiplies by: `(parameters, copy in fewer bits)`.
-pub struct Copies(Vec<(Tensor, Tensor)>);
-
-impl Copies {
-    /// Writes the copies anew, after the parameters changed.
-    pub fn refresh(&self) -> Result<()> {
-        tch::no_grad(|| {
-            for (from, copy) in &self.0 {
-                copy.shallow_clone().f_copy_(from)?;
-            }
-            Ok(())
-        })
-    }
-}
-
 /// A checkpoint, and the parameters taken from it so far.
 pub struct Loader<'a> {
-    weights: &'a Weights,
+    pub(super) weights: &'a Weights,
     /// Model name → file name.
-    names: BTreeMap<String, String>,
+    pub(super) names: BTreeMap<String, String>,
     base: &'static str,
     /// For each label, its row in the checkpoint's own head; `None` for a new head.
     label_rows: Option<Vec<i64>>,
@@ -85,17 +77,22 @@ pub struct Loader<'a> {
     numbers: Numbers,
     from_scratch: bool,
     sites: Cell<u64>,
-    state: RefCell<State>,
+    pub(super) part: Part,
+    pub(super) state: RefCell<State>,
 }
 
 #[derive(Default)]
-struct State {
-    params: tensors::Named,
+pub(super) struct State {
+    pub params: tensors::Named,
+    pub absent: tensors::Named,
+    pub cuts: Cuts,
+    /// What cannot be cut into equal shares.
+    pub misfits: Vec<String>,
     copies: Vec<(Tensor, Tensor)>,
-    taken: BTreeSet<String>,
-    made: Vec<String>,
-    missing: Vec<String>,
-    misshaped: Vec<String>,
+    pub taken: BTreeSet<String>,
+    pub made: Vec<String>,
+    pub missing: Vec<String>,
+    pub misshaped: Vec<String>,
 }
 
 impl<'a> Loader<'a> {
@@ -124,6 +121,7 @@ impl<'a> Loader<'a> {
             numbers: Numbers::Full,
             from_scratch: false,
             sites: Cell::new(0),
+            part: Part::whole(),
             state: RefCell::default(),
         }
     }
@@ -182,45 +180,19 @@ impl<'a> Loader<'a> {
             )
             .into());
         }
-        let copies = Copies(state.copies);
+        let copies = Copies::new(state.copies);
         copies.refresh()?;
-        Ok(Loaded { params: state.params, copies, report: LoadReport { made: state.made, dropped } })
-    }
-}
-
-/// The name below the encoder's prefix, where every tensor must be known.
-fn inner_name<'n>(full: &'n str, base: &str) -> Option<&'n str> {
-    full.strip_prefix(base)?.strip_prefix('.')
-}
-
-/// Constants that old versions of transformers saved beside the weights.
-fn is_buffer(inner: &str) -> bool {
-    inner.ends_with("position_ids") || inner == "embeddings.token_type_ids"
-}
-
-/// Parts that another task, or a bare encoder, has and this one may lack.
-fn is_head(inner: &str) -> bool {
-    const HEADS: [&str; 7] =
-        ["pooler.", "cls.", "lm_head.", "classifier.", "vocab_", "qa_outputs.", "pre_classifier."];
-    HEADS.iter().any(|start| inner.starts_with(start))
-}
-
-/// The first names of a list, and how many there are more.
-fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 8;
-    let first = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => first,
-        more => format!("{first} and {more} more"),
+        let report = LoadReport { made: state.made, dropped };
+        Ok(Loaded { params: state.params, absent: state.absent, cuts: state.cuts, copies, report })
     }
 }
 
 /// A place in the tree of parameter names.
 #[derive(Clone)]
 pub struct Path<'a> {
-    loader: &'a Loader<'a>,
-    name: String,
-    may_be_new: bool,
+    pub(super) loader: &'a Loader<'a>,
+    pub(super) name: String,
+    pub(super) may_be_new: bool,
     full: bool,
 }
 
@@ -243,20 +215,36 @@ impl<'a> Path<'a> {
     /// A parameter of the model. What is wrong with it is reported by [`Loader::finish`].
     pub fn param(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let full = self.join(name);
+        if !self.loader.part.has(&full) {
+            let known = self.loader.looks_like(&full, shape);
+            return self.leave(full, shape, self.kind(shape), known);
+        }
         let value = self.read(&full, shape);
         self.register(full, value, shape, init, None)
     }
 
-    /// A parameter of the model whose memory is `place`, a part of [`Path::room`].
-    pub fn param_at(&self, name: &str, place: Tensor, init: Init) -> Tensor {
-        let (full, shape) = (self.join(name), place.size());
+    /// A parameter of the model whose memory is `place`, a part of [`Path::room`]. Where it is cut along a dimension,
+    /// `place` is this process's share.
+    pub fn param_at(&self, name: &str, place: Tensor, init: Init, cut: Option<i64>) -> Tensor {
+        let (full, mut shape) = (self.join(name), place.size());
+        if let Some(dim) = cut.filter(|_| self.loader.part.shares > 1) {
+            shape[dim as usize] *= self.loader.part.shares;
+            self.loader.state.borrow_mut().cuts.insert(full.clone(), dim);
+        }
+        if !self.loader.part.has(&full) {
+            let known = self.loader.looks_like(&full, &shape);
+            return self.leave(full, &place.size(), place.kind(), known);
+        }
         let value = self.read(&full, &shape);
-        self.register(full, value, &shape, init, Some(place))
+        self.register(full, value, &shape, init, Some((place, cut)))
     }
 
-    /// Memory for parameters that lie beside each other.
-    pub fn room(&self, shape: &[i64]) -> Tensor {
-        Tensor::empty(shape, (self.kind(shape), self.loader.device))
+    /// Memory for parameters of this name that lie beside each other.
+    pub fn room(&self, name: &str, shape: &[i64]) -> Tensor {
+        match self.loader.part.has(&self.join(name)) {
+            true => Tensor::empty(shape, (self.kind(shape), self.loader.device)),
+            false => stand_in(shape, self.kind(shape)),
+        }
     }
 
     /// The kind in which a parameter of this shape is kept.
@@ -269,7 +257,10 @@ impl<'a> Path<'a> {
 
     /// `params` in the kind of mixed precision: a copy that [`Copies::refresh`] keeps in step, or themselves where they
     /// are kept so; `None` in full precision.
-    pub fn low(&self, params: &Tensor) -> Option<Tensor> {
+    pub fn low(&self, name: &str, params: &Tensor) -> Option<Tensor> {
+        if !self.loader.part.has(&self.join(name)) {
+            return None;
+        }
         let kind = match self.loader.numbers {
             Numbers::Mixed(kind) | Numbers::Pure(kind) if !self.full => kind,
             _ => return None,
@@ -290,6 +281,10 @@ impl<'a> Path<'a> {
     /// A parameter of a head with one row a label.
     pub fn label_param(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let full = self.join(name);
+        if !self.loader.part.has(&full) {
+            let known = self.loader.label_rows.is_some() && self.loader.names.contains_key(&full);
+            return self.may_be_new().leave(full, shape, self.kind(shape), known);
+        }
         let value = self.loader.label_rows.as_ref().and_then(|rows| {
             let file_name = self.loader.names.get(&full)?;
             let all = self.loader.tensor(file_name).ok()?;
@@ -316,7 +311,7 @@ impl<'a> Path<'a> {
         value: Option<Tensor>,
         shape: &[i64],
         init: Init,
-        place: Option<Tensor>,
+        place: Option<(Tensor, Option<i64>)>,
     ) -> Tensor {
         let value = value.unwrap_or_else(|| {
             let mut state = self.loader.state.borrow_mut();
@@ -329,8 +324,10 @@ impl<'a> Path<'a> {
             self.loader.make(&full, shape, init)
         });
         let param = match place {
-            Some(mut place) => {
-                place.copy_(&value);
+            Some((mut place, cut)) => {
+                place.copy_(
+                    &cut.map_or_else(|| value.shallow_clone(), |dim| self.loader.part.cut(&value, dim)),
+                );
                 place.detach()
             }
             None => value.to_device(self.loader.device).to_kind(self.kind(shape)),
@@ -360,9 +357,7 @@ impl Loader<'_> {
         if found.size() == shape {
             return Some(found);
         }
-        state
-            .misshaped
-            .push(format!("{file_name} has shape {:?}, config.json asks for {shape:?}", found.size()));
+        state.misshaped.push(misshaped(file_name, &found.size(), shape));
         None
     }
 

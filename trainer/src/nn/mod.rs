@@ -1,14 +1,19 @@
 //! Building blocks of the models, and how their weights are found in a checkpoint.
 
+mod copies;
 mod layers;
 mod linear;
 mod load;
+mod names;
 mod packing;
+mod part;
 
+pub use copies::Copies;
 pub use layers::{Activation, Dropout, Embedding, LayerNorm};
 pub use linear::Linear;
-pub use load::{Copies, Init, LoadReport, Loaded, Loader, Numbers, Path};
+pub use load::{Init, LoadReport, Loaded, Loader, Numbers, Path};
 pub use packing::Packing;
+pub use part::{Cuts, Part};
 
 use tch::{Kind, Tensor};
 

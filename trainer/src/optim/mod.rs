@@ -5,6 +5,7 @@
 
 pub mod groups;
 pub mod schedule;
+mod shard;
 mod state;
 mod update;
 
@@ -16,7 +17,9 @@ use anyhow::{Context as _, Result};
 use store::spec::{self, Schedule, Training};
 use tch::Tensor;
 
+use crate::data::Share;
 use crate::models::TextModel;
+use shard::{Owners, shard};
 use state::Param;
 
 /// The update rule with its state, the schedule, and the parameters that they move.
@@ -26,6 +29,10 @@ pub struct Optimizer {
     learning_rate: f64,
     groups: Vec<Members>,
     seed: u64,
+    /// Parameters that are trained here and updated by another copy of the model.
+    others: Vec<(String, Tensor)>,
+    /// Which copy updates each trained parameter, in one order on all; empty where each does all.
+    owners: Owners,
 }
 
 /// A [`Group`] whose parameters have their state.
@@ -42,13 +49,32 @@ impl Optimizer {
     /// # Errors
     /// A [`crate::failure::Failure`] of the user when the freezing asked for does not fit the model.
     pub fn new(training: &Training, params: &[(String, Tensor)], model: &dyn TextModel) -> Result<Self> {
-        let groups = groups::build(training, params, model.layers(), |name| model.depth(name))?;
-        Ok(Self::of_groups(
-            training.optimizer.clone(),
-            groups,
-            training.lr_scheduler.clone(),
-            training.learning_rate,
-        ))
+        Self::of_part(training, params, &[], Share { rank: 0, size: 1 }, model)
+    }
+
+    /// [`Optimizer::new`] of a part of the model: `absent` are what other processes have, which decide with the others
+    /// what fits and get no state here. Of the rest this process has the state of `share`'s parameters alone (ZeRO stage 1:
+    /// S. Rajbhandari et al., "ZeRO: Memory optimizations toward training trillion parameter models", 2020).
+    ///
+    /// # Errors
+    /// As [`Optimizer::new`].
+    pub fn of_part(
+        training: &Training,
+        params: &[(String, Tensor)],
+        absent: &[(String, Tensor)],
+        share: Share,
+        model: &dyn TextModel,
+    ) -> Result<Self> {
+        let all = params.iter().chain(absent).map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        let all: Vec<_> = all.collect();
+        let mut groups = groups::build(training, &all, model.layers(), |name| model.depth(name))?;
+        for group in &mut groups {
+            group.params.retain(|(name, _)| absent.iter().all(|(other, _)| other != name));
+        }
+        let (others, owners) = shard(&mut groups, share);
+        let (rule, schedule) = (training.optimizer.clone(), training.lr_scheduler.clone());
+        let whole = Self::of_groups(rule, groups, schedule, training.learning_rate);
+        Ok(Optimizer { others, owners, ..whole })
     }
 
     /// An optimizer of these groups; `learning_rate` is the schedule's peak.
@@ -70,7 +96,8 @@ impl Optimizer {
             weight_decay: group.weight_decay,
         };
         let groups = groups.into_iter().map(&mut members).collect();
-        Optimizer { rule, schedule, learning_rate, groups, seed: 0 }
+        let (others, owners) = (Vec::new(), Vec::new());
+        Optimizer { rule, schedule, learning_rate, groups, seed: 0, others, owners }
     }
 
     /// Draws the rounding of parameters in bf16 by this seed.
@@ -89,7 +116,7 @@ impl Optimizer {
     /// # Errors
     /// libtorch's.
     pub fn zero_grad(&self) -> Result<()> {
-        let tensors: Vec<&Tensor> = self.params().map(|param| &param.tensor).collect();
+        let tensors: Vec<&Tensor> = self.trained().map(|(_, tensor)| tensor).collect();
         Ok(native::gradients::clear_grads(&tensors)?)
     }
 
@@ -102,9 +129,18 @@ impl Optimizer {
     /// # Errors
     /// libtorch's.
     pub fn grad_norm(&self) -> Result<Tensor> {
-        let params: Vec<&Tensor> = self.params().map(|param| &param.tensor).collect();
+        self.grad_norm_of(|_| true)
+    }
+
+    /// [`Optimizer::grad_norm`] over the parameters whose names count.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn grad_norm_of(&self, counts: impl Fn(&str) -> bool) -> Result<Tensor> {
+        let params: Vec<&Tensor> = self.trained().map(|(_, tensor)| tensor).collect();
         native::gradients::coalesce_grads(&params)?;
-        let grads: Vec<Tensor> = params.into_iter().map(Tensor::grad).filter(Tensor::defined).collect();
+        let counted = self.trained().filter(|(name, _)| counts(name));
+        let grads: Vec<Tensor> = counted.map(|(_, tensor)| tensor.grad()).filter(Tensor::defined).collect();
         Ok(native::gradients::grad_norm(&grads)?)
     }
 
@@ -156,6 +192,23 @@ impl Optimizer {
             .iter()
             .map(|(_, tensor)| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64)
             .sum()
+    }
+
+    /// Which copy of the model updates each trained parameter, after which the others take it from there; in the same
+    /// order on all. Empty where each updates all.
+    pub fn owners(&self) -> &[(Tensor, usize)] {
+        &self.owners
+    }
+
+    /// Whether a parameter's state is in another copy of the model.
+    pub fn is_elsewhere(&self, name: &str) -> bool {
+        self.others.iter().any(|(other, _)| other == name)
+    }
+
+    /// What is trained here, wherever its state is.
+    fn trained(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        let own = self.params().map(|param| (param.name.as_str(), &param.tensor));
+        own.chain(self.others.iter().map(|(name, tensor)| (name.as_str(), tensor)))
     }
 
     fn params(&self) -> impl Iterator<Item = &Param> {

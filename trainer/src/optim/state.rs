@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 /// A parameter and what its rule remembers of it, in the order of its parts.
 pub(super) struct Param {
-    name: String,
+    pub(super) name: String,
     pub(super) tensor: Tensor,
     pub(super) way: Way,
     /// Its number among the optimizer's parameters: what its rounding is drawn by.
