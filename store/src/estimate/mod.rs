@@ -156,8 +156,7 @@ mod tests {
         let run = of(json!({"epochs": 2.5, "batch_size": 30, "gradient_accumulation_steps": 2}));
         assert_eq!((run.steps_per_epoch, run.steps, run.tokens_per_step), (17, 43, 60 * 128));
         // Six operations for each weight and token, and what attention adds.
-        let products =
-            6.0 * (LAYERS - 12 * (9 * 768 + 3072 + 4 * 768 - 768)) as f64 * run.tokens_per_step as f64;
+        let products = 6.0 * (LAYERS - 12 * (9 * 768 + 3072)) as f64 * run.tokens_per_step as f64;
         let off = run.flops_per_step / products;
         assert!((1.0..1.1).contains(&off), "{off}");
         assert_eq!(of(json!({"max_steps": 7})).steps, 7);
