@@ -109,7 +109,8 @@ impl Kept<'_> {
         let layers = flow.iter().map(|flow| self.layer(*flow));
         if checkpointing {
             let entered = self.bytes.activation * self.tokens * self.model.hidden * self.model.layers;
-            return self.embedding() + entered + layers.max().unwrap_or(0);
+            // What the first pass through a layer took stays with the process, in pieces.
+            return self.embedding() + entered + layers.max().unwrap_or(0) + self.backward(flow);
         }
         self.embedding() + layers.sum::<u64>()
     }

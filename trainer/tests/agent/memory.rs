@@ -69,7 +69,7 @@ async fn memory_that_runs_out_ends_the_job_and_not_the_agent(db: PgPool) {
     let model = stage.temp.path().join("long");
     long_bert(&model);
     let large = spec(json!({"max_steps": 1, "batch_size": 4096, "max_length": 4096, "precision": "fp32"}));
-    let large = stage.enqueue_spec(large, rows(400, 4200).as_bytes(), &model).await;
+    let large = stage.enqueue_spec(large, rows(60, 4200).as_bytes(), &model).await;
     let small = spec(json!({"max_steps": 2, "batch_size": 1, "precision": "fp32"}));
     let small = stage.enqueue_spec(small, rows(12, 6).as_bytes(), &fixture()).await;
 
