@@ -26,7 +26,7 @@ fn a_norm_of_a_sum_is_its_operations() {
             let float = |t: &Tensor| t.to_kind(Kind::Float);
             let mut sum = dropout_packed(&float(&x), p, &keys, &offsets);
             if added {
-                sum = sum + float(&residual);
+                sum += float(&residual);
             }
             let apart = sum.layer_norm([d], Some(&weight), Some(&bias), 1e-5, false);
             let what = format!("{kind:?} {d} {p} {added}");

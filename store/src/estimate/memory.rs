@@ -85,7 +85,9 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     let standing = to.weights + to.copies + to.optimizer;
     let accumulation = u64::from(training.gradient_accumulation_steps).max(1);
     let after = to.gradients + by_row(&tables, &kept, accumulation);
-    let work = to.activations + kept.backward(&flow);
+    // With checkpointing, what the first pass through a layer took stays with the process as well, in pieces.
+    let passes = if training.gradient_checkpointing { 2 } else { 1 };
+    let work = to.activations + passes * kept.backward(&flow);
     let largest = model.parameters.iter().map(|parameter| FP32 * parameter.elements()).max().unwrap_or(0);
     let update = update_bytes(&training.optimizer, &tables, model, bytes, largest);
     // A checkpoint is written tensor by tensor.
@@ -109,8 +111,7 @@ impl Kept<'_> {
         let layers = flow.iter().map(|flow| self.layer(*flow));
         if checkpointing {
             let entered = self.bytes.activation * self.tokens * self.model.hidden * self.model.layers;
-            // What the first pass through a layer took stays with the process, in pieces.
-            return self.embedding() + entered + layers.max().unwrap_or(0) + self.backward(flow);
+            return self.embedding() + entered + layers.max().unwrap_or(0);
         }
         self.embedding() + layers.sum::<u64>()
     }

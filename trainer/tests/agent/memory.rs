@@ -68,7 +68,7 @@ async fn memory_that_runs_out_ends_the_job_and_not_the_agent(db: PgPool) {
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let model = stage.temp.path().join("long");
     long_bert(&model);
-    let large = spec(json!({"max_steps": 1, "batch_size": 4096, "max_length": 4096, "precision": "fp32"}));
+    let large = spec(json!({"max_steps": 1, "batch_size": 64, "max_length": 4096, "precision": "fp32"}));
     let large = stage.enqueue_spec(large, rows(60, 4200).as_bytes(), &model).await;
     let small = spec(json!({"max_steps": 2, "batch_size": 1, "precision": "fp32"}));
     let small = stage.enqueue_spec(small, rows(12, 6).as_bytes(), &fixture()).await;
@@ -83,7 +83,7 @@ async fn memory_that_runs_out_ends_the_job_and_not_the_agent(db: PgPool) {
     let message = error["message"].as_str().unwrap();
     for words in [
         "This job needs about ",
-        "at batch_size 4096 and rows of up to 4096 tokens, and there is ",
+        "at batch_size 64 and rows of up to 4096 tokens, and there is ",
         "gradient_accumulation_steps",
     ] {
         assert!(message.contains(words), "{words:?} is not in: {message}");
