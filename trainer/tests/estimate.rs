@@ -4,14 +4,9 @@ mod common;
 
 use std::process::Command;
 
-use common::{Job, json_of};
-use formats::checkpoint::Weights;
+use common::{Job, json_of, make_bert};
 use luthier_trainer::job::plan::Plan;
-use luthier_trainer::models;
-use luthier_trainer::nn::Loader;
-use luthier_trainer::tensors;
 use serde_json::{Value, json};
-use tch::Device;
 
 /// How far an estimate may be off.
 const TOLERANCE: f64 = 0.15;
@@ -33,23 +28,13 @@ fn moderate(training: Value) -> Job {
     for (name, size) in sizes {
         config[name] = json!(size);
     }
-    make(&job, &config);
+    make_bert(&job.path("model"), &config);
     let row = |n: usize| {
         let label = if n.is_multiple_of(2) { "positive" } else { "negative" };
         format!("{}{label},{label}\n", "the film and the plot ".repeat(12 + n % 9))
     };
     job.write("data/train.csv", &format!("text,label\n{}", (0..200).map(row).collect::<String>()));
     job
-}
-
-/// Writes a checkpoint of this configuration.
-fn make(job: &Job, config: &Value) {
-    job.write("model/config.json", &config.to_string());
-    tensors::save(&job.path("model/model.safetensors"), &[]).unwrap();
-    let weights = Weights::open(&job.path("model")).unwrap();
-    let loader = Loader::new(&weights, "bert", 1, Device::Cpu).from_scratch();
-    models::build(config, &loader, 2, None).unwrap();
-    tensors::save(&job.path("model/model.safetensors"), &loader.finish().unwrap().params).unwrap();
 }
 
 /// The most memory that a process of its own had resident, and what was planned.

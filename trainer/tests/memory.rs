@@ -2,14 +2,9 @@
 
 mod common;
 
-use common::{Job, json_of};
-use formats::checkpoint::Weights;
+use common::{Job, json_of, make_bert};
 use luthier_trainer::job::Outcome;
-use luthier_trainer::models;
-use luthier_trainer::nn::Loader;
-use luthier_trainer::tensors;
 use serde_json::{Value, json};
-use tch::Device;
 
 /// A job on a model of 12 layers, made here, and long rows.
 fn deep(training: Value) -> Job {
@@ -19,12 +14,7 @@ fn deep(training: Value) -> Job {
     let job = Job::new("bert", all);
     let mut config = json_of(job.path("model/config.json"));
     config["num_hidden_layers"] = json!(12);
-    job.write("model/config.json", &config.to_string());
-    tensors::save(&job.path("model/model.safetensors"), &[]).unwrap();
-    let weights = Weights::open(&job.path("model")).unwrap();
-    let loader = Loader::new(&weights, "bert", 1, Device::Cpu).from_scratch();
-    models::build(&config, &loader, 2, None).unwrap();
-    tensors::save(&job.path("model/model.safetensors"), &loader.finish().unwrap().params).unwrap();
+    make_bert(&job.path("model"), &config);
     let mut csv = "text,label\n".to_string();
     for row in 0..48 {
         let label = if row % 2 == 0 { "positive" } else { "negative" };

@@ -4,10 +4,9 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{Job, json_of, rows};
+use common::{Job, gloo, rows, run, start};
 use formats::checkpoint::Weights;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
@@ -21,27 +20,6 @@ const EACH: &[Numbers] = &[(2, 2, 1), (2, 1, 2), (4, 2, 1), (4, 1, 2), (4, 2, 2)
 /// A family joins by a line: one whose layers are another's needs no more than all directions at once.
 const MODELS: [(&str, &[Numbers]); 4] =
     [("bert", EACH), ("distilbert", EACH), ("roberta", &[(4, 2, 2)]), ("xlm_roberta", &[(4, 2, 2)])];
-
-/// Without Gloo there are no processes to meet; the tests of `native` say so by name.
-fn gloo() -> bool {
-    native::c10d::gloo_built()
-}
-
-fn start(job: &Job) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
-        .arg("job")
-        .arg(job.dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-fn run(job: &Job) -> Value {
-    start(job).wait().unwrap();
-    json_of(job.path("out/result.json"))
-}
 
 fn resources((devices, tensor, stages): Numbers) -> Value {
     json!({"threads": 1, "device": "cpu", "devices": devices, "tensor_parallel": tensor, "pipeline_stages": stages})

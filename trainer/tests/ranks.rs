@@ -3,28 +3,11 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::{Job, json_of, rows};
+use common::{Job, gloo, json_of, rows, run, start};
 use serde_json::{Value, json};
-
-/// Starts the job as an agent would, but for its ears.
-fn start(job: &Job) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
-        .arg("job")
-        .arg(job.dir.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-fn run(job: &Job) -> Value {
-    start(job).wait().unwrap();
-    json_of(job.path("out/result.json"))
-}
 
 /// 48 rows, batches of 6, so that shares are uneven: 50 steps.
 fn job(training: Value, processes: u32) -> Job {
@@ -42,11 +25,6 @@ fn near(one: &Job, two: &Job, kind: &str, value: &str, tolerance: f64) {
     for ((step, a), (_, b)) in one.iter().zip(&two) {
         assert!((a - b).abs() <= tolerance * a.abs().max(1e-3), "{kind} {value}, step {step}: {a} and {b}");
     }
-}
-
-/// Without Gloo there are no processes to meet; the tests of `native` say so by name.
-fn gloo() -> bool {
-    native::c10d::gloo_built()
 }
 
 #[test]

@@ -2,10 +2,15 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
+use formats::checkpoint::Weights;
 use luthier_trainer::job::control::Control;
 use luthier_trainer::job::{self, JobArgs, Outcome};
+use luthier_trainer::nn::Loader;
+use luthier_trainer::{models, tensors};
 use serde_json::{Value, json};
+use tch::Device;
 
 /// A folder or file under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
@@ -112,6 +117,40 @@ impl Job {
             other => panic!("did not fail: {other:?}"),
         }
     }
+}
+
+/// Starts the job as an agent would, but for its ears.
+pub fn start(job: &Job) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
+        .arg("job")
+        .arg(job.dir.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Runs it as a process of its own, to its result.
+pub fn run(job: &Job) -> Value {
+    start(job).wait().unwrap();
+    json_of(job.path("out/result.json"))
+}
+
+/// Without Gloo there are no processes to meet; the tests of `native` say so by name.
+pub fn gloo() -> bool {
+    native::c10d::gloo_built()
+}
+
+/// Writes a BERT of this configuration, with weights made anew, into a checkpoint's folder.
+pub fn make_bert(folder: &Path, config: &Value) {
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let file = folder.join("model.safetensors");
+    tensors::save(&file, &[]).unwrap();
+    let weights = Weights::open(folder).unwrap();
+    let loader = Loader::new(&weights, "bert", 1, Device::Cpu).from_scratch();
+    models::build(config, &loader, 2, None).unwrap();
+    tensors::save(&file, &loader.finish().unwrap().params).unwrap();
 }
 
 /// Rows as CSV, half of them of each class.
