@@ -3,12 +3,14 @@
 //! A [`JobSpec`] is complete: everything that was "auto" or guessed at the API has a value here, so that the same
 //! file run again does the same work. Names follow transformers' `TrainingArguments` and `torch.optim`.
 
+mod adapter;
 mod optimizer;
 mod reader;
 pub mod request;
 mod training;
 mod validate;
 
+pub use adapter::{Adapter, AllLinear, Quantization, Targets, is_named};
 pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
 pub use reader::Reader;
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, Precision, Training};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Optimizer, Schedule};
+use super::{Adapter, Optimizer, Schedule};
 
 /// How the model is trained, evaluated and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct Training {
     pub dropout: Option<f64>,
     /// Parts that are not trained.
     pub freeze: Freeze,
+    /// A low-rank adapter in place of the weights; `None` trains the weights.
+    pub lora: Option<Adapter>,
     /// Factor of the learning rate for each layer further from the head; 1 for the same everywhere.
     pub layer_decay: f64,
     /// Steps between points of the training curve; `None` for 1, or more where that gives over 2,000 points.
@@ -83,6 +85,7 @@ impl Default for Training {
             class_weights: None,
             dropout: None,
             freeze: Freeze::default(),
+            lora: None,
             layer_decay: 1.0,
             log_every: None,
             eval_every: Every::Epochs(1.0),

@@ -1,0 +1,74 @@
+//! The settings of a request that are objects, a field each.
+
+use serde_json::Value;
+
+use crate::spec::reader::{Reader, as_whole};
+use crate::spec::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, SpecError};
+
+/// `"balanced"` or `{"class": weight}`.
+pub(super) fn class_weights(reader: &mut Reader) -> Result<Option<ClassWeights>, SpecError> {
+    match reader.value("class_weights") {
+        None => Ok(None),
+        Some(Value::String(word)) if word == "balanced" => Ok(Some(ClassWeights::Named(Balanced::Balanced))),
+        Some(Value::Object(fields)) => fields
+            .iter()
+            .map(|(class, weight)| match weight.as_f64() {
+                Some(number) => Ok((class.clone(), number)),
+                None => Err(reader.wrong(&format!("class_weights.{class}"), "a number", weight)),
+            })
+            .collect::<Result<_, _>>()
+            .map(|weights| Some(ClassWeights::ByName(weights))),
+        Some(other) => {
+            Err(reader.wrong("class_weights", "\"balanced\" or an object of class names and weights", other))
+        }
+    }
+}
+
+pub(super) fn freeze(reader: &mut Reader) -> Result<Freeze, SpecError> {
+    let Some(mut inner) = reader.object("freeze")? else {
+        return Ok(Freeze::default());
+    };
+    let freeze = Freeze {
+        embeddings: inner.flag("embeddings")?.unwrap_or(false),
+        first_layers: inner.whole32("first_layers")?.unwrap_or(0),
+        except_head: inner.flag("except_head")?.unwrap_or(false),
+        pattern: inner.text("pattern")?.map(str::to_owned),
+    };
+    inner.finish()?;
+    Ok(freeze)
+}
+
+pub(super) fn early_stopping(reader: &mut Reader) -> Result<Option<EarlyStopping>, SpecError> {
+    let Some(mut inner) = reader.object("early_stopping")? else {
+        return Ok(None);
+    };
+    let stopping = EarlyStopping {
+        metric: inner.text("metric")?.map(str::to_owned),
+        patience: inner.whole32("patience")?.unwrap_or(3),
+        min_delta: inner.number("min_delta")?.unwrap_or(0.0),
+    };
+    inner.finish()?;
+    Ok(Some(stopping))
+}
+
+/// A number of steps, `{"steps": 100}` or `{"epochs": 0.5}`.
+pub(super) fn eval_every(reader: &mut Reader) -> Result<Option<Every>, SpecError> {
+    let expected = "a number of steps, {\"steps\": 100} or {\"epochs\": 0.5}";
+    let Some(value) = reader.value("eval_every") else {
+        return Ok(None);
+    };
+    if let Some(steps) = as_whole(value) {
+        return Ok(Some(Every::Steps(steps)));
+    }
+    let Some(fields) = value.as_object() else {
+        return Err(reader.wrong("eval_every", expected, value));
+    };
+    let mut inner = Reader::new(&reader.at("eval_every"), fields);
+    let every = match (inner.whole("steps")?, inner.number("epochs")?) {
+        (Some(steps), None) => Every::Steps(steps),
+        (None, Some(epochs)) => Every::Epochs(epochs),
+        _ => return Err(reader.wrong("eval_every", expected, value)),
+    };
+    inner.finish()?;
+    Ok(Some(every))
+}
