@@ -1,0 +1,123 @@
+//! The form and the API speak of the same settings.
+
+use serde_json::json;
+use store::spec::{JobSpec, Optimizer, Precision};
+
+use super::optimizer;
+use super::*;
+
+fn with(pairs: &[(&str, &str)]) -> Values {
+    let mut values = defaults();
+    values.extend(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    values
+}
+
+#[test]
+fn an_untouched_form_asks_for_the_defaults() {
+    let request = request(&defaults()).expect("defaults can be read");
+    let fields = request["method"]["supervised"]["hyperparameters"].as_object().expect("an object");
+    let read = store::spec::request::hyperparameters(fields, None).expect("the API takes them");
+    assert_eq!(read.training, store::spec::Training::default());
+    assert!(changed(&defaults()).is_empty());
+}
+
+#[test]
+fn the_settings_of_a_job_come_back_through_the_form() {
+    let spec = json!({
+        "task": "text-classification", "columns": {"text": "a", "label": "b"}, "data": {"train": "x"},
+        "seed": 7, "split": {"fraction": 0.2, "test_fraction": 0.1, "seed": 3, "stratify": false},
+        "training": {
+            "epochs": 1.5, "batch_size": 8, "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": true},
+            "lr_scheduler": {"name": "polynomial", "warmup_ratio": 0.1, "power": 2.0, "end_learning_rate": 1e-7,
+                "warmup_steps": null, "cycles": 0.5},
+            "freeze": {"embeddings": true, "first_layers": 2}, "layer_decay": 0.9, "dropout": 0.2,
+            "precision": "bf16_pure", "gradient_checkpointing": true,
+            "class_weights": {"a=b": 2.0, "c": 1.0}, "eval_every": {"steps": 20},
+            "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}
+        }
+    });
+    let spec: JobSpec = serde_json::from_value(spec).expect("a specification");
+    let request = request(&values_of(&spec)).expect("can be read");
+    let fields = request["method"]["supervised"]["hyperparameters"].as_object().expect("an object");
+    assert_eq!(
+        store::spec::request::hyperparameters(fields, None).expect("accepted").training,
+        spec.training
+    );
+    assert_eq!(request["seed"], 7);
+    assert_eq!(request["validation_split"]["test_fraction"], 0.1);
+    assert_eq!(request["validation_split"]["stratify"], false);
+}
+
+#[test]
+fn the_settings_of_every_optimizer_come_back_through_the_form() {
+    for optimizer in [
+        json!({"name": "adam", "betas": [0.8, 0.9], "eps": 1e-6, "amsgrad": true}),
+        json!({"name": "lion"}),
+        json!({"name": "lion", "betas": [0.95, 0.98]}),
+        json!({"name": "adafactor"}),
+        json!({"name": "adafactor", "eps": [1e-20, 1e-4], "clip_threshold": 2.0, "decay_rate": -0.5, "beta1": 0.9,
+            "scale_parameter": false, "relative_step": false}),
+        json!({"name": "muon"}),
+        json!({"name": "muon", "momentum": 0.9, "nesterov": false, "ns_steps": 6, "adjust_lr": "match_rms_adamw",
+            "adamw_lr_scale": 0.5, "betas": [0.8, 0.9], "eps": 1e-6}),
+        json!({"name": "adamw_8bit", "betas": [0.8, 0.9]}),
+        json!({"name": "sparse_adam", "eps": 1e-6}),
+    ] {
+        let right: Optimizer = serde_json::from_value(optimizer).expect("an optimizer");
+        let mut values = defaults();
+        values.extend(optimizer::values_of(&right));
+        let request = request(&values).expect("can be read");
+        let fields = request["method"]["supervised"]["hyperparameters"].as_object().expect("an object");
+        let read = store::spec::request::hyperparameters(fields, None).expect("accepted");
+        assert_eq!(read.training.optimizer, right);
+    }
+}
+
+#[test]
+fn the_form_offers_every_precision_and_says_what_auto_takes() {
+    let (_, groups) = fields(&defaults(), &Values::new());
+    let field = groups.iter().flat_map(|group| &group.fields).find(|field| field.name == "precision");
+    let field = field.expect("a field for precision");
+    let FieldKind::Select(choices) = &field.kind else { panic!("precision is a choice") };
+    let offered: Vec<_> = choices.iter().map(|choice| choice.value.as_str()).collect();
+    assert_eq!(offered, Precision::ALL.map(Precision::name));
+    assert_eq!(field.value, "auto");
+    assert!(field.help.contains("Auto takes bf16"), "{}", field.help);
+    assert_eq!(changed(&with(&[("precision", "bf16")])), ["Precision"]);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_at_every_field_at_once() {
+    let values = with(&[
+        ("learning_rate", "fast"),
+        ("n_epochs", "many"),
+        ("class_weights", "by_name"),
+        ("class_weights.by_name", "spam"),
+    ]);
+    let errors = request(&values).expect_err("three fields are wrong");
+    assert_eq!(errors.keys().collect::<Vec<_>>(), ["class_weights.by_name", "learning_rate", "n_epochs"]);
+}
+
+#[test]
+fn a_setting_that_means_nothing_is_not_sent() {
+    let values = with(&[("optimizer.name", "sgd"), ("optimizer.momentum", "0.9"), ("optimizer.beta1", "x")]);
+    let request = request(&values).expect("beta1 is no setting of SGD");
+    let optimizer = &request["method"]["supervised"]["hyperparameters"]["optimizer"];
+    assert_eq!(optimizer, &json!({"name": "sgd", "momentum": 0.9, "dampening": 0, "nesterov": false}));
+}
+
+#[test]
+fn errors_of_the_api_find_their_field() {
+    for (param, input) in [
+        ("method.supervised.hyperparameters.learning_rate", "learning_rate"),
+        ("training.optimizer.betas", "optimizer.beta1"),
+        ("training.epochs", "n_epochs"),
+        ("split.fraction", "validation_split.fraction"),
+        ("training.precision", "precision"),
+        ("class_weights.spam", "class_weights.by_name"),
+        ("training.early_stopping.patience", "early_stopping.patience"),
+    ] {
+        assert_eq!(input_of(param).as_deref(), Some(input), "{param}");
+    }
+    assert_eq!(input_of("model"), None);
+}
