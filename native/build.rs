@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 16] = [
+const SOURCES: [&str; 17] = [
     "cpp/adafactor.cpp",
     "cpp/adam.cpp",
     "cpp/adam_8bit.cpp",
@@ -14,6 +14,7 @@ const SOURCES: [&str; 16] = [
     "cpp/linear.cpp",
     "cpp/lion.cpp",
     "cpp/muon.cpp",
+    "cpp/nf4.cpp",
     "cpp/norm.cpp",
     "cpp/optim.cpp",
     "cpp/optim_common.cpp",

@@ -90,6 +90,8 @@ unsafe extern "C" {
         weights: usize,
         out: Out,
     ) -> Message;
+    fn luthier_nf4_dequantize(parts: List, n: usize, rows: i64, columns: i64, out: Out) -> Message;
+    fn luthier_nf4_linear(x: Ptr, bias: Ptr, parts: List, n: usize, rows: i64, out: Out) -> Message;
     fn luthier_grad_norm(grads: List, n: usize, out: Out) -> Message;
     fn luthier_clip_grad_norm(grads: List, n: usize, max_norm: f64, out: Out) -> Message;
     fn luthier_scale_grads(grads: List, n: usize, factor: f64) -> Message;
@@ -251,6 +253,18 @@ pub(crate) fn linear<T: Borrow<Tensor>>(
             weights,
             out,
         )
+    })
+}
+
+pub(crate) fn nf4_dequantize(parts: &[&Tensor], rows: i64, columns: i64) -> Result<Tensor> {
+    let parts = list(parts);
+    tensor_from(|out| unsafe { luthier_nf4_dequantize(parts.as_ptr(), parts.len(), rows, columns, out) })
+}
+
+pub(crate) fn nf4_linear(x: &Tensor, bias: Option<&Tensor>, parts: &[&Tensor], rows: i64) -> Result<Tensor> {
+    let parts = list(parts);
+    tensor_from(|out| unsafe {
+        luthier_nf4_linear(ptr_of(x), ptr_or_null(bias), parts.as_ptr(), parts.len(), rows, out)
     })
 }
 

@@ -6,6 +6,7 @@
 //! - [`dropout`](mod@dropout), [`attention`](mod@attention), [`norm`]: dropout whose mask can be drawn again, and what is
 //!   computed together with it;
 //! - [`linear`](mod@linear): products by several parameters at once, or by a copy in another precision;
+//! - [`nf4`]: products by frozen weights that are kept in 4 bits;
 //! - [`c10d`]: process groups, collectives, and the averaging of gradients over ranks;
 //! - [`runtime`]: threads, determinism, denormals, versions;
 //! - [`cuda`]: bringing the CUDA part of libtorch into a program that was linked without it;
@@ -25,6 +26,7 @@ mod ffi_optim;
 pub mod gradients;
 pub mod linear;
 pub mod memory;
+pub mod nf4;
 pub mod norm;
 pub mod optim;
 pub mod random;
@@ -33,6 +35,7 @@ pub mod runtime;
 pub use attention::{Heads, Projections, attention, f_attention};
 pub use dropout::{dropout, dropout_packed, f_dropout, f_dropout_packed};
 pub use linear::{f_linear, linear};
+pub use nf4::Nf4;
 pub use norm::{f_norm_residual, norm_residual};
 pub use random::{f_keys, key, keys, keys_of};
 
