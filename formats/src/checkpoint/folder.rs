@@ -8,6 +8,7 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde::de::DeserializeOwned;
 
+use super::adapter::{self, ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_folder, has_adapter};
 use super::config::Config;
 use super::safetensors::lfs_pointer;
 use super::weights::Weights;
@@ -47,9 +48,12 @@ pub fn inspect_checkpoint(dir: &Path) -> CheckpointInfo {
             None
         }
     };
-    let weights = Weights::open(dir).map_err(|problem| info.add(problem)).ok();
+    let weights = Weights::open(&base_folder(dir)).map_err(|problem| info.add(problem)).ok();
     if let Some(weights) = &weights {
         describe_weights(&mut info, weights);
+    }
+    if has_adapter(dir) {
+        describe_adapter(&mut info, dir);
     }
     sort_files(&mut info, &files);
     describe_tokenizer(&mut info, dir, config.as_ref());
@@ -102,6 +106,19 @@ fn describe_weights(info: &mut CheckpointInfo, weights: &Weights) {
     }
 }
 
+fn describe_adapter(info: &mut CheckpointInfo, dir: &Path) {
+    for name in &mut info.weights {
+        *name = format!("{ADAPTER_BASE}/{name}");
+    }
+    match adapter::read(dir) {
+        Ok(adapter) => {
+            info.parameters += adapter.parameters;
+            info.adapter = Some(adapter);
+        }
+        Err(problem) => info.add(problem),
+    }
+}
+
 /// Tells weights that are not used from whatever else is there.
 fn sort_files(info: &mut CheckpointInfo, files: &[String]) {
     const WEIGHT_ENDINGS: [&str; 11] =
@@ -110,8 +127,11 @@ fn sort_files(info: &mut CheckpointInfo, files: &[String]) {
     /// State of a training that was stopped, under the names of transformers' Trainer.
     const TRAINING: [&str; 5] =
         ["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"];
-    let sharded = info.weights.first().is_some_and(|name| name != SINGLE);
-    for file in files.iter().filter(|file| !info.weights.contains(file) && !USED.contains(&file.as_str())) {
+    let sharded = info.weights.first().is_some_and(|name| !name.ends_with(SINGLE));
+    const ADAPTER: [&str; 2] = [ADAPTER_CONFIG, ADAPTER_WEIGHTS];
+    let is_used = |file: &str| USED.contains(&file) || (info.adapter.is_some() && ADAPTER.contains(&file));
+    let rest = files.iter().filter(|file| !info.weights.contains(file) && !is_used(file));
+    for file in rest.collect::<Vec<_>>() {
         if file == INDEX {
             if !sharded && !info.weights.is_empty() {
                 info.notices.push(format!("{INDEX} is ignored, {SINGLE} is used"));
@@ -182,7 +202,10 @@ pub(super) fn weights_of(dir: &Path) -> Result<Set, Problem> {
             file,
             "this is an adapter without its base model",
         )
-        .hint("merge it into its base model with peft's `merge_and_unload`, then upload the result"));
+        .hint(
+            "put the base's config.json and weights beside it into a folder called `base`, or merge both with peft's \
+             `merge_and_unload`, then upload the result",
+        ));
     }
     let problem = Problem::new(ProblemKind::MissingWeights, "checkpoint", "no weights found")
         .hint(format!("add {SINGLE}, or {INDEX} with its shards"));

@@ -4,6 +4,7 @@
 //! weights are used follows transformers: `model.safetensors` before `model.safetensors.index.json`; nothing is merged.
 //! Pickled weights are never opened.
 
+mod adapter;
 mod config;
 mod encoder;
 mod folder;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use ::safetensors::Dtype;
+pub use adapter::{ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterInfo, base_folder, has_adapter};
 pub use config::{Config, SUPPORTED_MODEL_TYPES};
 pub use encoder::encoder_tensors;
 pub(crate) use folder::read_text;
@@ -44,6 +46,8 @@ pub struct CheckpointInfo {
     pub tensors: u64,
     /// The type of most elements, in safetensors' words, such as `F32`.
     pub dtype: Option<String>,
+    /// The adapter, where the weights are those of its base; they lie in `base/`.
+    pub adapter: Option<AdapterInfo>,
     /// Bytes of the weights that are used.
     pub weight_bytes: u64,
     /// The weight files that are used.

@@ -143,6 +143,28 @@ fn pickled_weights_are_never_opened_and_the_way_out_is_told() {
 }
 
 #[test]
+fn an_adapter_beside_its_base_is_usable_and_both_are_counted() {
+    let folder = copy("bert");
+    fs::create_dir(folder.path().join("base")).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::copy(fixture("bert").join(name), folder.path().join("base").join(name)).unwrap();
+    }
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        fs::copy(fixture("adapters/bert_lora").join(name), folder.path().join(name)).unwrap();
+    }
+    let info = inspect_checkpoint(folder.path());
+    assert!(info.is_usable(), "{:#?}", info.problems);
+    let adapter = info.adapter.unwrap();
+    // Queries and values of three layers at rank 4, and the head.
+    assert_eq!((adapter.rank, adapter.parameters), (4, 3 * 2 * 2 * 4 * 32 + 33 * 3));
+    let base = inspect_checkpoint(&fixture("bert"));
+    assert_eq!(info.parameters, base.parameters + adapter.parameters);
+    assert_eq!(info.weights, ["base/model.safetensors"]);
+    assert!(info.unused_weights.is_empty() && info.notices == base.notices, "{:?}", info.notices);
+}
+
+#[test]
 fn weights_that_are_not_used_are_told_from_other_files() {
     let folder = copy("bert");
     for name in ["optimizer.pt", "rng_state.pth", "training_args.bin", "flax_model.msgpack", "notes.md"] {
