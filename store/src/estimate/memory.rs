@@ -64,8 +64,13 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     let mut tables = Vec::new();
     for (parameter, trained) in model.parameters.iter().zip(&trained) {
         let own = bytes.parameter(parameter) * parameter.elements();
-        to.weights += own;
-        to.copies += bytes.copy(parameter);
+        match parameter.quantized_bytes(training) {
+            Some(quantized) => to.weights += quantized,
+            None => {
+                to.weights += own;
+                to.copies += bytes.copy(parameter);
+            }
+        }
         if *trained {
             to.optimizer += state_bytes(&training.optimizer, parameter);
             if parameter.gives_rows() {
@@ -81,7 +86,8 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     }
     let flow = model.flow(&trained);
     let kept = Kept { model, bytes, tokens: to.tokens_at_once };
-    to.activations = kept.activations(&flow, training.gradient_checkpointing);
+    to.activations = kept.activations(&flow, training.gradient_checkpointing)
+        + model.adapter_activations(training, to.tokens_at_once, bytes.activation);
     let standing = to.weights + to.copies + to.optimizer;
     let accumulation = u64::from(training.gradient_accumulation_steps).max(1);
     let after = to.gradients + by_row(&tables, &kept, accumulation);

@@ -4,6 +4,7 @@
 //! optimizer's state, and the copy that is made of weights and state to write them. What cannot be counted (libtorch
 //! itself, its kernels' scratch space) is measured, in [`runtime`]. On a CPU; a GPU keeps the same tensors.
 
+mod adapter;
 mod memory;
 mod model;
 mod rows;
@@ -61,6 +62,7 @@ impl Estimate {
 /// Estimates a job: its model, settings, and rows.
 pub fn estimate(model: &Model, spec: &JobSpec, rows: &Rows, machine: Machine) -> Estimate {
     let training = &spec.training;
+    let model = &model.with_adapter(training);
     let processes = u64::from(spec.resources.devices).max(1);
     let batch = u64::from(training.batch_size).max(1);
     let accumulation = u64::from(training.gradient_accumulation_steps).max(1);
@@ -135,6 +137,22 @@ mod tests {
         }
         let head = of(json!({"freeze": {"except_head": true}}));
         assert_eq!(head.optimizer, 8 * (768 * 769 + 2 * 769));
+    }
+
+    #[test]
+    fn an_adapter_is_trained_in_place_of_the_weights() {
+        let (full, lora) = (of(json!({})), of(json!({"lora": {"rank": 8}})));
+        // Four square matrices, two of the feed-forward block, and the pooler's.
+        let adapters = 12 * 8 * (4 * 2 * 768 + 2 * (768 + 3072)) + 8 * 2 * 768;
+        assert_eq!(lora.weights, full.weights + 4 * adapters);
+        assert_eq!(lora.optimizer, 8 * (adapters + 2 * 769));
+        let share = (lora.optimizer + lora.gradients) as f64 / (full.optimizer + full.gradients) as f64;
+        assert!(share < 0.05, "{share}");
+        assert_eq!(of(json!({"lora": {"targets": ["query"]}})).optimizer, 8 * (12 * 16 * 768 + 2 * 769));
+        let quantized = of(json!({"lora": {"rank": 8, "quantization": "nf4"}}));
+        let matrices = 12 * (4 * 768 * 768 + 2 * 768 * 3072) + 768 * 768;
+        let saved = (lora.weights - quantized.weights) as f64 / f64::from(matrices);
+        assert!((3.4..3.5).contains(&saved), "{saved}");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Parameter {
 
     /// Whether it is a matrix that pure precisions keep in fewer bits.
     pub(super) fn is_low(&self) -> bool {
-        self.shape.len() > 1 && self.place != Place::Head
+        self.shape.len() > 1 && self.place != Place::Head && !self.is_adapter()
     }
 
     /// Rows from which on a table's gradient comes by row (`trainer::nn::Embedding`).
@@ -135,7 +135,11 @@ impl Model {
             };
             by_place || pattern.as_ref().is_some_and(|pattern| pattern.is_match(&parameter.name))
         };
-        self.parameters.iter().map(|parameter| !frozen(parameter)).collect()
+        let trained = |parameter: &Parameter| match training.lora {
+            Some(_) => parameter.is_trained_beside_adapters(),
+            None => !frozen(parameter),
+        };
+        self.parameters.iter().map(trained).collect()
     }
 
     /// The layers that gradients flow through, and the layers whose matrices are trained, from the input upwards.
@@ -170,7 +174,8 @@ impl Model {
             .into_iter()
             .map(|flow| {
                 let inputs = if flow.enters || flow.trained { 1.0 } else { 0.0 };
-                let weights = if flow.trained { 1.0 } else { 0.0 };
+                // Beside an adapter the weights have no gradient.
+                let weights = if flow.trained && training.lora.is_none() { 1.0 } else { 0.0 };
                 (1.0 + inputs + weights + again * inputs) * products
                     + (1.0 + (2.0 + again) * inputs) * attention
             })
