@@ -18,3 +18,4 @@ pub mod predict;
 pub mod products;
 pub mod tasks;
 pub mod tensors;
+pub mod tuned;

@@ -10,7 +10,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -23,8 +22,9 @@ use crate::failure::Failure;
 use crate::job::floats;
 use crate::metrics::examples::Answer;
 use crate::models::{self, TextModel};
-use crate::nn::{Context, Loader};
+use crate::nn::Context;
 use crate::tasks::text_classification::scored;
+use crate::tuned::{self, Tuned};
 
 /// Rows that go through the model at once.
 const BATCH: usize = 32;
@@ -91,18 +91,8 @@ pub fn run(args: &PredictArgs) -> Result<()> {
 impl Predictor {
     /// Loads a sequence classifier; a checkpoint without such a head is refused.
     pub fn open(folder: &Path) -> Result<Self> {
-        let config = models::read_config(folder)?;
         let device = device::choose(spec::Device::Auto, 0)?;
-        let labels = labels(&config)?;
-        let weights = Weights::open(folder)?;
-        let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
-        let loader = Loader::new(&weights, base, 0, device).keep_head((0..labels.len() as i64).collect());
-        let model = models::build(&config, &loader, labels.len() as i64, None)?;
-        let made = loader.finish()?.report.made;
-        if !made.is_empty() {
-            let message = format!("This checkpoint has no classification head: {} missing.", made.join(", "));
-            return Err(Failure::user("no_head", message).into());
-        }
+        let Tuned { config, labels, model, .. } = tuned::open(folder, device)?;
         let tokenizer = Tokenizer::load(folder)?;
         let positions = models::max_positions(&config).unwrap_or(512);
         Ok(Predictor {
@@ -116,7 +106,7 @@ impl Predictor {
     }
 
     /// The answer to one line; an error is an answer too.
-    fn answer(&self, line: &str) -> Value {
+    pub fn answer(&self, line: &str) -> Value {
         let request: Request = match serde_json::from_str(line) {
             Ok(request) => request,
             Err(error) => return json!({"id": null, "error": {"message": format!("not a request: {error}")}}),
@@ -164,17 +154,6 @@ impl Predictor {
             Answer::Number(value) => json!({"value": value}),
         }
     }
-}
-
-/// Label names by id.
-fn labels(config: &Value) -> Result<Vec<String>> {
-    let missing = || {
-        Failure::user("no_labels", "config.json has no id2label, so this model is no finished classifier.")
-    };
-    let names = config["id2label"].as_object().ok_or_else(missing)?;
-    (0..names.len())
-        .map(|id| Ok(names.get(&id.to_string()).and_then(Value::as_str).ok_or_else(missing)?.to_string()))
-        .collect()
 }
 
 /// What a label is, as transformers reads it from `config.json`.

@@ -4,10 +4,10 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{distance, fixture, json_of, numbers};
+use common::{batch_of, distance, fixture, json_of, logits, numbers, values};
 use formats::checkpoint::Weights;
-use formats::tokenizer::{Encoding, Tokenizer};
-use luthier_trainer::data::{Batch, Tokens, collate};
+use formats::tokenizer::Tokenizer;
+use luthier_trainer::data::{Tokens, collate};
 use luthier_trainer::models::{self, TextModel};
 use luthier_trainer::nn::{self, Context, LoadReport, Loader};
 use luthier_trainer::optim::{Optimizer, clip_coefficient};
@@ -42,37 +42,6 @@ fn load(folder: &str, labels: i64, keep_head: bool) -> Loaded {
 
 fn expected(family: &str) -> Value {
     json_of(fixture(&format!("expected/{family}.json")))
-}
-
-/// The rows of a padded batch, without its padding.
-fn batch_of(batch: &Value) -> Batch {
-    let lists = |value: &Value| -> Vec<Vec<u32>> { serde_json::from_value(value.clone()).unwrap() };
-    let ids = lists(&batch["input_ids"]);
-    let types = match batch["token_type_ids"].is_null() {
-        true => ids.iter().map(|row| vec![0; row.len()]).collect(),
-        false => lists(&batch["token_type_ids"]),
-    };
-    let encodings: Vec<Encoding> = lists(&batch["attention_mask"])
-        .iter()
-        .zip(ids.iter().zip(&types))
-        .map(|(mask, (ids, types))| {
-            let length = mask.iter().sum::<u32>() as usize;
-            assert!(mask[..length].iter().all(|&one| one == 1), "padded on the right");
-            Encoding { ids: ids[..length].to_vec(), type_ids: types[..length].to_vec(), truncated: false }
-        })
-        .collect();
-    let tokens = Tokens::of(&encodings);
-    let rows: Vec<_> = (0..tokens.len()).map(|row| tokens.row(row, 0)).collect();
-    collate(&rows, (0, 0), Device::Cpu)
-}
-
-fn logits(model: &dyn TextModel, batch: &Value) -> Tensor {
-    let batch = batch_of(batch);
-    model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing))
-}
-
-fn values(tensor: &Tensor) -> Vec<f64> {
-    Vec::try_from(tensor.to_kind(Kind::Double).contiguous().view(-1)).unwrap()
 }
 
 fn objective(problem: ProblemType, labels: usize, training: &Training) -> Objective {

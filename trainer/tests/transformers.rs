@@ -53,6 +53,10 @@ fn predictions(job: &Job) -> Value {
 }
 
 fn check(job: &Job, python: &str) {
+    check_within(job, python, "1e-4");
+}
+
+fn check_within(job: &Job, python: &str, tolerance: &str) {
     let Outcome::Succeeded(_) = job.run() else { panic!("did not succeed: {:?}", job.events().last()) };
     job.write("predictions.json", &predictions(job).to_string());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/check_checkpoint.py");
@@ -60,7 +64,7 @@ fn check(job: &Job, python: &str) {
         .arg(script)
         .arg(job.path("out/model"))
         .arg(job.path("predictions.json"))
-        .args(["--batch-size", "3", "--tokenizer-from"])
+        .args(["--tolerance", tolerance, "--batch-size", "3", "--tokenizer-from"])
         .arg(job.path("model"))
         .output()
         .unwrap();
@@ -105,4 +109,28 @@ fn pairs_several_labels_and_numbers_predict_the_same_in_transformers() {
     number.write("data/train.csv", rows);
     number.write("data/validation.csv", rows);
     check(&number, &python);
+}
+
+#[test]
+fn adapters_say_the_same_in_peft_and_merged_ones_in_transformers() {
+    let Some(python) = reference("adapters_say_the_same_in_peft_and_merged_ones_in_transformers") else {
+        return;
+    };
+    for (model, lora) in [
+        ("bert", json!({"rank": 4, "dropout": 0.1})),
+        // Without a pooler, which is made anew.
+        ("bert_masked_lm", json!({"rank": 4, "targets": ["query", "output.dense"], "rslora": true})),
+        ("roberta", json!({"rank": 4, "alpha": 2.5, "dora": true, "rslora": true})),
+        ("xlm_roberta", json!({"rank": 4, "merge": true, "dora": true})),
+        ("distilbert", json!({"rank": 4, "dora": true, "targets": ["q_lin", "lin2"]})),
+        ("distilbert", json!({"rank": 4})),
+        ("distilbert", json!({"rank": 4, "merge": true})),
+        ("bert", json!({"rank": 4, "quantization": "nf4"})),
+        ("bert", json!({"rank": 4, "quantization": "nf4", "merge": true})),
+    ] {
+        let mut training = short();
+        training["lora"] = lora;
+        training["learning_rate"] = json!(1e-2);
+        check_within(&Job::new(model, training), &python, "1e-5");
+    }
 }

@@ -1,5 +1,6 @@
 //! The model as transformers saves it: weights, configuration, tokenizer files, and a card that tells where it is from.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -7,11 +8,14 @@ use serde_json::{Map, Value, json};
 use store::spec::ProblemType;
 use tch::Kind;
 
+use super::adapter::{forget_quantization, link_base};
 use super::checkpoint::{sync_folder, write_synced};
 use super::parts::Parts;
 use super::ranks::Ranks;
 use crate::failure::Failure;
+use crate::nn::{Adapters, saved};
 use crate::tensors;
+use crate::tuned::BASE_QUANTIZATION;
 
 /// Files of a checkpoint that belong to its tokenizer and are carried over byte by byte.
 const TOKENIZER_FILES: [&str; 10] = [
@@ -27,42 +31,86 @@ const TOKENIZER_FILES: [&str; 10] = [
     "chat_template.jinja",
 ];
 
+const MODEL: &str = "model.safetensors";
+
 /// What is needed to write a model folder at any step.
 pub struct ModelFiles {
     /// Parameters by transformers' names; they share their storage with the model in training.
     pub params: tensors::Named,
+    /// What of it is trained, where that is not all.
+    pub adapters: Option<Adapters>,
     config: Value,
     base: PathBuf,
+    base_name: String,
 }
 
 impl ModelFiles {
-    /// A classifier tuned from the checkpoint in `base`, whose `config.json` is `config`.
+    /// A classifier tuned from the checkpoint in `base`, whose `config.json` is `config`, and which people know by
+    /// `base_name`.
     pub fn new(
         params: tensors::Named,
+        adapters: Option<Adapters>,
         config: &Value,
-        base: &Path,
-        problem: ProblemType,
-        labels: &[String],
+        (base, base_name): (&Path, &str),
+        (problem, labels): (ProblemType, &[String]),
     ) -> Result<Self> {
         let mut config = tuned_config(config, problem, labels)?;
         let half = params.iter().any(|(_, param)| param.kind() == Kind::BFloat16);
         config["dtype"] = if half { "bfloat16" } else { "float32" }.into();
-        Ok(ModelFiles { params, config, base: base.to_path_buf() })
+        if let Some(quantization) = adapters.as_ref().and_then(|adapters| adapters.settings.quantization) {
+            config[BASE_QUANTIZATION] = serde_json::to_value(quantization)?;
+        }
+        Ok(ModelFiles { params, adapters, config, base: base.to_path_buf(), base_name: base_name.to_owned() })
     }
 
-    /// Writes weights, configuration and tokenizer into a folder that exists.
+    /// Writes what is trained (all weights, or the adapter and its base), configuration and tokenizer into a folder that
+    /// exists.
     pub fn write(&self, folder: &Path, ranks: &Ranks, parts: &Parts) -> Result<()> {
-        parts.save(ranks, &folder.join("model.safetensors"), &self.params, parts.of_model())?;
-        write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(&self.config)?)?;
-        for name in TOKENIZER_FILES {
-            let from = self.base.join(name);
-            if from.exists() {
-                let to = folder.join(name);
-                std::fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
-                std::fs::File::open(to)?.sync_all()?;
+        match &self.adapters {
+            None => parts.save(ranks, &folder.join(MODEL), &self.params, parts.of_model())?,
+            Some(adapters) => {
+                let trained = saved::trained(&self.params);
+                parts.save(ranks, &folder.join(saved::WEIGHTS), &trained, parts.of_model())?;
+                let config = saved::config(adapters, &self.base_name);
+                write_synced(&folder.join(saved::CONFIG), &serde_json::to_vec_pretty(&config)?)?;
+                link_base(&self.base, folder)?;
             }
         }
-        Ok(())
+        self.write_rest(folder, &self.config)
+    }
+
+    /// Writes the model that people download: as [`ModelFiles::write`] does, or with the adapter in the weights where that
+    /// was asked for.
+    pub fn write_finished(&self, folder: &Path, ranks: &Ranks, parts: &Parts) -> Result<()> {
+        let Some(adapters) = self.adapters.as_ref().filter(|adapters| adapters.settings.merge) else {
+            return self.write(folder, ranks, parts);
+        };
+        tensors::save(&folder.join(MODEL), &adapters.merged(&self.params))?;
+        let mut config = self.config.clone();
+        forget_quantization(&mut config);
+        self.write_rest(folder, &config)
+    }
+
+    /// Puts the weights of a checkpoint of this job in place of the base model's.
+    pub fn restore(&mut self, parts: &Parts, checkpoint: &Path) -> Result<()> {
+        if self.adapters.is_some() {
+            return saved::restore(&self.params, parts.load(checkpoint, saved::WEIGHTS, |_| false)?);
+        }
+        let path = checkpoint.join(MODEL);
+        let mut saved: HashMap<_, _> = parts.load(checkpoint, MODEL, |_| false)?.into_iter().collect();
+        tch::no_grad(|| {
+            for (name, param) in &mut self.params {
+                let value =
+                    saved.remove(name).with_context(|| format!("{name} is not in {}", path.display()))?;
+                param.f_copy_(&value)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_rest(&self, folder: &Path, config: &Value) -> Result<()> {
+        write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(config)?)?;
+        copy_tokenizer(&self.base, folder)
     }
 
     /// The base checkpoint's licence, where it states one, goes with what is derived from it.
@@ -74,6 +122,18 @@ impl ModelFiles {
         }
         Ok(())
     }
+}
+
+/// Copies a checkpoint's tokenizer.
+pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
+    for name in TOKENIZER_FILES {
+        let (from, to) = (from.join(name), to.join(name));
+        if from.exists() {
+            std::fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+            std::fs::File::open(to)?.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 /// The base model's configuration, with the head that was tuned.

@@ -11,7 +11,7 @@ use super::checkpoint::write_synced;
 use super::evaluate::{self, Evaluation};
 use super::events::Events;
 use super::export::commit_folder;
-use super::setup::{self, Session};
+use super::setup::Session;
 use super::train::tell_evaluation;
 
 /// Writes `out/model` from the best checkpoint and returns the content of `result.json`.
@@ -20,7 +20,7 @@ pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Va
     // The checkpoint that is read here is written by the first process.
     session.ranks.gather()?;
     if best != step {
-        setup::restore(&mut session.files.params, &session.parts, &session.checkpoints.path(best))?;
+        session.files.restore(&session.parts, &session.checkpoints.path(best))?;
     }
     let validation = evaluated(&session, session.data.validation.as_ref())?;
     let test = test(&session, events, best)?;
@@ -71,7 +71,7 @@ fn write_model(
     validation: Option<&Evaluation>,
     test: Option<&Evaluation>,
 ) -> Result<()> {
-    session.files.write(folder, &session.ranks, &session.parts)?;
+    session.files.write_finished(folder, &session.ranks, &session.parts)?;
     session.files.write_licence(folder)?;
     let json = |value: &Value| serde_json::to_vec_pretty(value);
     write_synced(&folder.join("trainer_state.json"), &json(&trainer_state(session, best))?)?;
@@ -125,6 +125,17 @@ pub fn metrics_csv(history: &[Value]) -> String {
     csv
 }
 
+const USE: &str = "```python\nfrom transformers import pipeline\n\nclassify = pipeline(\"text-classification\", \
+                   model=\"path/to/this/folder\")\nprint(classify(\"…\"))\n```\n";
+
+const USE_OF_ADAPTER: &str = "This is an adapter; the model that it was trained on is in `base/`.\n\n```python\nfrom peft \
+                              import PeftModel\nfrom transformers import AutoConfig, \
+                              AutoModelForSequenceClassification, AutoTokenizer, pipeline\n\nfolder = \
+                              \"path/to/this/folder\"\nbase = AutoModelForSequenceClassification.from_pretrained(f\"{folder}/base\", \
+                              config=AutoConfig.from_pretrained(folder))\nmodel = PeftModel.from_pretrained(base, \
+                              folder).merge_and_unload()\nclassify = pipeline(\"text-classification\", model=model, \
+                              tokenizer=AutoTokenizer.from_pretrained(folder))\nprint(classify(\"…\"))\n```\n";
+
 /// The model card: what it is, how good it is, how it was made.
 fn card(session: &Session, best: u64, validation: Option<&Evaluation>, test: Option<&Evaluation>) -> String {
     let spec = &session.spec;
@@ -165,8 +176,9 @@ fn card(session: &Session, best: u64, validation: Option<&Evaluation>, test: Opt
     let _ = writeln!(card, "## Settings\n\nSeed {}.\n\n```json\n{settings}\n```\n", spec.seed);
     card.push_str(
         "`manifest.json` holds the hashes of data, base weights and settings, from which the training can be run \
-         again.\n\n## Use\n\n```python\nfrom transformers import pipeline\n\nclassify = \
-         pipeline(\"text-classification\", model=\"path/to/this/folder\")\nprint(classify(\"…\"))\n```\n",
+         again.\n\n## Use\n\n",
     );
+    let beside = spec.training.lora.as_ref().is_some_and(|adapter| !adapter.merge);
+    card.push_str(if beside { USE_OF_ADAPTER } else { USE });
     card
 }

@@ -2,6 +2,7 @@
 //!
 //! No network, no database, no async: the same directory run again goes on where it was, and gives the same bits.
 
+mod adapter;
 mod checkpoint;
 pub mod control;
 mod divide;

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
 use store::spec::{JobSpec, Precision, ProblemType};
 use tch::{Device, Tensor};
 
+use super::adapter;
 use super::checkpoint::{Checkpoints, State};
 use super::divide;
 use super::events::{Event, Events};
@@ -101,7 +102,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     native::runtime::set_tf32(precision.precision == Precision::Tf32)?;
     native::runtime::set_deterministic(spec.training.deterministic)?;
 
-    let base = dir.join("model");
+    let base = adapter::plain_base(dir, &ranks, events)?;
     let config = models::read_config(&base)?;
     let family = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let tokenizer = Tokenizer::load(&base)?;
@@ -115,9 +116,11 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let weights = Weights::open(&base)?;
     let part = divide::part(&config, &weights, &spec, &data, &ranks)?;
     let loader = Loader::new(&weights, family, u64::from(spec.seed), device);
-    let loader = loader.numbers(precision.numbers()).part(part);
+    let loader = loader.numbers(precision.numbers()).part(part).adapted(spec.training.lora.as_ref());
     let (model, loaded) = build(&config, loader, &spec, &data, events)?;
-    let Loaded { mut params, absent, cuts, copies, .. } = loaded;
+    let Loaded { params, absent, cuts, copies, adapters, .. } = loaded;
+    let (from, head) = ((base.as_path(), spec.base_model.as_str()), (data.problem, data.labels.as_slice()));
+    let mut files = ModelFiles::new(params, adapters, &config, from, head)?;
     let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
     let identity = hashes.identity(&spec);
@@ -134,11 +137,12 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let checkpoints = Checkpoints::open(&out, training.keep_checkpoints as usize)?;
     let resumed = checkpoints.newest(&identity)?;
     if let Some(state) = &resumed {
-        restore(&mut params, &parts, &checkpoints.path(state.step))?;
+        files.restore(&parts, &checkpoints.path(state.step))?;
         copies.refresh()?;
     }
     let shard = if resources.shard_optimizer { ranks.share() } else { Share { rank: 0, size: 1 } };
-    let mut optimizer = Optimizer::of_part(&spec.training, &params, &absent, shard, model.as_ref())?
+    let params = &files.params;
+    let mut optimizer = Optimizer::of_part(&spec.training, params, &absent, shard, model.as_ref())?
         .seeded(u64::from(spec.seed));
     if let Some(state) = &resumed {
         checkpoints.load_optimizer(state.step, &parts, &mut optimizer)?;
@@ -149,8 +153,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         let batch = collate(&[data.train.row(0)], padding, device);
         tch::no_grad(|| model.embed(&batch.inputs, &Context::evaluation(&batch.inputs.packing))).size()[1]
     })?;
-    exchange(&mut ranks, &params)?;
-    let files = ModelFiles::new(params, &config, &base, data.problem, &data.labels)?;
+    exchange(&mut ranks, params)?;
     let state = match resumed {
         Some(state) => state,
         None => fresh_state(&spec, &precision, data.validation.is_some(), identity)?,
@@ -313,20 +316,6 @@ fn tell_load(report: &LoadReport, events: &mut Events) -> Result<()> {
         events.log(0, format!("In the checkpoint and not used: {}.", report.dropped.join(", ")))?;
     }
     Ok(())
-}
-
-/// Puts the weights of a checkpoint of this job in place of the base model's.
-pub fn restore(params: &mut [(String, Tensor)], parts: &Parts, checkpoint: &Path) -> Result<()> {
-    let path = checkpoint.join("model.safetensors");
-    let saved = parts.load(checkpoint, "model.safetensors", |_| false)?;
-    let mut saved: std::collections::HashMap<_, _> = saved.into_iter().collect();
-    tch::no_grad(|| {
-        for (name, param) in params {
-            let value = saved.remove(name).with_context(|| format!("{name} is not in {}", path.display()))?;
-            param.f_copy_(&value)?;
-        }
-        Ok(())
-    })
 }
 
 fn tell_resume(state: &State, checkpoints: &Checkpoints, events: &mut Events) -> Result<()> {

@@ -142,9 +142,9 @@ impl Attention {
     }
 
     fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
-        let joined = self.query_key_value.forward(x); // [n, 3 · d]
+        let joined = self.query_key_value.forward(x, context); // [n, 3 · d]
         let mixed = self.probs_dropout.attention(&joined, self.heads, context); // [n, d]
-        let out = self.output.forward(&mixed);
+        let out = self.output.forward(&mixed, context);
         self.output_norm.residual(&out, x, Some(&self.output_dropout), context)
     }
 }
@@ -174,8 +174,8 @@ impl Layer {
 
     fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
         let x = self.attention.forward(x, context); // [n, d]
-        let inner = self.activation.forward(&self.intermediate.forward(&x)); // [n, intermediate]
-        let out = self.output.forward(&inner);
+        let inner = self.activation.forward(&self.intermediate.forward(&x, context)); // [n, intermediate]
+        let out = self.output.forward(&inner, context);
         self.output_norm.residual(&out, &x, Some(&self.output_dropout), context)
     }
 }
@@ -244,8 +244,8 @@ impl TextModel for Bert {
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
         let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
-        let pooled = self.pooler.forward(&first).tanh();
-        self.classifier.forward(&self.dropout.rows(pooled, context))
+        let pooled = self.pooler.forward(&first, context).tanh();
+        self.classifier.forward(&self.dropout.rows(pooled, context), context)
     }
 
     fn layers(&self) -> usize {

@@ -109,10 +109,11 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
-        let joined = self.qkv_lin.forward(x); // [n, 3 · d]
-        let mixed = self.out_lin.forward(&self.attention_dropout.attention(&joined, self.heads, context));
+        let joined = self.qkv_lin.forward(x, context); // [n, 3 · d]
+        let mixed =
+            self.out_lin.forward(&self.attention_dropout.attention(&joined, self.heads, context), context);
         let x = self.sa_layer_norm.residual(&mixed, x, None, context); // [n, d]
-        let inner = self.lin2.forward(&self.activation.forward(&self.lin1.forward(&x)));
+        let inner = self.lin2.forward(&self.activation.forward(&self.lin1.forward(&x, context)), context);
         self.output_layer_norm.residual(&inner, &x, Some(&self.dropout), context)
     }
 }
@@ -162,8 +163,8 @@ impl TextModel for DistilBert {
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
         let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
-        let inner = self.pre_classifier.forward(&first).relu();
-        self.classifier.forward(&self.dropout.rows(inner, context))
+        let inner = self.pre_classifier.forward(&first, context).relu();
+        self.classifier.forward(&self.dropout.rows(inner, context), context)
     }
 
     fn layers(&self) -> usize {

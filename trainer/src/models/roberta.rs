@@ -86,8 +86,8 @@ impl TextModel for Roberta {
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
         let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
-        let inner = self.dense.forward(&self.dropout.rows(first, context)).tanh();
-        self.out_proj.forward(&self.dense_dropout.rows(inner, context))
+        let inner = self.dense.forward(&self.dropout.rows(first, context), context).tanh();
+        self.out_proj.forward(&self.dense_dropout.rows(inner, context), context)
     }
 
     fn layers(&self) -> usize {

@@ -1,22 +1,45 @@
 //! Linear layers, alone or beside each other, in the kind of their input.
 
+use std::rc::Rc;
+
+use native::Nf4;
 use native::c10d::{Group, autograd};
 use tch::{Kind, Tensor};
 
-use super::{Init, Path};
+use super::low_rank::{Frozen, LowRank};
+use super::{Context, Init, Path};
 
 /// `torch.nn.Linear`: `x Wᵀ + b`, `[n, in]` → `[n, out]`; or several of them on one input, side by side.
 pub struct Linear {
-    /// Weights, then as many biases.
-    params: Vec<Tensor>,
-    weights: usize,
-    /// The weights' memory as one `[out, in]`, and the biases' as one `[out]`.
-    weight: Tensor,
+    kept: Kept,
+    /// The biases' memory as one `[out]`.
     bias: Tensor,
-    /// The same in the kind of mixed precision, written anew after each update of the parameters.
-    low: Option<(Tensor, Tensor)>,
     /// The processes that have the other rows or columns.
     shared: Option<(Cut, Group)>,
+    /// Beside each of the layers; none where no adapters are trained.
+    adapters: Vec<Adapted>,
+}
+
+/// The weights of layers beside each other.
+enum Kept {
+    /// As parameters.
+    Whole {
+        /// Weights, then as many biases.
+        params: Vec<Tensor>,
+        weights: usize,
+        /// The weights' memory as one `[out, in]`.
+        weight: Tensor,
+        /// Weights and biases in the kind of mixed precision, written anew after each update of the parameters.
+        low: Option<(Tensor, Tensor)>,
+    },
+    /// Frozen, in 4 bits, a layer each.
+    Nf4(Vec<Rc<Nf4>>),
+}
+
+/// One of the layers beside each other, and its adapter if it has one.
+struct Adapted {
+    frozen: Frozen,
+    low_rank: Option<Rc<LowRank>>,
 }
 
 /// Which of its weights a process has, where several share a layer (M. Shoeybi et al., "Megatron-LM", 2019, section 3).
@@ -65,6 +88,9 @@ impl Linear {
     }
 
     fn cut(paths: &[&Path], inputs: i64, outputs: i64, std: f64, cut: Cut) -> Self {
+        if paths.iter().all(|path| path.is_quantized()) {
+            return Self::quantized(paths, inputs, outputs, std);
+        }
         let count = paths.len() as i64;
         let outputs = if cut == Cut::Columns { paths[0].share(outputs) } else { outputs };
         let inputs = if cut == Cut::Rows { paths[0].share(inputs) } else { inputs };
@@ -78,7 +104,53 @@ impl Linear {
             biases.push(path.param_at("bias", place(&bias), Init::Zeros, of_bias));
         }
         let shared = paths[0].group().filter(|_| cut != Cut::Whole).map(|group| (cut, group));
-        Linear { shared, ..Self::of(paths[0], weights, biases, weight, bias) }
+        Linear { shared, ..Self::of(paths[0], weights, biases, weight, bias) }.adapted(paths)
+    }
+
+    /// Layers whose weights are kept in 4 bits. No other process has a share of them.
+    fn quantized(paths: &[&Path], inputs: i64, outputs: i64, std: f64) -> Self {
+        let bias = paths[0].room("bias", &[paths.len() as i64 * outputs]);
+        let mut kept = Vec::new();
+        for (at, path) in (0..).zip(paths) {
+            kept.push(path.quantized(&[outputs, inputs], Init::Normal(std)));
+            _ = path.param_at("bias", bias.narrow(0, at * outputs, outputs), Init::Zeros, None);
+        }
+        Linear { kept: Kept::Nf4(kept), bias, shared: None, adapters: Vec::new() }.adapted(paths)
+    }
+
+    /// The same with adapters beside the layers, where they are to have some.
+    fn adapted(mut self, paths: &[&Path]) -> Self {
+        let layers: Vec<Frozen> = match &self.kept {
+            Kept::Nf4(kept) => kept.iter().map(|kept| Frozen::Nf4(kept.clone())).collect(),
+            Kept::Whole { weight, low, .. } => {
+                let outputs = weight.size()[0] / paths.len() as i64;
+                let rows = |all: &Tensor, at: i64| all.narrow(0, at * outputs, outputs);
+                let layer = |at| Frozen::Whole {
+                    weight: rows(weight, at),
+                    low: low.as_ref().map(|(low, _)| rows(low, at)),
+                };
+                (0..paths.len() as i64).map(layer).collect()
+            }
+        };
+        let (inputs, outputs) = self.size(paths.len() as i64);
+        let adapted = paths.iter().zip(layers).map(|(path, frozen)| Adapted {
+            low_rank: path.low_rank(frozen.shallow_clone(), inputs, outputs),
+            frozen,
+        });
+        let adapters: Vec<Adapted> = adapted.collect();
+        if adapters.iter().any(|adapted| adapted.low_rank.is_some()) {
+            self.adapters = adapters;
+        }
+        self
+    }
+
+    /// Inputs and outputs of each of `count` layers.
+    fn size(&self, count: i64) -> (i64, i64) {
+        let inputs = match &self.kept {
+            Kept::Whole { weight, .. } => weight.size()[1],
+            Kept::Nf4(kept) => kept[0].columns(),
+        };
+        (inputs, self.bias.size()[0] / count)
     }
 
     /// The last layer of a head, whose rows belong to labels by name.
@@ -93,23 +165,19 @@ impl Linear {
         let low = path.low("weight", &weight);
         let low = low.map(|low| (low, path.low("bias", &bias).expect("one kind for both")));
         let count = weights.len();
-        Linear {
-            params: weights.into_iter().chain(biases).collect(),
-            weights: count,
-            weight,
-            bias,
-            low,
-            shared: None,
-        }
+        let params = weights.into_iter().chain(biases).collect();
+        let kept = Kept::Whole { params, weights: count, weight, low };
+        Linear { kept, bias, shared: None, adapters: Vec::new() }
     }
 
     /// `[n, in]` → `[n, out]`, in the kind of `x`: fp32 by the parameters, else by what is kept in fewer bits.
     ///
     /// # Panics
     /// Where shapes do not fit or another process is gone.
-    pub fn forward(&self, x: &Tensor) -> Tensor {
+    pub fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
         match &self.shared {
-            None => self.own(x, true),
+            None if self.adapters.is_empty() => self.own(x, true),
+            None => self.with_adapters(&self.own(x, true), x, context),
             Some((Cut::Rows, group)) => {
                 // The sum has the bias once; its gradient is the same on all.
                 autograd::sum(group, &self.own(x, group.rank() == 0)).unwrap()
@@ -121,14 +189,46 @@ impl Linear {
     /// By the weights of this process; the bias counts or is only there for its gradient.
     fn own(&self, x: &Tensor, biased: bool) -> Tensor {
         let biased = |bias: &Tensor| if biased { bias.shallow_clone() } else { bias.zeros_like() };
-        match &self.low {
-            Some((weight, bias)) if x.kind() != Kind::Float => {
-                native::linear(x, weight, Some(&biased(bias)), &self.params, self.weights)
+        match &self.kept {
+            Kept::Whole { params, weights, low: Some((weight, bias)), .. } if x.kind() != Kind::Float => {
+                native::linear(x, weight, Some(&biased(bias)), params, *weights)
             }
-            _ => {
-                let weight = self.weight.to_kind(Kind::Float);
-                native::linear(x, &weight, Some(&biased(&self.bias)), &self.params, self.weights)
+            Kept::Whole { params, weights, weight, .. } => {
+                let weight = weight.to_kind(Kind::Float);
+                native::linear(x, &weight, Some(&biased(&self.bias)), params, *weights)
+            }
+            Kept::Nf4(kept) => {
+                let part = |(at, kept): (usize, &Rc<Nf4>)| {
+                    let bias = self.bias_of(at, kept.rows()).to_kind(x.kind());
+                    kept.f_linear(x, Some(&bias)).unwrap()
+                };
+                let parts: Vec<Tensor> = kept.iter().enumerate().map(part).collect();
+                beside(parts)
             }
         }
     }
+
+    /// What the adapters make of `base`, that is what the layers give without them.
+    fn with_adapters(&self, base: &Tensor, x: &Tensor, context: &Context) -> Tensor {
+        let outputs = base.size()[1] / self.adapters.len() as i64;
+        let part = |(at, adapted): (usize, &Adapted)| {
+            let base = base.narrow(1, at as i64 * outputs, outputs);
+            match &adapted.low_rank {
+                None => base,
+                Some(low_rank) => {
+                    low_rank.add(&base, x, context, &adapted.frozen, &self.bias_of(at, outputs))
+                }
+            }
+        };
+        beside(self.adapters.iter().enumerate().map(part).collect())
+    }
+
+    fn bias_of(&self, at: usize, outputs: i64) -> Tensor {
+        self.bias.narrow(0, at as i64 * outputs, outputs)
+    }
+}
+
+/// `[n, out]` each, as one.
+fn beside(mut parts: Vec<Tensor>) -> Tensor {
+    if parts.len() == 1 { parts.remove(0) } else { Tensor::cat(&parts, 1) }
 }

@@ -13,6 +13,7 @@ use anyhow::Result;
 use formats::checkpoint::Weights;
 use tch::{Device, Kind, Tensor};
 
+use super::adapters::{Adapters, Found, Wanted};
 use super::copies::Copies;
 use super::names::{inner_name, is_buffer, is_head, listed, misshaped};
 use super::part::{Cuts, Part, stand_in};
@@ -24,6 +25,8 @@ use crate::tensors;
 pub enum Init {
     /// Normal with mean 0 and this standard deviation.
     Normal(f64),
+    /// Even between minus and plus this.
+    Uniform(f64),
     /// All 0.
     Zeros,
     /// All 1.
@@ -60,6 +63,8 @@ pub struct Loaded {
     pub cuts: Cuts,
     /// Copies of them in another kind.
     pub copies: Copies,
+    /// The adapters, where only these and the head are trained.
+    pub adapters: Option<Adapters>,
     /// What was dropped or made anew.
     pub report: LoadReport,
 }
@@ -77,6 +82,7 @@ pub struct Loader<'a> {
     numbers: Numbers,
     from_scratch: bool,
     sites: Cell<u64>,
+    pub(super) wanted: Option<Wanted>,
     pub(super) part: Part,
     pub(super) state: RefCell<State>,
 }
@@ -86,6 +92,7 @@ pub(super) struct State {
     pub params: tensors::Named,
     pub absent: tensors::Named,
     pub cuts: Cuts,
+    pub found: Found,
     /// What cannot be cut into equal shares.
     pub misfits: Vec<String>,
     copies: Vec<(Tensor, Tensor)>,
@@ -121,6 +128,7 @@ impl<'a> Loader<'a> {
             numbers: Numbers::Full,
             from_scratch: false,
             sites: Cell::new(0),
+            wanted: None,
             part: Part::whole(),
             state: RefCell::default(),
         }
@@ -183,7 +191,8 @@ impl<'a> Loader<'a> {
         let copies = Copies::new(state.copies);
         copies.refresh()?;
         let report = LoadReport { made: state.made, dropped };
-        Ok(Loaded { params: state.params, absent: state.absent, cuts: state.cuts, copies, report })
+        let adapters = self.wanted.map(|wanted| state.found.finish(wanted)).transpose()?;
+        Ok(Loaded { params: state.params, absent: state.absent, cuts: state.cuts, copies, adapters, report })
     }
 }
 
@@ -305,6 +314,36 @@ impl<'a> Path<'a> {
         if self.name.is_empty() { segment.to_string() } else { format!("{}.{segment}", self.name) }
     }
 
+    /// A parameter's numbers, which are not kept as such.
+    pub(super) fn unregistered(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        let full = self.join(name);
+        self.read(&full, shape).unwrap_or_else(|| self.made(&full, shape, init))
+    }
+
+    /// A new parameter's numbers, drawn as a function of seed and name.
+    pub(super) fn drawn(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
+        self.loader.make(&self.join(name), shape, init)
+    }
+
+    /// A parameter that no checkpoint of a plain model has: fp32, trained.
+    pub(super) fn adapter_param(&self, name: &str, value: Tensor) -> Tensor {
+        let param = value.to_device(self.loader.device).detach().set_requires_grad(true);
+        self.loader.state.borrow_mut().params.push((self.join(name), param.shallow_clone()));
+        param
+    }
+
+    /// What stands for a parameter that the checkpoint has not, or not in this shape.
+    fn made(&self, full: &str, shape: &[i64], init: Init) -> Tensor {
+        let mut state = self.loader.state.borrow_mut();
+        if self.may_be_new {
+            state.made.push(full.to_string());
+        } else if !state.taken.contains(full) {
+            state.missing.push(full.to_string());
+        }
+        drop(state);
+        self.loader.make(full, shape, init)
+    }
+
     fn register(
         &self,
         full: String,
@@ -313,16 +352,7 @@ impl<'a> Path<'a> {
         init: Init,
         place: Option<(Tensor, Option<i64>)>,
     ) -> Tensor {
-        let value = value.unwrap_or_else(|| {
-            let mut state = self.loader.state.borrow_mut();
-            if self.may_be_new {
-                state.made.push(full.clone());
-            } else if !state.taken.contains(&full) {
-                state.missing.push(full.clone());
-            }
-            drop(state);
-            self.loader.make(&full, shape, init)
-        });
+        let value = value.unwrap_or_else(|| self.made(&full, shape, init));
         let param = match place {
             Some((mut place, cut)) => {
                 place.copy_(
@@ -332,7 +362,7 @@ impl<'a> Path<'a> {
             }
             None => value.to_device(self.loader.device).to_kind(self.kind(shape)),
         };
-        let param = param.set_requires_grad(true);
+        let param = param.set_requires_grad(self.is_trained());
         self.loader.state.borrow_mut().params.push((full, param.shallow_clone()));
         param
     }
@@ -364,20 +394,22 @@ impl Loader<'_> {
     /// A new parameter, drawn as a function of seed and name.
     fn make(&self, full: &str, shape: &[i64], init: Init) -> Tensor {
         let options = (Kind::Float, Device::Cpu);
+        let draw = |draw: &dyn Fn() -> Tensor| {
+            // FNV-1a of the name: the order in which parameters are made does not matter.
+            let name = full.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+            // libtorch has one generator for the whole process.
+            static GENERATOR: Mutex<()> = Mutex::new(());
+            let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
+            tch::manual_seed(native::key(self.seed, 0, name, 0));
+            draw()
+        };
         match init {
             Init::Zeros => Tensor::zeros(shape, options),
             Init::Ones => Tensor::ones(shape, options),
-            Init::Normal(std) => {
-                // FNV-1a of the name: the order in which parameters are made does not matter.
-                let name = full.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                    (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-                });
-                // libtorch has one generator for the whole process.
-                static GENERATOR: Mutex<()> = Mutex::new(());
-                let _alone = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
-                tch::manual_seed(native::key(self.seed, 0, name, 0));
-                Tensor::randn(shape, options) * std
-            }
+            Init::Normal(std) => draw(&|| Tensor::randn(shape, options) * std),
+            Init::Uniform(bound) => draw(&|| Tensor::rand(shape, options) * (2.0 * bound) - bound),
         }
     }
 }

@@ -1,13 +1,17 @@
 //! Building blocks of the models, and how their weights are found in a checkpoint.
 
+mod adapters;
 mod copies;
 mod layers;
 mod linear;
 mod load;
+mod low_rank;
 mod names;
 mod packing;
 mod part;
+pub mod saved;
 
+pub use adapters::{Adapters, is_adapter};
 pub use copies::Copies;
 pub use layers::{Activation, Dropout, Embedding, LayerNorm};
 pub use linear::Linear;

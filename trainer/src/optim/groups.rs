@@ -44,7 +44,11 @@ pub fn build(
     let divides = matches!(training.optimizer, Optimizer::Muon { .. });
     for (name, tensor) in params {
         let depth = depth(name);
-        let trained = !frozen.holds(name, depth);
+        let trained = match training.lora {
+            // The loader has marked the adapters and the head.
+            Some(_) => tensor.requires_grad(),
+            None => !frozen.holds(name, depth),
+        };
         let _ = tensor.set_requires_grad(trained);
         if !trained {
             continue;

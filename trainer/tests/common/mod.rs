@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use formats::checkpoint::Weights;
+use formats::tokenizer::Encoding;
+use luthier_trainer::data::{Batch, Tokens, collate};
 use luthier_trainer::job::control::Control;
 use luthier_trainer::job::{self, JobArgs, Outcome};
-use luthier_trainer::nn::Loader;
-use luthier_trainer::{models, tensors};
+use luthier_trainer::models::{self, TextModel};
+use luthier_trainer::nn::{Context, Loader};
+use luthier_trainer::tensors;
 use serde_json::{Value, json};
-use tch::Device;
+use tch::{Device, Kind, Tensor};
 
 /// A folder or file under `tests/fixtures`.
 pub fn fixture(name: &str) -> PathBuf {
@@ -171,4 +174,37 @@ pub fn copy_folder(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+/// The rows of a padded batch, without its padding.
+pub fn batch_of(batch: &Value) -> Batch {
+    let lists = |value: &Value| -> Vec<Vec<u32>> { serde_json::from_value(value.clone()).unwrap() };
+    let ids = lists(&batch["input_ids"]);
+    let types = match batch["token_type_ids"].is_null() {
+        true => ids.iter().map(|row| vec![0; row.len()]).collect(),
+        false => lists(&batch["token_type_ids"]),
+    };
+    let encodings: Vec<Encoding> = lists(&batch["attention_mask"])
+        .iter()
+        .zip(ids.iter().zip(&types))
+        .map(|(mask, (ids, types))| {
+            let length = mask.iter().sum::<u32>() as usize;
+            assert!(mask[..length].iter().all(|&one| one == 1), "padded on the right");
+            Encoding { ids: ids[..length].to_vec(), type_ids: types[..length].to_vec(), truncated: false }
+        })
+        .collect();
+    let tokens = Tokens::of(&encodings);
+    let rows: Vec<_> = (0..tokens.len()).map(|row| tokens.row(row, 0)).collect();
+    collate(&rows, (0, 0), Device::Cpu)
+}
+
+/// What a model says of such a batch.
+pub fn logits(model: &dyn TextModel, batch: &Value) -> Tensor {
+    let batch = batch_of(batch);
+    model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing))
+}
+
+/// All numbers of a tensor.
+pub fn values(tensor: &Tensor) -> Vec<f64> {
+    Vec::try_from(tensor.to_kind(Kind::Double).contiguous().view(-1)).unwrap()
 }

@@ -1,4 +1,4 @@
-"""Checks a finished checkpoint against transformers, row by row.
+"""Checks a finished checkpoint against transformers, row by row; an adapter is put onto its base by peft.
 
     python check_checkpoint.py CHECKPOINT_DIR PREDICTIONS_JSON [--tokenizer-from DIR] [--max-length N] [--batch-size N]
 
@@ -19,6 +19,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,7 +27,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 TOLERANCE = 1e-4
 # Two scores nearer than this are a tie, which rounding may decide either way.
@@ -83,6 +84,32 @@ def load(folder, config, problems):
     names = config.get("id2label") or {}
     if model.num_labels != len(names):
         problems.append(f"the head has {model.num_labels} outputs, id2label has {len(names)} names")
+    return model.eval()
+
+
+def in_nf4(model):
+    """The numbers that linear layers have in bitsandbytes' NF4 with double quantization; the classifier stays as it is."""
+    from bitsandbytes import functional
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and not name.startswith("classifier"):
+            codes, state = functional.quantize_4bit(module.weight.data, compress_statistics=True, quant_type="nf4")
+            module.weight.data = functional.dequantize_4bit(codes, state)
+    return model
+
+
+def load_adapter(folder, config, problems):
+    """The base in `base/` with the adapter on it, as people are told to load them."""
+    from peft import PeftModel
+
+    tuned = AutoConfig.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "base", config=tuned, dtype=torch.float32)
+    if config.get("base_quantization") == "nf4":
+        model = in_nf4(model)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = PeftModel.from_pretrained(model, folder)
+    problems += [f"peft: {warning.message}" for warning in told if "adapter" in str(warning.message)]
     return model.eval()
 
 
@@ -184,7 +211,8 @@ def check(options, rows):
     folder, problems, report = options.checkpoint, [], {}
     try:
         config = check_config(folder, problems)
-        model = load(folder, config, problems)
+        is_adapter = (folder / "adapter_config.json").exists()
+        model = (load_adapter if is_adapter else load)(folder, config, problems)
         tokenizer = AutoTokenizer.from_pretrained(folder)
         if options.tokenizer_from:
             report["tokenizer_files"] = check_tokenizer(folder, options.tokenizer_from, problems)
