@@ -47,7 +47,7 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("columns", "object", "Role → column: `text`, `text_pair`, `label`; told from their names when left out"),
         ("validation_split", "object", "`fraction`, `test_fraction`, `seed`, `stratify`"),
         ("method", "object", "`{\"type\": \"supervised\", \"supervised\": {\"hyperparameters\": …}}`"),
-        ("hyperparameters", "object", "The older place: `n_epochs`, `batch_size`, `learning_rate_multiplier` (each a number or \"auto\"), `learning_rate`, `max_steps`, `optimizer`, `lr_scheduler`, `warmup_ratio`, `weight_decay`, `freeze`, `early_stopping`, `precision` (`auto`, `fp32`, `tf32`, `bf16`, `bf16_pure` or `fp16`: `auto` is bf16 with fp32 weights where the device multiplies bf16, fp16 on older GPUs, else fp32), `gradient_checkpointing`, …"),
+        ("hyperparameters", "object", "The older place: `n_epochs`, `batch_size`, `learning_rate_multiplier` (each a number or \"auto\"), `learning_rate`, `max_steps`, `optimizer`, `lr_scheduler`, `warmup_ratio`, `weight_decay`, `freeze`, `lora` (`true`, or `rank`, `alpha`, `dropout`, `targets`, `rslora`, `dora`, `quantization`, `merge`), `early_stopping`, `precision` (`auto`, `fp32`, `tf32`, `bf16`, `bf16_pure` or `fp16`: `auto` is bf16 with fp32 weights where the device multiplies bf16, fp16 on older GPUs, else fp32), `gradient_checkpointing`, …"),
         ("seed", "whole", "0 to 2147483647; the same seed gives the same weights"),
         ("suffix", "text", "Part of the tuned model's name, up to 64 characters"),
         ("name", "text", "A name for people"),

@@ -5,7 +5,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use store::event::{Event, Kind, Level};
 use store::job::{Asked, Job, Status as JobState};
-use store::spec::{ClassWeights, Every, Freeze, JobSpec, Optimizer, Schedule, Training};
+use store::spec::{Adapter, ClassWeights, Every, Freeze, JobSpec, Optimizer, Schedule, Targets, Training};
 
 use super::convert::{self, metric_name};
 use super::sentence;
@@ -383,13 +383,42 @@ fn freeze_facts(training: &Training) -> Vec<Fact> {
         frozen.push(format!("first {}", text::plural(u64::from(*first_layers), "layer", "layers")));
     }
     frozen.extend(pattern.as_ref().map(|pattern| format!("names matching {pattern}")));
+    if training.lora.is_some() {
+        frozen.push("all but the adapter and the head".to_owned());
+    }
     let frozen = if frozen.is_empty() { "nothing".to_owned() } else { frozen.join(", ") };
     let decay = if training.layer_decay == 1.0 { "none".to_owned() } else { setting(training.layer_decay) };
     vec![
+        Fact::new("Adapter", training.lora.as_ref().map_or("none".to_owned(), adapter_words)),
         Fact::new("Frozen", frozen),
         Fact::new("Layer-wise decay", decay),
         Fact::new("Dropout", training.dropout.map_or("as the checkpoint".to_owned(), setting)),
     ]
+}
+
+/// "DoRA of rank 8, alpha 16, on all-linear, base in NF4, merged".
+fn adapter_words(adapter: &Adapter) -> String {
+    let kind = match (adapter.dora, adapter.rslora) {
+        (false, false) => "LoRA",
+        (false, true) => "rsLoRA",
+        (true, false) => "DoRA",
+        (true, true) => "DoRA with rsLoRA's scale",
+    };
+    let on = match &adapter.targets {
+        Targets::All(_) => "all-linear".to_owned(),
+        Targets::Named(names) => names.join(", "),
+    };
+    let mut words = format!("{kind} of rank {}, alpha {}, on {on}", adapter.rank, setting(adapter.alpha));
+    if adapter.dropout > 0.0 {
+        words.push_str(&format!(", dropout {}", setting(adapter.dropout)));
+    }
+    if adapter.quantization.is_some() {
+        words.push_str(", base in NF4");
+    }
+    if adapter.merge {
+        words.push_str(", merged");
+    }
+    words
 }
 
 fn evaluation_facts(training: &Training) -> Vec<Fact> {

@@ -124,7 +124,8 @@ pub fn architecture_words(model: &Model) -> String {
     let family = family.or_else(|| model.architecture.clone());
     let parameters = model.parameters.filter(|count| *count > 0);
     let parameters = parameters.map(|count| format!("{} parameters", text::large(count as u64)));
-    [family, parameters].into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let adapter = info.adapter.map(|adapter| format!("adapter of rank {}", adapter.rank));
+    [family, parameters, adapter].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn task_words(model: &Model) -> String {

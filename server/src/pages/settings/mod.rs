@@ -1,6 +1,7 @@
 //! The settings of a fine-tune as fields of a form: one table for labels, help, defaults, the request they become, and
 //! the place where an error belongs. Each group of settings has a file.
 
+mod adapter;
 mod evaluation;
 mod first;
 mod length;
@@ -86,6 +87,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Optimizer", "", optimizer::SETTINGS),
     ("Learning rate", "", schedule::SETTINGS),
     ("What is trained", "", trained::SETTINGS),
+    ("Adapter", "", adapter::SETTINGS),
     ("Loss", "", loss::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
@@ -104,6 +106,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         optimizer::values,
         schedule::values,
         trained::values,
+        adapter::values,
         loss::values,
         evaluation::values,
         split::values,
@@ -145,7 +148,7 @@ pub fn defaults() -> Values {
     let spec =
         json!({"task": "text-classification", "columns": {"text": "", "label": ""}, "data": {"train": ""}});
     let mut values = serde_json::from_value::<JobSpec>(spec).map(|spec| values_of(&spec)).unwrap_or_default();
-    for name in ["n_epochs", "batch_size"] {
+    for name in ["n_epochs", "batch_size", "learning_rate"] {
         values.insert(name.to_owned(), "auto".to_owned());
     }
     values.insert("seed".to_owned(), String::new());

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Kind, Setting, Values, all, evaluation, loss, optimizer};
+use super::{Kind, Setting, Values, adapter, all, evaluation, loss, optimizer};
 
 /// The part of a request that these values make, or what cannot be read, by name of the input.
 ///
@@ -19,6 +19,7 @@ pub fn request(values: &Values) -> Result<Value, Values> {
         }
     }
     optimizer::join(&mut below);
+    adapter::join(&mut below);
     evaluation::join(&mut below);
     if let Err((name, message)) = loss::join(&mut below) {
         errors.insert(name.to_owned(), message);
@@ -90,6 +91,7 @@ pub fn input_of(param: &str) -> Option<String> {
         "lr_scheduler" => "lr_scheduler.name",
         "optimizer" => "optimizer.name",
         "freeze" => "freeze.pattern",
+        "lora" | "lora.quantization" => "lora.kind",
         "early_stopping" => "early_stopping.patience",
         "validation_split" => "validation_split.fraction",
         other => match other {

@@ -32,6 +32,8 @@ fn the_settings_of_a_job_come_back_through_the_form() {
                 "warmup_steps": null, "cycles": 0.5},
             "freeze": {"embeddings": true, "first_layers": 2}, "layer_decay": 0.9, "dropout": 0.2,
             "precision": "bf16_pure", "gradient_checkpointing": true,
+            "lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["query", "value"], "dora": true,
+                "quantization": "nf4"},
             "class_weights": {"a=b": 2.0, "c": 1.0}, "eval_every": {"steps": 20},
             "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}
         }
@@ -116,8 +118,24 @@ fn errors_of_the_api_find_their_field() {
         ("training.precision", "precision"),
         ("class_weights.spam", "class_weights.by_name"),
         ("training.early_stopping.patience", "early_stopping.patience"),
+        ("training.lora.rank", "lora.rank"),
+        ("lora.quantization", "lora.kind"),
     ] {
         assert_eq!(input_of(param).as_deref(), Some(input), "{param}");
     }
     assert_eq!(input_of("model"), None);
+}
+
+#[test]
+fn an_adapter_is_sent_where_one_is_chosen_and_its_rate_is_the_apis() {
+    let plain = request(&with(&[("lora.rank", "4")])).expect("can be read");
+    assert!(plain["method"]["supervised"]["hyperparameters"].get("lora").is_none());
+    let chosen =
+        request(&with(&[("lora.kind", "lora"), ("lora.targets", "query, value")])).expect("can be read");
+    let fields = chosen["method"]["supervised"]["hyperparameters"].as_object().expect("an object");
+    let training = store::spec::request::hyperparameters(fields, None).expect("accepted").training;
+    assert_eq!(training.learning_rate, 2e-4);
+    let lora = training.lora.expect("an adapter");
+    assert_eq!(lora.targets, store::spec::Targets::Named(vec!["query".into(), "value".into()]));
+    assert_eq!(changed(&with(&[("lora.kind", "qlora")])), ["Adapter"]);
 }
