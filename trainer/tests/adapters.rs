@@ -349,7 +349,7 @@ fn dropout_of_an_adapter_draws_in_layers_and_heads_alike() {
     let params = loader.finish().unwrap().params;
     tch::no_grad(|| {
         for (_, param) in params.iter().filter(|(name, _)| name.ends_with("lora_B.weight")) {
-            param.shallow_clone().fill_(0.1);
+            _ = param.shallow_clone().fill_(0.1);
         }
     });
     let batch = batch_of(&json_of(fixture("expected/bert.json"))["batches"]["singles"]);

@@ -51,6 +51,47 @@ async fn a_job_ends_with_a_model_that_predicts_downloads_and_is_made_again_bit_f
 }
 
 #[tokio::test]
+async fn an_adapter_answers_beside_its_base_which_is_stored_once_and_the_next_job_begins_with_both() {
+    if !is_built("an_adapter_answers_beside_its_base_which_is_stored_once_and_the_next_job_begins_with_both")
+    {
+        return;
+    }
+    let data = data_folder();
+    let mut server = Running::start(data.path()).await;
+    let mut request = server.prepare(60).await;
+    request["hyperparameters"]["lora"] = json!({"rank": 4});
+    request["hyperparameters"]["learning_rate"] = json!(1e-2);
+    let id = server.create(&request).await;
+    let job = server.wait_for_success(&id).await;
+    let model = job["fine_tuned_model"].as_str().unwrap().to_owned();
+    let tuned = server.get(&format!("/v1/models/{model}")).await;
+    assert_eq!(tuned["report"]["adapter"]["rank"], 4, "{tuned}");
+    let hash = |model: &serde_json::Value, path: &str| {
+        let files = model["files"].as_array().unwrap();
+        let file = files.iter().find(|file| file["path"] == path);
+        file.unwrap_or_else(|| panic!("{path} in {files:?}"))["sha256"].clone()
+    };
+    let base = server.get("/v1/models/tiny").await;
+    assert_eq!(hash(&tuned, "base/model.safetensors"), hash(&base, "model.safetensors"));
+    let asked = |model: &str| json!({"model": model, "inputs": ["a good film", "a poor film"]});
+    let labels = |answer: serde_json::Value| {
+        let label = |at: usize| answer["outputs"][at]["label"].as_str().unwrap().to_owned();
+        (label(0), label(1))
+    };
+    let right = ("pos".to_owned(), "neg".to_owned());
+    assert_eq!(labels(server.post("/v1/predictions", &asked(&model)).await), right);
+
+    request["model"] = json!(model);
+    request["hyperparameters"]["max_steps"] = json!(5);
+    request["hyperparameters"]["learning_rate"] = json!(1e-5);
+    let id = server.create(&request).await;
+    let next = server.wait_for_success(&id).await;
+    let next = next["fine_tuned_model"].as_str().unwrap();
+    assert_eq!(labels(server.post("/v1/predictions", &asked(next)).await), right);
+    assert!(server.stop().await.success());
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_same_data_is_told_who_holds_it() {
     if !is_built("a_second_server_on_the_same_data_is_told_who_holds_it") {
         return;

@@ -14,7 +14,7 @@ use super::ranks::Ranks;
 use crate::tensors;
 use crate::tuned::{self, BASE_QUANTIZATION};
 
-/// The files of a base model that an adapter needs beside it.
+/// What a base has beside its weights that an adapter needs.
 const BASE_FILES: [&str; 2] = ["config.json", "model.safetensors.index.json"];
 
 /// The folder of the plain checkpoint that a job begins with: its `model`, or, where that is an adapter beside its base,

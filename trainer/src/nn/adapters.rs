@@ -81,7 +81,7 @@ impl Adapters {
 }
 
 /// Whether a parameter is one of an adapter.
-pub fn is_adapter(name: &str) -> bool {
+fn is_adapter(name: &str) -> bool {
     [".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector"].iter().any(|end| name.ends_with(end))
 }
 
@@ -108,11 +108,15 @@ impl Found {
     pub(super) fn finish(self, wanted: Wanted) -> Result<Adapters> {
         let Wanted { settings, .. } = wanted;
         if let Targets::Named(targets) = &settings.targets {
-            let names: BTreeSet<String> =
-                self.layers.iter().map(|layer| end_of(&layer.name).to_owned()).collect();
-            let absent = |target: &&String| !self.layers.iter().any(|layer| is_named(&layer.name, target));
-            if let Some(target) = targets.iter().find(absent) {
-                let names: Vec<String> = names.into_iter().collect();
+            // peft names layers of the head too, which it then trains whole.
+            let is_layer = |target: &String| self.layers.iter().any(|layer| is_named(&layer.name, target));
+            let is_known =
+                |target: &String| is_layer(target) || self.saved.iter().any(|saved| is_named(saved, target));
+            let absent = targets.iter().find(|target| !is_known(target));
+            let none = targets.first().filter(|_| !targets.iter().any(is_layer));
+            if let Some(target) = absent.or(none) {
+                let names = self.layers.iter().map(|layer| end_of(&layer.name).to_owned());
+                let names: Vec<String> = names.collect::<BTreeSet<_>>().into_iter().collect();
                 let message = format!(
                     "The model has no linear layer called `{target}` that an adapter could stand beside; it has {}.",
                     listed(&names)

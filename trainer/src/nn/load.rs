@@ -317,7 +317,8 @@ impl<'a> Path<'a> {
     /// A parameter's numbers, which are not kept as such.
     pub(super) fn unregistered(&self, name: &str, shape: &[i64], init: Init) -> Tensor {
         let full = self.join(name);
-        self.read(&full, shape).unwrap_or_else(|| self.made(&full, shape, init))
+        let value = self.read(&full, shape).unwrap_or_else(|| self.made(&full, shape, init));
+        value.to_device(self.loader.device)
     }
 
     /// A new parameter's numbers, drawn as a function of seed and name.

@@ -11,7 +11,7 @@ mod packing;
 mod part;
 pub mod saved;
 
-pub use adapters::{Adapters, is_adapter};
+pub use adapters::Adapters;
 pub use copies::Copies;
 pub use layers::{Activation, Dropout, Embedding, LayerNorm};
 pub use linear::Linear;
