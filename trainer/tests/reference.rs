@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{batch_of, distance, fixture, json_of, logits, numbers, values};
+use common::{distance, fixture, json_of, logits, numbers, values};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use luthier_trainer::data::{Tokens, collate};
