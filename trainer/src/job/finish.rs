@@ -132,7 +132,7 @@ const USE_OF_ADAPTER: &str = "This is an adapter; the model that it was trained 
                               import PeftModel\nfrom transformers import AutoConfig, \
                               AutoModelForSequenceClassification, AutoTokenizer, pipeline\n\nfolder = \
                               \"path/to/this/folder\"\nbase = AutoModelForSequenceClassification.from_pretrained(f\"{folder}/base\", \
-                              config=AutoConfig.from_pretrained(folder))\nmodel = PeftModel.from_pretrained(base, \
+                              config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True)\nmodel = PeftModel.from_pretrained(base, \
                               folder).merge_and_unload()\nclassify = pipeline(\"text-classification\", model=model, \
                               tokenizer=AutoTokenizer.from_pretrained(folder))\nprint(classify(\"…\"))\n```\n";
 

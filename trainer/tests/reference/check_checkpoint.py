@@ -103,7 +103,9 @@ def load_adapter(folder, config, problems):
     from peft import PeftModel
 
     tuned = AutoConfig.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder / "base", config=tuned, dtype=torch.float32)
+    # A base may have a head of other labels, in whose place the adapter's comes.
+    options = {"config": tuned, "dtype": torch.float32, "ignore_mismatched_sizes": True}
+    model = AutoModelForSequenceClassification.from_pretrained(folder / "base", **options)
     if config.get("base_quantization") == "nf4":
         model = in_nf4(model)
     with warnings.catch_warnings(record=True) as told:
