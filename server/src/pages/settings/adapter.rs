@@ -13,8 +13,8 @@ pub(super) const SETTINGS: &[Setting] = &[
     field(
         "lora.kind",
         "Adapter",
-        "Trains small matrices beside the weights: a fraction of the memory, and the base stays as it is. QLoRA also keeps \
-         the base in 4 bits.",
+        "Trains small matrices beside the weights: optimizer and gradients take a fraction, and the base stays as it is. \
+         QLoRA also keeps the base in 4 bits.",
         Kind::Choice(&[("", "None, all weights"), ("lora", "LoRA"), ("qlora", "QLoRA, base in NF4")]),
     ),
     field("lora.rank", "Rank", "Width of the matrices. 4 to 64 is usual.", Kind::Number).when(ON),
