@@ -103,7 +103,10 @@ pub async fn seen(db: impl PgExecutor<'_>, agent: AgentId, unfit: Option<&str>) 
 
 /// Takes an idle agent's promise to look for calls back, as it goes.
 pub async fn away(db: impl PgExecutor<'_>, agent: AgentId) -> sqlx::Result<()> {
-    sqlx::query!("update agent set idle_until = null where agent_id = $1", agent.0).execute(db).await.map(drop)
+    sqlx::query!("update agent set idle_until = null where agent_id = $1", agent.0)
+        .execute(db)
+        .await
+        .map(drop)
 }
 
 /// Lists agents by name.

@@ -47,7 +47,9 @@ pub enum MarkerError {
         ours: Uuid,
     },
     /// The object is damaged.
-    #[error("{MARKER} in the object store {place} cannot be understood ({reason}): remove it and start the server again")]
+    #[error(
+        "{MARKER} in the object store {place} cannot be understood ({reason}): remove it and start the server again"
+    )]
     Damaged {
         /// The store's address.
         place: String,

@@ -195,7 +195,8 @@ fn told(attempt: i32, name: &str, processes: i32, members: &[Member]) -> (String
     all.extend(members.iter().map(|member| (member.name.as_str(), member.ranks)));
     let words: Vec<String> = all.iter().map(|(name, ranks)| format!("{name} ({ranks})")).collect();
     let message = format!("Attempt {attempt} in {processes} processes on {}.", words.join(", "));
-    let agents: Vec<Value> = all.iter().map(|(name, ranks)| json!({"agent": name, "processes": ranks})).collect();
+    let agents: Vec<Value> =
+        all.iter().map(|(name, ranks)| json!({"agent": name, "processes": ranks})).collect();
     (message, json!({"agent": name, "agents": agents}))
 }
 

@@ -278,8 +278,7 @@ pub(super) async fn end_memberships(conn: &mut PgConnection, agent: AgentId) -> 
     .fetch_all(&mut *conn)
     .await?;
     for member in ended {
-        let message =
-            format!("The agent {} was lost: its process ended and was started again.", member.name);
+        let message = format!("The agent {} was lost: its process ended and was started again.", member.name);
         let failure = Failure {
             fault: Fault::Internal,
             code: "agent_lost".to_owned(),

@@ -40,7 +40,10 @@ pub async fn tell_missing(db: &PgPool) -> sqlx::Result<Vec<JobId>> {
         let kind = if job.needs_device == "cuda" { "GPUs" } else { "devices" };
         let message = match (missing, job.missing_devices) {
             (0, Some(before)) if before > 0 => {
-                format!("All {needs} {kind} are there now ({}); it starts as soon as they are free.", job.names)
+                format!(
+                    "All {needs} {kind} are there now ({}); it starts as soon as they are free.",
+                    job.names
+                )
             }
             (0, _) => continue,
             _ => {

@@ -39,7 +39,9 @@ impl Stage {
         let temp = tempfile::tempdir().unwrap();
         let objects = Objects::open(temp.path().join("objects").to_str().unwrap()).await.unwrap();
         let wakes = Listener::spawn(db.clone());
-        Stage { store: Store::new(db, objects), temp, url, wakes }
+        let store = Store::new(db, objects);
+        store.mark().await.unwrap();
+        Stage { store, temp, url, wakes }
     }
 
     pub fn db(&self) -> &PgPool {
