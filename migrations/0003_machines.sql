@@ -12,7 +12,7 @@ alter table agent
     -- Where the processes of others reach its own; none for an agent that only works alone.
     add column address inet,
     -- Until when it promises to look whether it was called: a job of several machines calls those that have promised.
-    -- Set by a look that found no work, cleared by whatever gives it some.
+    -- Set by a look that found no work, cleared by whatever gives it some, and -infinity once it has gone in order.
     add column idle_until timestamptz;
 
 alter table job
@@ -53,6 +53,7 @@ select agent.agent_id, agent.name, wanted.needs_device, agent.address,
     agent.idle_until is not null and agent.idle_until > now() as idle
 from agent cross join (values ('auto'), ('cpu'), ('cuda')) as wanted (needs_device)
 where agent.unfit is null and agent.last_seen > now() - interval '90 s'
+    and agent.idle_until is distinct from '-infinity'
     and (wanted.needs_device <> 'cuda' or agent.cuda_devices > 0);
 
 -- A rendezvous is what the others wait for.

@@ -101,9 +101,9 @@ pub async fn seen(db: impl PgExecutor<'_>, agent: AgentId, unfit: Option<&str>) 
     .map(|done| done.rows_affected() == 1)
 }
 
-/// Takes an idle agent's promise to look for calls back, as it goes.
+/// Says that an idle agent goes: it is not counted on any more, and not called.
 pub async fn away(db: impl PgExecutor<'_>, agent: AgentId) -> sqlx::Result<()> {
-    sqlx::query!("update agent set idle_until = null where agent_id = $1", agent.0)
+    sqlx::query!("update agent set idle_until = '-infinity' where agent_id = $1", agent.0)
         .execute(db)
         .await
         .map(drop)
