@@ -110,7 +110,7 @@ impl Wire<'_> {
         for size in chunks(bytes) {
             let mut chunk = vec![0; size];
             file.read_exact(&mut chunk)?;
-            self.pass(&Tensor::from_slice(&chunk))?;
+            let _same = self.pass(&Tensor::from_slice(&chunk))?;
         }
         Ok(())
     }
