@@ -203,7 +203,7 @@ fn lack() -> Option<&'static str> {
     if !quiet("ip", &["-V"]) {
         return Some("no `ip`: `apt-get install -y iproute2` (Debian)");
     }
-    let bridge = "ip link add br0 type bridge && ip link add a type veth peer name b";
+    let bridge = "ip link add br0 type bridge && ip link add one type veth peer name two";
     (!quiet("unshare", &["--net", "--mount", "sh", "-c", bridge]))
         .then_some("it needs root and may make network namespaces, bridges and veth pairs")
 }
