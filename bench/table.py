@@ -156,7 +156,8 @@ def markdown(header: dict, found: dict) -> str:
                            _number(of["gflops"], 1), _number(of["of_peak"], 2), str(of["peak_mb"]), _number(of["train_loss"], 4),
                            _number(of["eval_loss"], 4), _number(of["accuracy"], 4)]))
     peaks, idle = found["peaks"], found["idle_mb"]
-    lines += ["", f"GFLOP/s: 6 × {header['encoder_weights']:,} weights of the encoder's layers × real tokens; padding is not work. The product's "
+    lines += ["", f"GFLOP/s: 6 × {header['encoder_weights']:,} weights of the encoder's layers × real tokens; padding is not work, "
+              f"and all layers count in full, also the last one, of which Luthier computes what the head reads. The product's "
               f"peak: fp32 {_number(peaks['fp32'], 0)}, bf16 {_number(peaks['bf16'], 0)} GFLOP/s. First step: from the start of the process; "
               f"spread: of samples/s over the rounds. libtorch loaded and idle: {' MB, '.join(f'{side} {mb}' for side, mb in idle.items())} MB."]
     compared = ratios(found)

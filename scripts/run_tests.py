@@ -15,6 +15,7 @@ import time
 
 import cache
 import private_postgres
+import private_s3
 import results
 import setup
 import venv
@@ -164,7 +165,9 @@ def main() -> None:
         run.environments()
         if everything:
             run.scripts()
-        run.rust(name_filter)
+        with private_s3.running(run.environment.get("LUTHIER_S3_PYTHON")) as variables:
+            run.environment.update(variables)
+            run.rust(name_filter)
         if everything:
             run.browser()
     print(run.results.summary(), flush=True)

@@ -1,8 +1,8 @@
 """Python environments: the reference that tests compare with (torch, transformers, scikit-learn, openai), openai 1.x,
-and what lint reads the Compose file with.
+an S3 server, and what lint reads the Compose file with.
 
-usage: venv.py [reference|openai1|lint]...        installs what is missing (all without a name)
-       venv.py path [reference|openai1|lint]      prints the interpreter's path, installed or not
+usage: venv.py [reference|openai1|s3|lint]...        installs what is missing (all without a name)
+       venv.py path [reference|openai1|s3|lint]      prints the interpreter's path, installed or not
 Each lies in the cache under the SHA-256 of its requirements file and the Python that made it.
 """
 
@@ -14,10 +14,11 @@ import cache
 
 HERE = pathlib.Path(__file__).resolve().parent
 REQUIREMENTS = {"reference": "requirements-reference.txt", "openai1": "requirements-openai-1.txt",
-                "lint": "requirements-lint.txt"}
-SIZES = {"reference": "5.4 GB, some minutes", "openai1": "40 MB", "lint": "20 MB"}
+                "s3": "requirements-s3.txt", "lint": "requirements-lint.txt"}
+SIZES = {"reference": "5.4 GB, some minutes", "openai1": "40 MB", "s3": "60 MB", "lint": "20 MB"}
 # What a test asks for: set by `make test` where the environment is there.
-VARIABLES = {"reference": "LUTHIER_REFERENCE_PYTHON", "openai1": "LUTHIER_OPENAI1_PYTHON"}
+VARIABLES = {"reference": "LUTHIER_REFERENCE_PYTHON", "openai1": "LUTHIER_OPENAI1_PYTHON",
+             "s3": "LUTHIER_S3_PYTHON"}
 
 
 class Unavailable(Exception):

@@ -14,9 +14,10 @@ namespace {
 
 // Where the tokens of padded rows lie among the packed ones, and back.
 struct Padding {
-  Tensor from;    // Int64 [b · longest]: packed row of each place, the last row for padding
-  Tensor back;    // Int64 [tokens]: place of each packed row
-  Tensor absent;  // Bool [b, longest]
+  Tensor from;     // Int64 [b · longest]: packed row of each place, the last row for padding
+  Tensor back;     // Int64 [tokens]: place of each packed row
+  Tensor absent;   // Bool [b, longest]
+  Tensor lengths;  // Int64 [b], on the CPU
   int64_t sequences, longest, tokens;
 };
 
@@ -24,6 +25,7 @@ Padding padding_of(const Tensor& offsets, int64_t rows, const at::Device& device
   const Tensor starts = offsets.slice(0, 0, -1).unsqueeze(1);
   const Tensor lengths = offsets.diff().unsqueeze(1);
   Padding out;
+  out.lengths = lengths.squeeze(1);
   out.sequences = lengths.size(0);
   out.longest = lengths.max().item<int64_t>();
   const Tensor at = at::arange(out.longest, offsets.options()).unsqueeze(0);
@@ -50,19 +52,25 @@ Tensor dropped(const Tensor& weights, const Tensor& keys, double p, int64_t firs
 }  // namespace
 
 Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v,
-                               const Tensor& offsets, const Tensor& keys, double p,
-                               const PackedHeads& h) {
-  const Padding pad = padding_of(offsets, q.size(0), q.device());
-  const auto padded = [&](const Tensor& x, int64_t heads) {
-    return x.index_select(0, pad.from)
-        .view({pad.sequences, pad.longest, heads, h.width})
+                               const Tensor& offsets, const Tensor& query_offsets,
+                               const Tensor& keys, double p, const PackedHeads& h) {
+  const Padding pad = padding_of(offsets, k.size(0), q.device());
+  const bool alike = query_offsets.is_same(offsets);
+  const Padding asks = alike ? pad : padding_of(query_offsets, q.size(0), q.device());
+  const auto padded = [&](const Tensor& x, int64_t heads, const Padding& by) {
+    return x.index_select(0, by.from)
+        .view({by.sequences, by.longest, heads, h.width})
         .transpose(1, 2)
         .repeat_interleave(h.query / heads, 1);  // [b, h, t, d]
   };
-  const Tensor qs = padded(q, h.query), ks = padded(k, h.key), vs = padded(v, h.key);
+  const Tensor qs = padded(q, h.query, asks), ks = padded(k, h.key, pad), vs = padded(v, h.key, pad);
   Tensor mask = pad.absent.unsqueeze(1).unsqueeze(1);  // [b, 1, 1, t]
   if (h.causal) {
-    mask = mask.logical_or(at::ones({pad.longest, pad.longest}, mask.options()).triu(1));
+    // The queries are those of the last tokens of each sequence.
+    const Tensor shift = pad.lengths.sub(asks.lengths).view({-1, 1, 1, 1});
+    const Tensor last = at::arange(asks.longest, shift.options()).view({1, 1, -1, 1}).add(shift);
+    const Tensor at = at::arange(pad.longest, shift.options()).view({1, 1, 1, -1});
+    mask = mask.logical_or(at.gt(last).to(mask.device()));
   }
   Tensor mixed;
   if (p == 0.0) {
@@ -73,9 +81,9 @@ Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v
     mixed = dropped(weights, keys, p, h.first).matmul(vs);
   }
   const Tensor flat =
-      mixed.transpose(1, 2).reshape({pad.sequences * pad.longest, h.query * h.width});
-  const Tensor out = flat.index_select(0, pad.back);
-  const int64_t tail = q.size(0) - pad.tokens;
+      mixed.transpose(1, 2).reshape({asks.sequences * asks.longest, h.query * h.width});
+  const Tensor out = flat.index_select(0, asks.back);
+  const int64_t tail = q.size(0) - asks.tokens;
   return tail == 0 ? out : at::cat({out, at::zeros({tail, out.size(1)}, out.options())});
 }
 

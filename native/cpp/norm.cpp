@@ -35,11 +35,11 @@ struct Stats {
 };
 
 LUTHIER_INLINE float row_sum(const float* x, int64_t dp) {
-  vec::v16 total{};
+  vec::Floats<false> total{};
   for (int64_t j = 0; j < dp; j += vec::kWidth) {
-    vec::v16 v;
+    vec::Floats<false> v;
     vec::load(v, x + j);
-    total += v;
+    vec::add(total, v);
   }
   return vec::sum(total);
 }

@@ -12,10 +12,10 @@ struct Strided {
 };
 
 // `Rows` × (16 · `Vectors`) of c = a · b, added to what is there where `Add`.
-template <int Rows, int Vectors, bool Add>
+template <typename V, int Rows, int Vectors, bool Add>
 LUTHIER_INLINE void gemm_tile(const Strided& a, int64_t i0, const float* b, int64_t ldb, float* c,
                               int64_t ldc, int64_t k) {
-  vec::v16 sums[Rows][Vectors];
+  V sums[Rows][Vectors];
 #pragma GCC unroll 8
   for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 4
@@ -23,13 +23,13 @@ LUTHIER_INLINE void gemm_tile(const Strided& a, int64_t i0, const float* b, int6
       if constexpr (Add) {
         vec::load(sums[i][v], c + i * ldc + v * vec::kWidth);
       } else {
-        sums[i][v] = vec::v16{};
+        sums[i][v] = V{};
       }
     }
   }
   const float* from = a.at + i0 * a.row;
   for (int64_t at = 0; at < k; at++) {
-    vec::v16 right[Vectors];
+    V right[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; v++) {
       vec::load(right[v], b + at * ldb + v * vec::kWidth);
@@ -39,7 +39,7 @@ LUTHIER_INLINE void gemm_tile(const Strided& a, int64_t i0, const float* b, int6
       const float left = from[i * a.row + at * a.column];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; v++) {
-        sums[i][v] += left * right[v];
+        vec::add_product(sums[i][v], left, right[v]);
       }
     }
   }
@@ -52,29 +52,33 @@ LUTHIER_INLINE void gemm_tile(const Strided& a, int64_t i0, const float* b, int6
   }
 }
 
-template <int Vectors, bool Add>
+template <typename V, int Rows, int Vectors, bool Add>
 LUTHIER_INLINE void gemm_columns(const Strided& a, const float* b, int64_t ldb, float* c,
                                  int64_t ldc, int64_t m, int64_t k) {
   int64_t i = 0;
-  for (; i + 4 <= m; i += 4) {
-    gemm_tile<4, Vectors, Add>(a, i, b, ldb, c + i * ldc, ldc, k);
+  for (; i + Rows <= m; i += Rows) {
+    gemm_tile<V, Rows, Vectors, Add>(a, i, b, ldb, c + i * ldc, ldc, k);
   }
   for (; i < m; i++) {
-    gemm_tile<1, Vectors, Add>(a, i, b, ldb, c + i * ldc, ldc, k);
+    gemm_tile<V, 1, Vectors, Add>(a, i, b, ldb, c + i * ldc, ldc, k);
   }
 }
 
 // c `[m, n]` = a `[m, k]` · b `[k, n]`, added where `Add`; `n` is a multiple of 16. Each element is
-// summed over k in order, whatever the tiling.
-template <bool Add>
+// summed over k in order, whatever the tiling. `Wide`: 32 registers that hold 16 floats each, instead
+// of 16 registers of 8, where a larger tile would spill.
+template <bool Add, bool Wide>
 LUTHIER_INLINE void gemm(const Strided& a, const float* b, int64_t ldb, float* c, int64_t ldc,
                          int64_t m, int64_t n, int64_t k) {
+  using V = vec::Floats<Wide>;
   int64_t j = 0;
-  for (; j + 2 * vec::kWidth <= n; j += 2 * vec::kWidth) {
-    gemm_columns<2, Add>(a, b + j, ldb, c + j, ldc, m, k);
+  if constexpr (Wide) {
+    for (; j + 2 * vec::kWidth <= n; j += 2 * vec::kWidth) {
+      gemm_columns<V, 4, 2, Add>(a, b + j, ldb, c + j, ldc, m, k);
+    }
   }
-  if (j < n) {
-    gemm_columns<1, Add>(a, b + j, ldb, c + j, ldc, m, k);
+  for (; j < n; j += vec::kWidth) {
+    gemm_columns<V, Wide ? 4 : 6, 1, Add>(a, b + j, ldb, c + j, ldc, m, k);
   }
 }
 

@@ -13,7 +13,8 @@ pub struct Heads {
     pub key: i64,
     /// Numbers of a head.
     pub width: i64,
-    /// Whether a token sees only itself and what came before it in its sequence.
+    /// Whether a token sees only itself and what came before it in its sequence. Where queries are apart, they are those
+    /// of its last tokens.
     pub causal: bool,
     /// What the scores are multiplied by; usually `1 / √width`.
     pub scale: f64,
@@ -43,6 +44,15 @@ pub enum Projections<'a> {
     Joined(&'a Tensor),
     /// `[tokens, query · width]`, and twice `[tokens, key · width]`.
     Apart(&'a Tensor, &'a Tensor, &'a Tensor),
+    /// Queries of some tokens only, or of other sequences: one sequence of them for each sequence of tokens.
+    Across {
+        /// `[queries, query · width]`.
+        query: &'a Tensor,
+        /// Int64 `[sequences + 1]` on the CPU: where each sequence's queries lie.
+        query_offsets: &'a Tensor,
+        /// Keys and values side by side, `[tokens, 2 · key · width]`.
+        key_value: &'a Tensor,
+    },
 }
 
 /// `dropout(softmax(scale · q · kᵀ)) · v` within each sequence and head.
@@ -52,7 +62,7 @@ pub enum Projections<'a> {
 /// - `drop`: dropout probability on the attention weights, and Int64 `[sequences]` from [`crate::keys`]. The draw of a
 ///   weight is that of [`crate::dropout`] at `[sequence, heads.first + head, query, key]`.
 ///
-/// Returns `[tokens, query · width]`. On the CPU, in fp32 and bf16, a kernel of our own computes it (in fp32 inside),
+/// Returns `[tokens or queries, query · width]`. On the CPU, in fp32 and bf16, a kernel of our own computes it (in fp32 inside),
 /// keeps one number a token and head for backward and draws weights and dropout again there; bits do not depend on the
 /// number of threads. On a GPU sequences are padded and libtorch's operations take over.
 ///
@@ -90,14 +100,27 @@ fn of_packed(
     drop: Option<(f64, &Tensor)>,
     by_ops: bool,
 ) -> Result<Tensor> {
-    let (query, key_value) = match projections {
-        Projections::Joined(all) => (all, None),
-        Projections::Apart(q, k, v) => (q, Some((k, v))),
+    let (query, key, value, query_offsets) = match projections {
+        Projections::Joined(all) => (all, None, None, None),
+        Projections::Apart(q, k, v) => (q, Some(k), Some(v), None),
+        Projections::Across { query, query_offsets, key_value } => {
+            (query, Some(key_value), None, Some(query_offsets))
+        }
     };
-    let Heads { query: query_heads, key, width, causal, scale, first } = heads;
-    let heads = ffi::PackedHeads { query: query_heads, key, width, causal, scale, first };
+    let Heads { query: query_heads, key: key_heads, width, causal, scale, first } = heads;
+    let heads = ffi::PackedHeads { query: query_heads, key: key_heads, width, causal, scale, first };
     let (p, keys) = drop.map_or((0.0, None), |(p, keys)| (p, Some(keys)));
-    ffi::packed_attention(&ffi::PackedAttention { query, key_value, offsets, keys, p, heads, by_ops })
+    ffi::packed_attention(&ffi::PackedAttention {
+        query,
+        key,
+        value,
+        offsets,
+        query_offsets,
+        keys,
+        p,
+        heads,
+        by_ops,
+    })
 }
 
 #[cfg(test)]
@@ -162,6 +185,56 @@ mod tests {
             compare(Heads { query: 4, key: 2, width: 7, ..encoder }, &[19, 4], 1, p, Kind::Float, 1e-5);
             compare(encoder, &[5, 40], 1, p, Kind::BFloat16, 2e-2);
             compare(Heads { first: 2, ..encoder }, &[5, 40], 1, p, Kind::Float, 1e-5);
+        }
+    }
+
+    #[test]
+    fn queries_of_some_tokens_get_what_all_of_them_would() {
+        tch::manual_seed(6);
+        let lengths = [5_i64, 1, 27];
+        let offsets = Tensor::from_slice(&[0_i64, 5, 6, 33]);
+        let keys = crate::keys(1, 2, 3, &Tensor::from_slice(&[7_i64, 9, 4]));
+        for (causal, by_ops, p) in [
+            (false, false, 0.0),
+            (false, true, 0.0),
+            (false, false, 0.3),
+            (false, true, 0.3),
+            (true, false, 0.0),
+            (true, true, 0.0),
+        ] {
+            let heads = Heads { causal, key: 2, ..Heads::bidirectional(4, 8) };
+            let drop = (p > 0.0).then_some((p, &keys));
+            let query = randn(&[35, 32], Kind::Float);
+            let key_value = randn(&[35, 32], Kind::Float);
+            // The first token of each, or the last where those before it cannot be seen otherwise.
+            let chosen: Vec<i64> = match causal {
+                false => vec![0, 5, 6],
+                true => lengths
+                    .iter()
+                    .scan(0, |end, length| {
+                        *end += length;
+                        Some(*end - 1)
+                    })
+                    .collect(),
+            };
+            let chosen = Tensor::from_slice(&chosen);
+            let all = Tensor::cat(&[&query, &key_value], 1);
+            let whole = of_packed(Projections::Joined(&all), heads, &offsets, drop, by_ops).unwrap();
+            let whole = whole.index_select(0, &chosen);
+            let some = query.index_select(0, &chosen);
+            let query_offsets = Tensor::from_slice(&[0_i64, 1, 2, 3]);
+            let across =
+                Projections::Across { query: &some, query_offsets: &query_offsets, key_value: &key_value };
+            let found = of_packed(across, heads, &offsets, drop, by_ops).unwrap();
+            let seen = Tensor::randn([3, 32], (Kind::Float, Device::Cpu));
+            let grads = [&whole, &found].map(|out| {
+                Tensor::run_backward(&[(out * &seen).sum(Kind::Float)], &[&query, &key_value], true, false)
+            });
+            let what = format!("causal {causal} by operations {by_ops} dropout {p}");
+            assert!(difference(&found, &whole) < 1e-6, "{what}");
+            for (found, expected) in grads[1].iter().zip(&grads[0]) {
+                assert!(difference(found, expected) < 1e-6, "{what}");
+            }
         }
     }
 

@@ -64,6 +64,7 @@ unsafe extern "C" {
         k: Ptr,
         v: Ptr,
         offsets: Ptr,
+        query_offsets: Ptr,
         keys: Ptr,
         p: f64,
         heads: *const PackedHeads,
@@ -180,11 +181,14 @@ pub(crate) fn dropout_by_ops(x: &Tensor, keys: &Tensor, offsets: Option<&Tensor>
     })
 }
 
-/// What [`packed_attention`] computes; `key_value` is `None` where `query` holds all three side by side.
+/// What [`packed_attention`] computes. Without `key` the query holds all three side by side, without `value` the key
+/// holds both.
 pub(crate) struct PackedAttention<'a> {
     pub query: &'a Tensor,
-    pub key_value: Option<(&'a Tensor, &'a Tensor)>,
+    pub key: Option<&'a Tensor>,
+    pub value: Option<&'a Tensor>,
     pub offsets: &'a Tensor,
+    pub query_offsets: Option<&'a Tensor>,
     pub keys: Option<&'a Tensor>,
     pub p: f64,
     pub heads: PackedHeads,
@@ -192,13 +196,13 @@ pub(crate) struct PackedAttention<'a> {
 }
 
 pub(crate) fn packed_attention(it: &PackedAttention) -> Result<Tensor> {
-    let (key, value) = it.key_value.unzip();
     tensor_from(|out| unsafe {
         luthier_packed_attention(
             ptr_of(it.query),
-            ptr_or_null(key),
-            ptr_or_null(value),
+            ptr_or_null(it.key),
+            ptr_or_null(it.value),
             ptr_of(it.offsets),
+            ptr_or_null(it.query_offsets),
             ptr_or_null(it.keys),
             it.p,
             &it.heads,

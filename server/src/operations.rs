@@ -108,6 +108,8 @@ fn agent_json(agent: &Agent) -> Value {
         "name": agent.name,
         "device": agent.device,
         "cuda_devices": agent.cuda_devices,
+        "devices": agent.devices,
+        "address": agent.address,
         "threads": agent.threads,
         "memory_bytes": agent.memory_bytes,
         "version": agent.version,

@@ -73,6 +73,7 @@ async fn run(
     let db = open_database(url.expose()).await?;
     let objects = objects_of(&config);
     let store = Store::new(db.clone(), Objects::open(&objects).await?);
+    store.mark().await?;
     let trainer = start_trainer(&config, url.expose(), &objects, &stopping)?;
     let state = AppState::new(store, config, stopping.clone());
     let upkeep = tokio::spawn(upkeep::run(state.clone()));

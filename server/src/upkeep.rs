@@ -85,7 +85,7 @@ impl Watch {
     }
 }
 
-/// Takes jobs back whose trainer was lost.
+/// Takes jobs back whose trainer was lost, and says of waiting ones what they lack.
 async fn take_back(store: &Store) {
     match queue::reap(&store.db).await {
         Ok(jobs) => {
@@ -94,6 +94,9 @@ async fn take_back(store: &Store) {
             }
         }
         Err(error) => tracing::warn!(%error, "lapsed leases could not be looked at"),
+    }
+    if let Err(error) = queue::tell_missing(&store.db).await {
+        tracing::warn!(%error, "waiting jobs could not be looked at");
     }
 }
 

@@ -16,6 +16,10 @@ pub struct NewAgent {
     pub device: String,
     /// CUDA devices that it can use.
     pub cuda_devices: i32,
+    /// Processes that it gives a job on a CPU; on GPUs it is `cuda_devices`.
+    pub devices: i32,
+    /// The address at which processes on other machines reach its own; without one it works alone.
+    pub address: Option<String>,
     /// CPU threads.
     pub threads: i32,
     /// Memory of the machine, in bytes.
@@ -37,6 +41,10 @@ pub struct Agent {
     pub device: String,
     /// CUDA devices that it can use.
     pub cuda_devices: i32,
+    /// Processes that it gives a job on a CPU; on GPUs it is `cuda_devices`.
+    pub devices: i32,
+    /// The address at which processes on other machines reach its own; without one it works alone.
+    pub address: Option<String>,
     /// CPU threads.
     pub threads: i32,
     /// Memory of the machine, in bytes.
@@ -49,7 +57,7 @@ pub struct Agent {
     pub started_at: DateTime<Utc>,
     /// When it last said that it lives.
     pub last_seen: DateTime<Utc>,
-    /// Jobs that it holds.
+    /// Jobs that it holds or helps with.
     pub running: i64,
 }
 
@@ -58,11 +66,13 @@ pub struct Agent {
 /// What a predecessor of that name held is given back by [`crate::queue::reclaim`].
 pub async fn register(db: impl PgExecutor<'_>, agent: &NewAgent) -> sqlx::Result<AgentId> {
     sqlx::query_scalar!(
-        r#"insert into agent (agent_id, name, device, cuda_devices, threads, memory_bytes, version, unfit)
-        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        r#"insert into agent (agent_id, name, device, cuda_devices, threads, memory_bytes, version, unfit, devices,
+            address)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, greatest($9::int, 1), $10::text::inet)
         on conflict (name) do update set device = excluded.device, cuda_devices = excluded.cuda_devices,
             threads = excluded.threads, memory_bytes = excluded.memory_bytes, version = excluded.version,
-            unfit = excluded.unfit, started_at = now(), last_seen = now()
+            unfit = excluded.unfit, devices = excluded.devices, address = excluded.address, idle_until = null,
+            started_at = now(), last_seen = now()
         returning agent_id as "agent_id: AgentId""#,
         AgentId::new().0,
         clean(&agent.name),
@@ -72,6 +82,8 @@ pub async fn register(db: impl PgExecutor<'_>, agent: &NewAgent) -> sqlx::Result
         agent.memory_bytes,
         agent.version,
         agent.unfit.as_deref().map(clean),
+        agent.devices,
+        agent.address,
     )
     .fetch_one(db)
     .await
@@ -89,13 +101,24 @@ pub async fn seen(db: impl PgExecutor<'_>, agent: AgentId, unfit: Option<&str>) 
     .map(|done| done.rows_affected() == 1)
 }
 
+/// Says that an idle agent goes: it is not counted on any more, and not called.
+pub async fn away(db: impl PgExecutor<'_>, agent: AgentId) -> sqlx::Result<()> {
+    sqlx::query!("update agent set idle_until = '-infinity' where agent_id = $1", agent.0)
+        .execute(db)
+        .await
+        .map(drop)
+}
+
 /// Lists agents by name.
 pub async fn list(db: impl PgExecutor<'_>) -> sqlx::Result<Vec<Agent>> {
     sqlx::query_as!(
         Agent,
-        r#"select agent_id as "agent_id: AgentId", name, device, cuda_devices, threads, memory_bytes, version, unfit,
-            started_at, last_seen,
-            (select count(*) from job where job.agent_id = agent.agent_id and status = 'running') as "running!"
+        r#"select agent_id as "agent_id: AgentId", name, device, cuda_devices, devices, host(address) as address, threads,
+            memory_bytes, version, unfit, started_at, last_seen,
+            (select count(*) from job where job.agent_id = agent.agent_id and status = 'running')
+                + (select count(*) from job_member member join job using (job_id)
+                    where member.agent_id = agent.agent_id and member.ended_at is null and job.status = 'running'
+                        and job.attempt = member.attempt) as "running!"
         from agent order by name"#
     )
     .fetch_all(db)

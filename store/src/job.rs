@@ -118,6 +118,8 @@ pub struct Job {
     pub lease_until: Option<DateTime<Utc>>,
     /// Not claimed before.
     pub retry_at: Option<DateTime<Utc>>,
+    /// Devices that a waiting job in several processes lacks even if all live agents were free; none before a look.
+    pub missing_devices: Option<i32>,
     /// Fields of the newest training event: `step`, `total_steps`, `epoch`, `eta_seconds`, …; empty before the first.
     pub progress: Value,
     /// The newest evaluation, or the result's metrics once it ended.
@@ -154,7 +156,7 @@ pub async fn get(db: impl PgExecutor<'_>, job: JobId) -> sqlx::Result<Option<Job
             training_file as "training_file: FileId", validation_file as "validation_file: FileId",
             test_file as "test_file: FileId", output_model, fine_tuned_model, result_file as "result_file: FileId",
             attempt, failures, max_attempts, agent_id as "agent_id: AgentId", agent_name, device, lease_until, retry_at,
-            progress, metrics, error, errors, trained_tokens, steps, best_step, last_event, last_event_at, created_at,
+            missing_devices, progress, metrics, error, errors, trained_tokens, steps, best_step, last_event, last_event_at, created_at,
             started_at, finished_at
         from job where job_id = $1"#,
         job.0
@@ -188,7 +190,7 @@ pub async fn list(db: impl PgExecutor<'_>, filter: &Filter, limit: i64) -> sqlx:
             training_file as "training_file: FileId", validation_file as "validation_file: FileId",
             test_file as "test_file: FileId", output_model, fine_tuned_model, result_file as "result_file: FileId",
             attempt, failures, max_attempts, agent_id as "agent_id: AgentId", agent_name, device, lease_until, retry_at,
-            progress, metrics, error, errors, trained_tokens, steps, best_step, last_event, last_event_at, created_at,
+            missing_devices, progress, metrics, error, errors, trained_tokens, steps, best_step, last_event, last_event_at, created_at,
             started_at, finished_at
         from job
         where ($1::uuid is null or job_id < $1)

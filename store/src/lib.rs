@@ -11,6 +11,7 @@ pub mod file;
 pub mod idempotency;
 pub mod ids;
 pub mod job;
+pub mod marker;
 pub mod model;
 pub mod notify;
 pub mod objects;

@@ -11,6 +11,8 @@ use crate::failure::Failure;
 pub struct Report {
     /// `cpu`, or `cuda` with the GPU's number.
     pub device: String,
+    /// GPUs that jobs can use.
+    pub cuda_devices: i64,
     /// CPU threads.
     pub threads: usize,
     /// Version of the libtorch in use.
@@ -28,6 +30,7 @@ pub fn report() -> Result<Report> {
     let reason = versions.mismatch().or_else(|| cuda.as_ref().err().map(ToString::to_string));
     Ok(Report {
         device: if native::cuda::available() { "cuda:0".into() } else { "cpu".into() },
+        cuda_devices: if native::cuda::available() { tch::Cuda::device_count() } else { 0 },
         threads: native::runtime::threads()?,
         libtorch: versions.loaded.clone(),
         fit: versions.mismatch().is_none(),

@@ -3,7 +3,7 @@
 mod common;
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Job, gloo, json_of, rows, run, start};
@@ -62,6 +62,76 @@ fn a_batch_smaller_than_the_number_of_processes_counts_once() {
     assert_eq!(run(&one)["status"], "succeeded");
     assert_eq!(run(&two)["status"], "succeeded");
     near(&one, &two, "train", "loss", 1e-5);
+}
+
+/// Starts the job in a folder as the processes of one machine of two, each with one; the second one needs a place.
+fn start_machine(dir: &Path, own: usize, place: Option<&str>) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"));
+    command.arg("job").arg(dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.env("LUTHIER_MACHINES", "1,1").env("LUTHIER_ADDRESS", format!("127.0.0.{}", own + 1));
+    if let Some(place) = place {
+        command
+            .env("LUTHIER_RANK", own.to_string())
+            .env("LUTHIER_WORLD_SIZE", "2")
+            .env("LUTHIER_RENDEZVOUS", place);
+    }
+    command.spawn().unwrap()
+}
+
+/// Both machines, each with a folder of its own.
+fn start_machines(one: &Path, two: &Path) -> (Child, Child) {
+    let place = one.join("out/rendezvous");
+    let _none = std::fs::remove_file(&place);
+    let mut first = start_machine(one, 0, None);
+    let place = loop {
+        if let Ok(place) = std::fs::read_to_string(&place) {
+            break place;
+        }
+        assert!(first.try_wait().unwrap().is_none(), "ended before it listened");
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert!(place.starts_with("127.0.0.1:"), "{place}");
+    std::fs::create_dir_all(two.join("out")).unwrap();
+    (first, start_machine(two, 1, Some(&place)))
+}
+
+#[test]
+fn a_machine_without_the_checkpoint_is_given_it_and_the_steps_are_those_of_one() {
+    if !gloo() {
+        return;
+    }
+    let training =
+        json!({"dropout": 0.1, "max_steps": 120, "checkpoint_every": 10, "eval_every": {"steps": 20}});
+    let (one, two) = (job(training.clone(), 2), job(training.clone(), 2));
+    let (mut first, mut second) = start_machines(one.dir.path(), two.dir.path());
+    while !has_step(one.dir.path(), 20) {
+        assert!(first.try_wait().unwrap().is_none(), "ended before the other was killed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let killed = Instant::now();
+    second.kill().unwrap();
+    second.wait().unwrap();
+    first.wait().unwrap();
+    // A bound of the rule, not of the speed: a dead machine's process must not be waited for.
+    assert!(killed.elapsed() < Duration::from_secs(10));
+    assert_eq!(json_of(one.path("out/result.json"))["fault"], "internal");
+
+    // Another machine takes its place: it has nothing, or even something of another job.
+    let other = job(training.clone(), 2);
+    std::fs::create_dir_all(other.path("out/checkpoints/step-00000990")).unwrap();
+    let (mut first, mut second) = start_machines(one.dir.path(), other.dir.path());
+    assert!(second.wait().unwrap().success());
+    assert!(first.wait().unwrap().success());
+    assert_eq!(json_of(other.path("out/result.json"))["status"], "succeeded");
+    assert!(one.events().iter().any(|event| event["kind"] == "resume"));
+    assert!(!other.path("out/checkpoints/step-00000990").exists());
+    assert!(!other.path("out/model").exists() && !other.path("out/events.jsonl").exists());
+    let given = std::fs::read_dir(other.path("out/checkpoints")).unwrap().count();
+    assert!(given > 0, "the checkpoint has come");
+    let whole = job(training, 1);
+    assert_eq!(run(&whole)["status"], "succeeded");
+    let last = |job: &Job| job.curve("eval", "loss").last().copied().unwrap().1;
+    assert!((last(&one) - last(&whole)).abs() < 1e-3, "{} and {}", last(&one), last(&whole));
 }
 
 fn children(of: u32) -> Vec<u32> {

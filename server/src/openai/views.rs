@@ -71,6 +71,7 @@ fn our_fields(job: &Job) -> Value {
         "test_file": job.test_file,
         "resources": job.spec.resources,
         "priority": job.priority,
+        "missing_devices": job.missing_devices,
         "phase": phase(job),
         "progress": job.progress,
         "metrics": job.metrics,

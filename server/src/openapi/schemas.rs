@@ -70,6 +70,7 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("name", "text", "A name for people"), ("task", "text", "What is learned"), ("problem_type", "text", "What a label is"),
         ("columns", "object", "Role → column"), ("validation_split", "object", "How rows are held out"), ("test_file", "text", "Rows of the final test"),
         ("resources", "object", "What it may use"), ("priority", "whole", "Higher ones start first"),
+        ("missing_devices", "whole", "Devices that a waiting job lacks even if all trainers were free"),
         ("phase", "text", "leased, loading, training, evaluating, exporting, cancelling, pausing"),
         ("progress", "object", "`step`, `total_steps`, `epoch`, `eta_seconds`, speeds, memory"), ("metrics", "object", "The latest evaluation, or the result's"),
         ("steps", "whole", "Optimizer steps done at the end"), ("best_step", "whole", "Step of the weights that became the model"),
@@ -119,6 +120,7 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
     ]),
     ("Agent", "A trainer", &[
         ("id", "text", "`agent-…`"), ("object", "text", "`agent`"), ("name", "text", "Its name"), ("device", "text", "What it computes on"), ("cuda_devices", "whole", "CUDA devices"),
+        ("devices", "whole", "Processes that it gives a job on a CPU"), ("address", "text", "Where trainers on other machines reach it"),
         ("threads", "whole", "CPU threads"), ("memory_bytes", "whole", "Memory of its machine"), ("version", "text", "Of the program"),
         ("unfit", "text", "Why it takes no jobs, if it takes none"), ("started_at", "time", "When it started"), ("last_seen_at", "time", "When it was last heard of"), ("running", "whole", "Jobs that it holds"),
     ]),

@@ -48,6 +48,18 @@ fn waiting(job: &Job, can_train: bool, position: Option<i64>) -> String {
         JobState::Queued if !can_train => {
             "No trainer is connected. The run starts as soon as one is.".to_owned()
         }
+        JobState::Queued if job.missing_devices.is_some_and(|missing| missing > 0) => {
+            let devices =
+                text::plural(job.missing_devices.unwrap_or(0) as u64, "more device", "more devices");
+            format!(
+                "It waits for {devices}: it takes {}, more than the trainers at hand have together. Start a trainer on \
+                 another machine, or start again with fewer.",
+                job.spec.resources.devices
+            )
+        }
+        JobState::Queued if job.missing_devices == Some(0) && job.retry_at.is_none() => {
+            format!("It starts as soon as {} devices are free at once.", job.spec.resources.devices)
+        }
         JobState::Queued => match (position, job.retry_at.filter(|at| *at > Utc::now())) {
             (_, Some(at)) => format!("It is tried again at {}.", at.format("%H:%M:%S UTC")),
             (Some(before), _) if before > 0 => {

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use store::event::{EventLine, Kind};
 use store::notify::Wake;
-use store::queue::{self, Capabilities, Finished, Lease, ResultFile};
+use store::queue::{self, Finished, Lease, ResultFile};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -71,10 +71,7 @@ async fn train(server: &Server, agent: &Agent) {
     let mut wakes = server.state.listener.subscribe();
     loop {
         while !held(server).await {
-            let Some(lease) =
-                queue::claim(db, agent.id, Capabilities::default(), std::time::Duration::from_secs(60))
-                    .await
-                    .unwrap()
+            let Some(lease) = queue::claim(db, agent.id, std::time::Duration::from_secs(60)).await.unwrap()
             else {
                 break;
             };

@@ -13,7 +13,7 @@ use luthier::{AppState, Config};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use store::event::{EventLine, Kind};
-use store::queue::{self, Capabilities, Lease};
+use store::queue::{self, Lease};
 use store::{AgentId, Objects, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -212,10 +212,7 @@ impl Agent {
 
     pub async fn claim(&self) -> Lease {
         let lease = Duration::from_secs(60);
-        queue::claim(&self.db, self.id, Capabilities::default(), lease)
-            .await
-            .unwrap()
-            .expect("a job to claim")
+        queue::claim(&self.db, self.id, lease).await.unwrap().expect("a job to claim")
     }
 
     pub async fn say(&self, lease: &Lease, lines: &[EventLine]) {

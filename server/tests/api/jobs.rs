@@ -183,7 +183,7 @@ async fn a_running_job_shows_what_its_agent_says_and_obeys_at_its_next_word(db: 
     let asked = server.post(&format!("/v1/fine_tuning/jobs/{id}/cancel"), &Value::Null).await.json();
     assert_eq!((&asked["status"], &asked["phase"]), (&json!("running"), &json!("cancelling")));
     let renewed = queue::renew(&db, &lease, std::time::Duration::from_secs(60), None).await.unwrap();
-    assert_eq!(renewed, Renewal::Held { asked: Some(store::job::Asked::Cancel) });
+    assert_eq!(renewed, Renewal::Held { asked: Some(store::job::Asked::Cancel), absent: None });
     assert!(queue::release(&db, &lease, Released::Cancelled).await.unwrap());
     let ended = server.get(&format!("/v1/fine_tuning/jobs/{id}")).await.json();
     assert_eq!(ended["status"], "cancelled");

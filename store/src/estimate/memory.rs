@@ -85,7 +85,8 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
         to.gradients *= 2;
     }
     let flow = model.flow(&trained);
-    let kept = Kept { model, bytes, tokens: to.tokens_at_once };
+    let batch = u64::from(training.batch_size).div_ceil(to.processes.max(1));
+    let kept = Kept { model, bytes, tokens: to.tokens_at_once, rows: batch.min(rows.count) };
     to.activations = kept.activations(&flow, training.gradient_checkpointing)
         + model.adapter_activations(training, to.tokens_at_once, bytes.activation);
     let standing = to.weights + to.copies + to.optimizer;
@@ -110,6 +111,7 @@ struct Kept<'a> {
     model: &'a Model,
     bytes: Bytes,
     tokens: u64,
+    rows: u64,
 }
 
 impl Kept<'_> {
@@ -123,15 +125,22 @@ impl Kept<'_> {
     }
 
     /// What a layer keeps: the inputs of its products where their weights are trained, queries, keys and values, the
-    /// input of the activation function, the sums that are normed, and fp32 numbers a token for attention and norms.
+    /// input of the activation function, the sums that are normed, and fp32 numbers a token for attention and norms. Of
+    /// the last layer only keys and values are those of all tokens.
     fn layer(&self, flow: Flow) -> u64 {
         let (n, a) = (self.tokens, self.bytes.activation);
         let (d, m) = (self.model.hidden, self.model.intermediate);
         if !flow.enters && !flow.trained {
             return 0;
         }
-        let inputs = if flow.trained { 3 * d + m } else { 0 };
-        a * n * (3 * d + 2 * d + m + inputs) + FP32 * n * (self.model.heads + 4)
+        let asking = if flow.last { self.rows } else { n };
+        let (own, inputs) = match (flow.trained, flow.last) {
+            (false, _) => (0, 0),
+            (true, false) => (d, 2 * d + m),
+            // The states of first tokens are picked out for their queries.
+            (true, true) => (d, 3 * d + m),
+        };
+        a * (n * (2 * d + own) + asking * (d + 2 * d + m + inputs)) + FP32 * asking * (self.model.heads + 4)
     }
 
     /// Whether the allocator gives freed activations back to the system: those of 32 MiB and more, which it maps one by

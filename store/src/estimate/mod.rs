@@ -77,7 +77,12 @@ pub fn estimate(model: &Model, spec: &JobSpec, rows: &Rows, machine: Machine) ->
         steps_per_epoch,
         tokens_per_step: (seen as f64 * rows.mean()).round() as u64,
         tokens_at_once,
-        flops_per_step: model.flops(training, seen as f64 * rows.mean(), seen as f64 * rows.mean_square()),
+        flops_per_step: model.flops(
+            training,
+            seen as f64,
+            seen as f64 * rows.mean(),
+            seen as f64 * rows.mean_square(),
+        ),
         ..Estimate::default()
     };
     memory::fill(&mut estimate, model, training, rows, machine);
@@ -162,19 +167,22 @@ mod tests {
         assert_eq!(full.tokens_at_once, tokens);
         // Queries, keys and values, four inputs of products, two sums to norm, the input of the activation function.
         let layer = 4 * tokens * (8 * 768 + 2 * 3072) + 4 * tokens * (12 + 4);
-        assert_eq!(full.activations, 12 * layer + 8 * tokens * 768);
+        // Of the last layer keys, values and their input, and all else of the first tokens.
+        let last = 4 * tokens * 3 * 768 + 4 * 32 * (6 * 768 + 2 * 3072) + 4 * 32 * (12 + 4);
+        assert_eq!(full.activations, 11 * layer + last + 8 * tokens * 768);
         let checkpointed = of(json!({"gradient_checkpointing": true}));
         assert_eq!(checkpointed.activations, layer + 12 * 4 * tokens * 768 + 8 * tokens * 768);
         let frozen = of(json!({"freeze": {"embeddings": true, "first_layers": 11}}));
-        assert_eq!(frozen.activations, layer + 8 * tokens * 768);
+        assert_eq!(frozen.activations, last + 8 * tokens * 768);
     }
 
     #[test]
     fn steps_and_operations_are_those_of_the_training() {
         let run = of(json!({"epochs": 2.5, "batch_size": 30, "gradient_accumulation_steps": 2}));
         assert_eq!((run.steps_per_epoch, run.steps, run.tokens_per_step), (17, 43, 60 * 128));
-        // Six operations for each weight and token, and what attention adds.
-        let products = 6.0 * (LAYERS - 12 * (9 * 768 + 3072)) as f64 * run.tokens_per_step as f64;
+        // Six operations for each weight and token, and what attention adds; a sixth of the last layer.
+        let weights = (LAYERS - 12 * (9 * 768 + 3072)) as f64 * (11.0 + 1.0 / 6.0) / 12.0;
+        let products = 6.0 * weights * run.tokens_per_step as f64;
         let off = run.flops_per_step / products;
         assert!((1.0..1.1).contains(&off), "{off}");
         assert_eq!(of(json!({"max_steps": 7})).steps, 7);
@@ -182,8 +190,10 @@ mod tests {
 
     #[test]
     fn each_way_needs_less_and_the_first_keeps_the_model() {
-        let (spec, rows) = (spec(json!({"batch_size": 64})), Rows::new(1000, 0, [400; 50], 512));
-        let found = ways(&model(), &spec, &rows, Machine::default());
+        let of = |batch: u32, rows: &Rows| {
+            ways(&model(), &spec(json!({"batch_size": batch})), rows, Machine::default())
+        };
+        let found = of(64, &Rows::new(1000, 0, [400; 50], 512));
         assert_eq!(found[0].setting, "gradient_checkpointing true");
         assert!(
             found[1].setting.ends_with("batch_size 32 with gradient_accumulation_steps 2"),
@@ -192,6 +202,13 @@ mod tests {
         );
         assert!(found.windows(2).all(|two| two[1].total < two[0].total), "{found:?}");
         assert_eq!(found.last().unwrap().param, "optimizer");
+        // A batch of more rows than there are is halved from those.
+        let few = of(4096, &Rows::new(40, 0, [400; 40], 512));
+        assert!(
+            few[1].setting.ends_with("batch_size 16 with gradient_accumulation_steps 256"),
+            "{:?}",
+            few[1]
+        );
         let enough = found[1].total;
         assert_eq!(fitting(&found, enough), Some(&found[1]));
         assert_eq!(fitting(&found, 1000), None);

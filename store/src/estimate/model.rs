@@ -154,21 +154,19 @@ impl Model {
         (0..self.layers)
             .map(|layer| {
                 let own = any(Place::Layer(layer));
-                let flow = Flow { enters: flows, trained: own };
+                let flow = Flow { enters: flows, trained: own, last: layer + 1 == self.layers };
                 flows |= own;
                 flow
             })
             .collect()
     }
 
-    /// Floating-point operations for so many tokens, whose rows' lengths have this sum of squares.
+    /// Floating-point operations for so many rows, with so many tokens, whose rows' lengths have this sum of squares.
     ///
     /// A multiplication and an addition for each weight and token, as much again for the gradient of a layer's input and
     /// for that of its weights, and once more where layers are computed again; the same for products of attention.
-    pub fn flops(&self, training: &Training, tokens: f64, squares: f64) -> f64 {
+    pub fn flops(&self, training: &Training, rows: f64, tokens: f64, squares: f64) -> f64 {
         let (d, m) = (self.hidden as f64, self.intermediate as f64);
-        let products = 2.0 * tokens * (4.0 * d * d + 2.0 * d * m);
-        let attention = 2.0 * 2.0 * squares * d;
         let again = if training.gradient_checkpointing { 1.0 } else { 0.0 };
         self.flow(&self.trained(training))
             .into_iter()
@@ -176,6 +174,9 @@ impl Model {
                 let inputs = if flow.enters || flow.trained { 1.0 } else { 0.0 };
                 // Beside an adapter the weights have no gradient.
                 let weights = if flow.trained && training.lora.is_none() { 1.0 } else { 0.0 };
+                let (asking, pairs) = if flow.last { (rows, tokens) } else { (tokens, squares) };
+                let products = 2.0 * (tokens * 2.0 * d * d + asking * (2.0 * d * d + 2.0 * d * m));
+                let attention = 2.0 * 2.0 * pairs * d;
                 (1.0 + inputs + weights + again * inputs) * products
                     + (1.0 + (2.0 + again) * inputs) * attention
             })
@@ -186,6 +187,8 @@ impl Model {
 /// How gradients pass a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flow {
+    /// Whether it is the last layer, of which first tokens alone are computed beyond their keys and values.
+    pub last: bool,
     /// Whether what enters it has a gradient.
     pub enters: bool,
     /// Whether any parameter of its own is trained.

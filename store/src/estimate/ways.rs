@@ -58,10 +58,12 @@ pub fn fitting(ways: &[Way], available: u64) -> Option<&Way> {
 }
 
 /// The next smaller batch whose product with the accumulation stays, and with it the model that comes out.
-fn smaller_batch(spec: &mut JobSpec, _: &mut Rows) -> Option<String> {
+fn smaller_batch(spec: &mut JobSpec, rows: &mut Rows) -> Option<String> {
     let training = &mut spec.training;
     let product = training.batch_size * training.gradient_accumulation_steps.max(1);
-    training.batch_size = (1..=training.batch_size / 2).rev().find(|size| product.is_multiple_of(*size))?;
+    // A batch never has more rows than there are: half of those is the first that needs less.
+    let most = u32::try_from(rows.count).unwrap_or(u32::MAX).min(training.batch_size);
+    training.batch_size = (1..=most / 2).rev().find(|size| product.is_multiple_of(*size))?;
     training.gradient_accumulation_steps = product / training.batch_size;
     let (batch, steps) = (training.batch_size, training.gradient_accumulation_steps);
     Some(format!("batch_size {batch} with gradient_accumulation_steps {steps}"))

@@ -178,6 +178,15 @@ impl Objects {
         }
     }
 
+    /// Where the store says whose it is.
+    pub(crate) fn marker(&self) -> Path {
+        self.prefix.clone().join(crate::marker::MARKER)
+    }
+
+    pub(crate) fn backend(&self) -> &dyn ObjectStore {
+        &*self.inner
+    }
+
     /// `ab/ab12…`: folders of a size that file systems and people can handle.
     fn key(&self, hash: &Hash) -> Path {
         self.prefix.clone().join(&hash.0[..2]).join(hash.0.as_str())

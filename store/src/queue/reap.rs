@@ -3,6 +3,7 @@
 use sqlx::PgPool;
 
 use super::end::{Failure, Fault, end_badly};
+use super::gang::end_memberships;
 use crate::ids::{AgentId, JobId};
 
 /// Takes jobs away whose lease has lapsed: queued again, or failed after the last attempt; marks are obeyed.
@@ -32,7 +33,8 @@ pub async fn reap(db: &PgPool) -> sqlx::Result<Vec<JobId>> {
     }
 }
 
-/// Gives back at once what the earlier process of a restarted agent held; call it right after registering.
+/// Gives back at once what the earlier process of a restarted agent held or helped with; call it right after
+/// registering.
 pub async fn reclaim(db: &PgPool, agent: AgentId) -> sqlx::Result<Vec<JobId>> {
     let mut tx = db.begin().await?;
     let held = sqlx::query!(
@@ -50,6 +52,7 @@ pub async fn reclaim(db: &PgPool, agent: AgentId) -> sqlx::Result<Vec<JobId>> {
         end_badly(&mut tx, job.job_id, None, &failure, false).await?;
         given_back.push(job.job_id);
     }
+    end_memberships(&mut tx, agent).await?;
     tx.commit().await?;
     Ok(given_back)
 }

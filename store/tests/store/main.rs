@@ -2,7 +2,9 @@
 
 mod checkpoint;
 mod event;
+mod gang;
 mod idempotency;
+mod marker;
 mod notify;
 mod objects;
 mod queue;

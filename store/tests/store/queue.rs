@@ -1,10 +1,11 @@
 use serde_json::json;
+use store::agent::NewAgent;
 use store::checkpoint::NewCheckpoint;
 use store::event::{AppendError, append};
 use store::job::{Asked, Status};
 use store::queue::{
-    Capabilities, Fault, Finished, OrderError, Outcome, Refused, Released, Renewal, cancel, enqueue, fail,
-    finish, pause, reap, reclaim, release, renew, resume, set_priority,
+    Fault, Finished, OrderError, Outcome, Refused, Released, Renewal, cancel, enqueue, fail, finish, pause,
+    reap, reclaim, release, renew, resume, set_priority,
 };
 use store::spec::Device;
 use store::{PgPool, StoredFile};
@@ -75,8 +76,9 @@ async fn a_job_for_cuda_waits_for_an_agent_with_cuda(db: PgPool) {
     enqueue(&db, &new).await.unwrap();
     let one = agent(&db, "one").await;
     assert!(claim(&db, one).await.is_none());
-    let with_gpu = Capabilities { cuda_devices: 1 };
-    assert!(store::queue::claim(&db, one, with_gpu, LEASE).await.unwrap().is_some());
+    let about = NewAgent { name: "two".to_owned(), cuda_devices: 1, ..NewAgent::default() };
+    let two = store::agent::register(&db, &about).await.unwrap();
+    assert!(claim(&db, two).await.is_some());
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -143,7 +145,7 @@ async fn a_stale_agent_cannot_write_anything(db: PgPool) {
     let second = claim(&db, two).await.unwrap();
     assert_eq!(second.attempt, 2);
     writes_nothing(&db, &stale).await;
-    assert_eq!(renew(&db, &second, LEASE, None).await.unwrap(), Renewal::Held { asked: None });
+    assert_eq!(renew(&db, &second, LEASE, None).await.unwrap(), Renewal::Held { asked: None, absent: None });
 }
 
 #[sqlx::test(migrations = "../migrations")]
@@ -159,7 +161,10 @@ async fn the_same_agent_with_an_older_attempt_is_stale_too(db: PgPool) {
 async fn a_lease_that_is_renewed_is_not_reaped(db: PgPool) {
     let held = running(&db).await;
     lapse(&db, &held).await;
-    assert_eq!(renew(&db, &held, LEASE, Some("training")).await.unwrap(), Renewal::Held { asked: None });
+    assert_eq!(
+        renew(&db, &held, LEASE, Some("training")).await.unwrap(),
+        Renewal::Held { asked: None, absent: None }
+    );
     assert_eq!(reap(&db).await.unwrap(), []);
     let job = now(&db, &held).await;
     assert_eq!((job.attempt, job.failures, job.phase.as_deref()), (1, 0, Some("training")));
@@ -175,7 +180,10 @@ async fn a_waiting_job_is_cancelled_at_once_and_a_running_one_by_a_mark(db: PgPo
     let job = cancel(&db, held.job_id()).await.unwrap();
     assert_eq!((job.status, job.asked), (Status::Running, Some(Asked::Cancel)));
     assert_eq!(cancel(&db, held.job_id()).await.unwrap().last_event, job.last_event, "twice is once");
-    assert_eq!(renew(&db, &held, LEASE, None).await.unwrap(), Renewal::Held { asked: Some(Asked::Cancel) });
+    assert_eq!(
+        renew(&db, &held, LEASE, None).await.unwrap(),
+        Renewal::Held { asked: Some(Asked::Cancel), absent: None }
+    );
     assert!(release(&db, &held, Released::Cancelled).await.unwrap());
     assert_eq!(now(&db, &held).await.status, Status::Cancelled);
 }

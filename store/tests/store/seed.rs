@@ -10,7 +10,7 @@ use store::event::{EventLine, Kind, Level};
 use store::file::NewFile;
 use store::job::Job;
 use store::model::{ModelKind, NewModel};
-use store::queue::{Capabilities, Failure, Fault, Lease, NewJob};
+use store::queue::{Failure, Fault, Lease, NewJob};
 use store::spec::JobSpec;
 use store::{AgentId, FileId, Hash, PgPool, Stored, StoredFile};
 
@@ -110,8 +110,19 @@ pub async fn agent(db: &PgPool, name: &str) -> AgentId {
     store::agent::register(db, &new).await.unwrap()
 }
 
+pub async fn agent_with(db: &PgPool, name: &str, devices: i32, address: &str) -> AgentId {
+    let new = NewAgent {
+        name: name.to_owned(),
+        device: "cpu".to_owned(),
+        devices,
+        address: Some(address.to_owned()),
+        ..NewAgent::default()
+    };
+    store::agent::register(db, &new).await.unwrap()
+}
+
 pub async fn claim(db: &PgPool, agent: AgentId) -> Option<Lease> {
-    store::queue::claim(db, agent, Capabilities::default(), LEASE).await.unwrap()
+    store::queue::claim(db, agent, LEASE).await.unwrap()
 }
 
 /// A job that the agent `one` runs.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use store::job::Asked;
 use store::notify::Wake;
-use store::queue::{Lease, Renewal, renew};
+use store::queue::{Absent, Lease, Renewal, renew};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
@@ -13,7 +13,15 @@ use super::backoff::scattered;
 use super::db::once;
 
 /// Renewals on a wake-up are at least this far apart: each event that the agent stores wakes it too.
-const WAKE_GAP: Duration = Duration::from_secs(1);
+pub(super) const WAKE_GAP: Duration = Duration::from_secs(1);
+
+/// Others tell by the time of the last renewal whether this agent lives.
+const LONGEST_GAP: Duration = Duration::from_secs(20);
+
+/// How often a lease is renewed.
+pub(super) fn regular(length: Duration) -> Duration {
+    (length / 3).min(LONGEST_GAP)
+}
 
 /// Where the agent stands with its job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +38,23 @@ pub(super) async fn keep(
     lease: Arc<Lease>,
     length: Duration,
     standing: watch::Sender<Standing>,
+    gone: watch::Sender<Option<Absent>>,
     mut wakes: broadcast::Receiver<Wake>,
 ) {
-    let regular = length / 3;
+    let regular = regular(length);
+    // After an outage, or when this machine slept, every lease has lapsed: helpers get the time to renew first.
+    let (mut calm_since, mut last) = (Instant::now(), Instant::now());
     loop {
         let asked_at = Instant::now();
         let pause = match once(renew(&db, &lease, length, None)).await {
-            Ok(Renewal::Held { asked }) => {
+            Ok(Renewal::Held { asked, absent }) => {
+                if asked_at.duration_since(last) > length {
+                    calm_since = asked_at;
+                }
+                last = asked_at;
+                if let Some(absent) = absent.filter(|absent| absent.said || calm_since.elapsed() >= length) {
+                    gone.send_if_modified(|now| now.is_none() && now.replace(absent).is_none());
+                }
                 standing.send_if_modified(|now| set(now, Standing::Held(asked)));
                 regular
             }
@@ -46,6 +64,7 @@ pub(super) async fn keep(
             }
             Err(error) => {
                 tracing::warn!(%error, "the lease could not be renewed; trying again");
+                calm_since = Instant::now();
                 scattered(regular.min(Duration::from_secs(1)))
             }
         };
@@ -65,7 +84,7 @@ pub(super) fn set(now: &mut Standing, next: Standing) -> bool {
     changed
 }
 
-async fn told_of(job: store::JobId, wakes: &mut broadcast::Receiver<Wake>) {
+pub(super) async fn told_of(job: store::JobId, wakes: &mut broadcast::Receiver<Wake>) {
     loop {
         match wakes.recv().await {
             Ok(Wake::Job(told)) if told == job => return,

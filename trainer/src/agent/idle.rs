@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use store::agent::{NewAgent, register, seen};
+use store::agent::{NewAgent, away, register, seen};
 use store::notify::Wake;
-use store::queue::{Capabilities, Lease, claim, reap, reclaim};
+use store::queue::{Lease, Membership, called, claim, reap, reclaim, tell_missing};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::backoff::scattered;
 use super::db::{is_outage, once};
 use super::fitness::{Devices, devices};
+use super::member::help;
 use super::stopping::Stopping;
 use super::supervise::{Over, attempt};
 use super::sweep::sweep;
@@ -35,7 +36,7 @@ pub(super) async fn take_jobs(agent: &Agent, stopping: Stopping) {
             () = asked.reached(1) => return,
         };
         let over = match fit {
-            Some((id, devices)) => take_until_doubt(agent, id, &devices, &stopping).await,
+            Some(id) => take_until_doubt(agent, id, &stopping).await,
             None => tokio::select! {
                 () = tokio::time::sleep(scattered(RECHECK)) => false,
                 () = asked.reached(1) => true,
@@ -55,7 +56,7 @@ struct Known {
 
 /// Looks at the machine and says in this agent's row what is there; `None` when it cannot train. The first time it
 /// gives back what an earlier process of this agent held.
-async fn ready(agent: &Agent, known: &mut Option<Known>) -> Option<(AgentId, Devices)> {
+async fn ready(agent: &Agent, known: &mut Option<Known>) -> Option<AgentId> {
     let found = devices(&agent.settings.program).await;
     let unfit = found.as_ref().err().map(String::as_str);
     let same = known.as_ref().filter(|known| known.found == found);
@@ -74,7 +75,7 @@ async fn ready(agent: &Agent, known: &mut Option<Known>) -> Option<(AgentId, Dev
     match found {
         Ok(devices) => {
             tracing::info!(agent.name = agent.settings.name, agent.device = devices.device, "ready for jobs");
-            Some((id, devices))
+            Some(id)
         }
         Err(reason) => {
             tracing::error!(agent.name = agent.settings.name, "unfit for jobs: {reason}");
@@ -88,13 +89,16 @@ fn describe(agent: &Agent, found: &Result<Devices, String>) -> NewAgent {
         name: agent.settings.name.clone(),
         device: "none".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        address: agent.settings.address.map(|address| address.to_string()),
         memory_bytes: crate::memory::of_machine().and_then(|bytes| bytes.try_into().ok()),
         ..NewAgent::default()
     };
     match found {
         Ok(devices) => {
+            let most = agent.settings.devices;
             new.device.clone_from(&devices.device);
-            new.cuda_devices = devices.cuda_devices();
+            new.cuda_devices = devices.cuda_devices().min(most.unwrap_or(i32::MAX));
+            new.devices = most.unwrap_or(devices.threads);
             new.threads = devices.threads;
         }
         Err(reason) => new.unfit = Some(reason.clone()),
@@ -125,17 +129,22 @@ where
 }
 
 /// Takes jobs until there is doubt about the machine; true when asked to stop.
-async fn take_until_doubt(agent: &Agent, id: AgentId, devices: &Devices, stopping: &Stopping) -> bool {
+async fn take_until_doubt(agent: &Agent, id: AgentId, stopping: &Stopping) -> bool {
     let mut asked = stopping.clone();
     let mut wait = Wait::new(agent);
     loop {
         if asked.times() > 0 {
+            if let Err(error) = once(away(&agent.store.db, id)).await {
+                tracing::warn!(%error, "the queue could not be told that this agent goes");
+            }
             return true;
         }
-        let can = Capabilities { cuda_devices: devices.cuda_devices() };
-        match once(claim(&agent.store.db, id, can, agent.settings.lease)).await {
-            Ok(Some(lease)) => {
-                let over = run(agent, lease, stopping).await;
+        match once(look(agent, id)).await {
+            Ok(Some(work)) => {
+                let over = match work {
+                    Work::Job(lease) => run(agent, lease, stopping).await,
+                    Work::Help(held) => run_help(agent, held, stopping).await,
+                };
                 if over == Over::CutShort {
                     return true;
                 }
@@ -151,7 +160,7 @@ async fn take_until_doubt(agent: &Agent, id: AgentId, devices: &Devices, stoppin
                         return false;
                     }
                 }
-                () = asked.reached(1) => return true,
+                () = asked.reached(1) => {}
             },
             Err(error) => {
                 wait.outage(&error);
@@ -162,6 +171,30 @@ async fn take_until_doubt(agent: &Agent, id: AgentId, devices: &Devices, stoppin
             }
         }
     }
+}
+
+/// What the queue has for this agent.
+enum Work {
+    Job(Lease),
+    Help(Membership),
+}
+
+async fn look(agent: &Agent, id: AgentId) -> sqlx::Result<Option<Work>> {
+    let (db, lease) = (&agent.store.db, agent.settings.lease);
+    if let Some(held) = called(db, id, lease).await? {
+        return Ok(Some(Work::Help(held)));
+    }
+    Ok(claim(db, id, lease).await?.map(Work::Job))
+}
+
+async fn run_help(agent: &Agent, held: Membership, stopping: &Stopping) -> Over {
+    let span = tracing::info_span!("help", job.id = %held.job.job_id, job.attempt = held.attempt);
+    async {
+        tracing::info!(rank = held.first_rank, "called to help with a job");
+        help(agent, held, stopping).await
+    }
+    .instrument(span)
+    .await
 }
 
 async fn run(agent: &Agent, lease: Lease, stopping: &Stopping) -> Over {
@@ -221,6 +254,14 @@ impl<'a> Wait<'a> {
                 }
                 Err(error) => self.outage(&error),
             }
+        }
+        match once(tell_missing(&self.agent.store.db)).await {
+            Ok(lacking) => {
+                for job in lacking {
+                    tracing::warn!(job.id = %job, "a job waits for more devices than there are");
+                }
+            }
+            Err(error) => self.outage(&error),
         }
         if now.duration_since(self.seen) < SEEN {
             return true;

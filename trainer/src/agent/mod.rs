@@ -5,6 +5,7 @@
 //! nothing of tensors. Each may be killed at any moment: the job goes on from its newest checkpoint, and every event
 //! is stored once.
 
+mod address;
 mod backoff;
 mod cache;
 mod checkpoints;
@@ -12,10 +13,13 @@ mod db;
 mod events;
 mod finish;
 mod fitness;
+mod gang;
 mod heartbeat;
 mod identity;
 mod idle;
 mod log;
+mod marker;
+mod member;
 mod oom;
 mod outcome;
 mod prepare;
@@ -28,6 +32,7 @@ mod tail;
 mod upload;
 mod workdir;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,6 +60,13 @@ pub struct AgentArgs {
     /// Name of this agent, unique among all of one database; made up from host name and work folder when left out.
     #[arg(long, env = "LUTHIER_AGENT_NAME")]
     pub name: Option<String>,
+    /// Processes that it gives to one job: all its GPUs when left out, or as many processes on the CPU as it has threads.
+    #[arg(long, env = "LUTHIER_DEVICES", value_parser = clap::value_parser!(i32).range(1..=64))]
+    pub devices: Option<i32>,
+    /// Address at which trainers on other machines reach this one, for jobs that take several machines; that of its way
+    /// to the database when left out.
+    #[arg(long, env = "LUTHIER_ADDRESS")]
+    pub address: Option<IpAddr>,
     /// Seconds after which a job is taken away from an agent that does not report.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub lease_seconds: u64,
@@ -85,6 +97,8 @@ struct Settings {
     program: PathBuf,
     lease: Duration,
     grace: Duration,
+    devices: Option<i32>,
+    address: Option<IpAddr>,
 }
 
 /// A running agent.
@@ -122,14 +136,20 @@ pub async fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
         program,
         lease: Duration::from_secs(args.lease_seconds),
         grace: Duration::from_secs(args.grace_seconds),
+        devices: args.devices,
+        address: args.address.or_else(|| address::towards(&args.database_url)),
     };
     let mut asked = stopping.clone();
     let db = tokio::select! {
         db = connect(&args.database_url) => db?,
         () = asked.reached(1) => return Ok(ExitCode::SUCCESS),
     };
-    let agent =
-        Agent { wakes: Listener::spawn(db.clone()), store: Store::new(db, objects), hold, cache, settings };
+    let store = Store::new(db, objects);
+    tokio::select! {
+        checked = marker::check(&store) => checked?,
+        () = asked.reached(1) => return Ok(ExitCode::SUCCESS),
+    }
+    let agent = Agent { wakes: Listener::spawn(store.db.clone()), store, hold, cache, settings };
     idle::take_jobs(&agent, stopping).await;
     Ok(ExitCode::SUCCESS)
 }

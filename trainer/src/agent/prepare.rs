@@ -11,17 +11,28 @@ use super::workdir::{Note, join_inside, remove};
 
 /// Lays out the folder of an attempt; the note says up to where its events are stored.
 pub(super) async fn prepare(run: &Run<'_>) -> Result<Note, Stop> {
+    let note = lay_out(run).await?;
+    fetch_checkpoints(run).await?;
+    trim(run);
+    Ok(note)
+}
+
+/// What every machine of a job needs; the one that holds it hands checkpoints to the others.
+pub(super) async fn lay_out(run: &Run<'_>) -> Result<Note, Stop> {
     let spec = serde_json::to_value(run.lease.spec()).map_err(|error| unprepared("its settings", error))?;
     let note = run.dir.lay(&spec, run.lease.attempt).map_err(|error| unprepared("its folder", error))?;
     place_all(run, &run.lease.files, run.dir.path()).await?;
     if let Err(error) = run.dir.link_cache(run.agent.cache.folder()) {
         tracing::warn!(%error, "the job has no cache for its tokenized rows");
     }
-    fetch_checkpoints(run).await?;
+    trim(run);
+    Ok(note)
+}
+
+fn trim(run: &Run<'_>) {
     if let Err(error) = run.agent.cache.trim() {
         tracing::warn!(%error, "the cache of artifacts could not be trimmed");
     }
-    Ok(note)
 }
 
 /// Fetches the newest stored checkpoint, from which the job goes on, and the best one, which its end may need, unless

@@ -61,11 +61,12 @@ pub(super) struct JobProcess {
 }
 
 impl JobProcess {
-    /// Starts the job in `dir`; `grown` is raised whenever it says that its events grew.
+    /// Starts the job in `dir`, with some more variables; `grown` is raised whenever it says that its events grew.
     pub(super) fn start(
         program: &Path,
         dir: &Path,
         attempt: i32,
+        environment: &[(&str, String)],
         grown: watch::Sender<u64>,
     ) -> io::Result<Self> {
         let (log, last_lines) = JobLog::open(dir.join("out/log.txt"), attempt)?;
@@ -73,6 +74,7 @@ impl JobProcess {
             .arg("job")
             .arg(dir)
             .args(["--attached", "--attempt", &attempt.to_string()])
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use chrono::Utc;
 use serde_json::Map;
 use store::event::{AppendError, EventLine, Kind, Level, append};
-use store::queue::Lease;
+use store::queue::{Absent, Lease};
 use tokio::sync::watch;
 
 use super::Agent;
@@ -47,6 +47,8 @@ pub(super) struct Run<'a> {
     pub(super) ended: watch::Sender<bool>,
     /// Checkpoints that are told of but not stored yet, by the place of their event in the file.
     pub(super) unstored: watch::Sender<BTreeSet<u64>>,
+    /// A helper of this job that is gone.
+    pub(super) absent: watch::Sender<Option<Absent>>,
     step: AtomicI64,
 }
 
@@ -65,6 +67,7 @@ impl<'a> Run<'a> {
             grown: watch::Sender::new(0),
             ended: watch::Sender::new(false),
             unstored: watch::Sender::new(BTreeSet::new()),
+            absent: watch::Sender::new(None),
             step: AtomicI64::new(-1),
         }
     }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::checkpoints::Stager;
 use super::db::until_answered;
 use super::events::send;
+use super::gang::{self, Loss};
 use super::heartbeat::{Standing, keep};
 use super::oom::OomCounter;
 use super::outcome::{End, Reason, Seen, decide, read_result};
@@ -20,7 +21,7 @@ use super::prepare::prepare;
 use super::process::JobProcess;
 use super::run::{Run, Stop};
 use super::workdir::{Note, WorkDir};
-use super::{Agent, Stopping};
+use super::{Agent, Settings, Stopping};
 use crate::job::plan::Plan;
 
 /// How an attempt left the job.
@@ -42,7 +43,7 @@ pub(super) enum Over {
 
 /// What the job was told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Wish {
+pub(super) enum Wish {
     Pause,
     Cancel,
 }
@@ -52,15 +53,16 @@ pub(super) async fn attempt(agent: &Agent, lease: Lease, stopping: &Stopping) ->
     let lease = Arc::new(lease);
     let dir = WorkDir::new(&agent.hold.work, &lease.job_id().to_string());
     let (standing, mut standing_seen) = watch::channel(Standing::Held(None));
+    let run = Run::new(agent, lease.clone(), dir, standing.clone());
     let mut heartbeat = JoinSet::new();
     heartbeat.spawn(keep(
         agent.store.db.clone(),
-        lease.clone(),
+        lease,
         agent.settings.lease,
-        standing.clone(),
+        standing,
+        run.absent.clone(),
         agent.wakes.subscribe(),
     ));
-    let run = Run::new(agent, lease, dir, standing);
     let over = tokio::select! {
         over = work(&run, stopping) => over,
         _ = standing_seen.wait_for(|now| *now == Standing::Lost) => Over::Lost,
@@ -87,9 +89,14 @@ async fn go(run: &Run<'_>, stopping: &Stopping) -> Result<Over, Stop> {
         _ = wished(run, stopping) => return give_back(run, Released::Queued).await,
     };
     let counter = OomCounter::now();
-    let program = &run.agent.settings.program;
-    let mut process = JobProcess::start(program, run.dir.path(), run.lease.attempt, run.grown.clone())
-        .map_err(|error| {
+    let Settings { program, address, .. } = &run.agent.settings;
+    let environment = match (run.lease.members.as_slice(), address) {
+        ([], _) | (_, None) => Vec::new(),
+        (members, Some(address)) => gang::environment(&gang::sizes(members), *address),
+    };
+    let (dir, attempt) = (run.dir.path(), run.lease.attempt);
+    let mut process =
+        JobProcess::start(program, dir, attempt, &environment, run.grown.clone()).map_err(|error| {
             Stop::failed("trainer_start", &format!("{} could not be started", program.display()), error)
         })?;
     tracing::info!(job.pid = process.id(), "started the job's process");
@@ -102,9 +109,7 @@ async fn go(run: &Run<'_>, stopping: &Stopping) -> Result<Over, Stop> {
         exit,
         out_of_memory: counter.raised(),
         step: run.step(),
-        allocation_failed: last_lines
-            .iter()
-            .any(|line| line.starts_with("memory allocation of ") && line.ends_with(" failed")),
+        allocation_failed: allocation_failed(&last_lines),
         plan: Plan::read(&run.dir.out()),
     };
     let end = match forced {
@@ -112,16 +117,36 @@ async fn go(run: &Run<'_>, stopping: &Stopping) -> Result<Over, Stop> {
         Some(Wish::Pause) => End::Paused,
         None => decide(seen, read_result(&run.dir.result())),
     };
+    let end = match end {
+        End::Failed(reason) => match gang::reason(run, reason).await {
+            Loss::Failed(reason) => End::Failed(reason),
+            Loss::GivenBack(why) => {
+                tell(run, format!("{why} The job goes on from its last checkpoint.")).await?;
+                return give_back(run, Released::Queued).await;
+            }
+        },
+        end => end,
+    };
     conclude(run, end, last_lines).await
+}
+
+/// Whether a process's last words were those of Rust's allocator.
+pub(super) fn allocation_failed(last_lines: &[String]) -> bool {
+    last_lines.iter().any(|line| line.starts_with("memory allocation of ") && line.ends_with(" failed"))
 }
 
 /// Says in the job's log that it was ended by force, and from where it goes on.
 async fn tell_forced(run: &Run<'_>) -> Result<(), Stop> {
-    let place = std::fs::metadata(run.dir.events()).map_or(0, |events| events.len());
     let seconds = run.agent.settings.grace.as_secs();
     let message = format!(
         "The trainer did not stop within {seconds} s and was ended; what it did since its last checkpoint is lost."
     );
+    tell(run, message).await
+}
+
+/// Says something in the job's log, at the end of what it has said itself.
+async fn tell(run: &Run<'_>, message: String) -> Result<(), Stop> {
+    let place = std::fs::metadata(run.dir.events()).map_or(0, |events| events.len());
     run.append(&[run.word(place, Level::Warn, message)]).await
 }
 
@@ -135,8 +160,9 @@ async fn follow(
     let stager = Stager::default();
     let (checkpoints, told) = mpsc::unbounded_channel();
     let from = note.stored;
-    let (ended, (), (), ()) = tokio::try_join!(
+    let (ended, (), (), (), ()) = tokio::try_join!(
         control(run, process, stopping),
+        gang::publish(run),
         stager.watch(run, from),
         send(run, note, checkpoints),
         stager.store(run, told),
@@ -145,7 +171,7 @@ async fn follow(
 }
 
 /// Waits for the process and hands on what is asked of it; one that does not obey in time is ended.
-async fn control(
+pub(super) async fn control(
     run: &Run<'_>,
     process: &mut JobProcess,
     stopping: &Stopping,
@@ -153,6 +179,7 @@ async fn control(
     let mut told = None;
     let mut deadline = None;
     let mut forced = None;
+    let mut complete = true;
     loop {
         let next = tokio::select! {
             exit = process.ended() => {
@@ -162,6 +189,12 @@ async fn control(
                 return Ok((exit, forced));
             }
             next = wished_beyond(run, stopping, told) => next,
+            absent = gang::gone(run), if complete => {
+                tracing::warn!(agent.name = absent.name, "another machine of the job is gone; ending it");
+                process.kill();
+                complete = false;
+                continue;
+            }
             () = passed(deadline) => {
                 tracing::warn!("the job did not stop in time; ending it");
                 process.kill();
@@ -186,7 +219,7 @@ async fn passed(deadline: Option<Instant>) {
 }
 
 /// Waits until someone, or this agent's own end, asks the job to stop.
-async fn wished(run: &Run<'_>, stopping: &Stopping) -> Wish {
+pub(super) async fn wished(run: &Run<'_>, stopping: &Stopping) -> Wish {
     wished_beyond(run, stopping, None).await
 }
 
@@ -212,7 +245,7 @@ async fn wished_beyond(run: &Run<'_>, stopping: &Stopping, told: Option<Wish>) -
 }
 
 /// Returns when this agent can no longer wait: asked twice to stop, or too long after its job has ended.
-async fn cut_short(run: &Run<'_>, stopping: &Stopping) {
+pub(super) async fn cut_short(run: &Run<'_>, stopping: &Stopping) {
     let mut stopping = stopping.clone();
     stopping.reached(1).await;
     let mut ended = run.ended.subscribe();

@@ -88,6 +88,7 @@ impl WorkDir {
         }
         // A result of an earlier attempt must not be taken for this one's.
         remove(&self.result())?;
+        remove(&self.path.join(crate::job::ranks::PLACE))?;
         let note = Note { attempt, ended: None, ..earlier.unwrap_or_default() };
         self.write_note(&note)?;
         Ok(note)

@@ -18,14 +18,14 @@ use crate::tuned::{self, BASE_QUANTIZATION};
 const BASE_FILES: [&str; 2] = ["config.json", "model.safetensors.index.json"];
 
 /// The folder of the plain checkpoint that a job begins with: its `model`, or, where that is an adapter beside its base,
-/// both in one, which the first process makes in `merged`.
+/// both in one, which the first process of each machine makes in `merged`.
 pub fn plain_base(dir: &Path, ranks: &Ranks, events: &mut Events) -> Result<PathBuf> {
     let model = dir.join("model");
     if !model.join(ADAPTER_CONFIG).is_file() {
         return Ok(model);
     }
     let merged = dir.join("merged");
-    if ranks.leads() && !merged.exists() {
+    if ranks.rank() == ranks.machines().first() && !merged.exists() {
         events.log(0, "The model is an adapter beside its base; they are merged first.")?;
         commit_folder(&merged, |folder| merge(&model, folder))?;
     }

@@ -91,6 +91,11 @@ impl ModelFiles {
         self.write_rest(folder, &config)
     }
 
+    /// The file of a checkpoint that holds what is trained.
+    pub fn trained_file(&self) -> &'static str {
+        if self.adapters.is_some() { saved::WEIGHTS } else { MODEL }
+    }
+
     /// Puts the weights of a checkpoint of this job in place of the base model's.
     pub fn restore(&mut self, parts: &Parts, checkpoint: &Path) -> Result<()> {
         if self.adapters.is_some() {

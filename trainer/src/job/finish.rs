@@ -20,6 +20,11 @@ pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Va
     // The checkpoint that is read here is written by the first process.
     session.ranks.gather()?;
     if best != step {
+        super::handover::weights(
+            &session.checkpoints.path(best),
+            session.files.trained_file(),
+            &session.ranks,
+        )?;
         session.files.restore(&session.parts, &session.checkpoints.path(best))?;
     }
     let validation = evaluated(&session, session.data.validation.as_ref())?;
@@ -27,7 +32,8 @@ pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Va
     session.ranks.gather()?;
     if !session.ranks.leads() {
         session.parts.serve(&session.ranks, &session.files.params, session.parts.of_model())?;
-        return Ok(Value::Null);
+        session.ranks.part()?;
+        return Ok(json!({"status": "succeeded"}));
     }
     events.phase(step, "exporting", Map::new())?;
     let folder = session.out.join("model");

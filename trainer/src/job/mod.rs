@@ -11,19 +11,21 @@ mod events;
 mod export;
 mod finish;
 mod grid;
+mod handover;
+mod machines;
 mod manifest;
 mod parts;
 mod pass;
 mod pipeline;
 pub mod plan;
-mod ranks;
+pub mod ranks;
 mod scaler;
 mod setup;
 mod step;
 mod train;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -115,20 +117,33 @@ pub fn run_with(args: &JobArgs, control: &Control) -> Result<Outcome> {
     let outcome = contained(|| work(args, &mut events, control, &mut step))
         .unwrap_or_else(|failure| Outcome::Failed(plan::explained(failure, &out), step));
     tell(&outcome, step, &mut events)?;
-    let unfinished = out.join(".result.json");
-    checkpoint::write_synced(&unfinished, &serde_json::to_vec_pretty(&outcome.to_json())?)?;
-    std::fs::rename(unfinished, result)?;
+    write_result(&outcome, &out)?;
     Ok(outcome)
 }
 
-/// The part of a process that another one started: that one tells and writes.
+/// The part of a process that is not the first: that one tells and writes. The first on another machine leaves its
+/// machine's result.
 fn follow(args: &JobArgs, control: &Control) -> Result<Outcome> {
     let mut step = 0;
     let outcome = contained(|| work(args, &mut Events::silent()?, control, &mut step));
-    Ok(outcome.unwrap_or_else(|failure| {
+    let out = args.dir.join("out");
+    let outcome = outcome.unwrap_or_else(|failure| {
         tracing::error!(code = failure.code, rank = ranks::own_rank(), "{}", failure.message);
-        Outcome::Failed(failure, step)
-    }))
+        Outcome::Failed(
+            if ranks::speaks_for_machine() { plan::explained(failure, &out) } else { failure },
+            step,
+        )
+    });
+    if ranks::speaks_for_machine() {
+        write_result(&outcome, &out)?;
+    }
+    Ok(outcome)
+}
+
+fn write_result(outcome: &Outcome, out: &Path) -> Result<()> {
+    let unfinished = out.join(".result.json");
+    checkpoint::write_synced(&unfinished, &serde_json::to_vec_pretty(&outcome.to_json())?)?;
+    Ok(std::fs::rename(unfinished, out.join("result.json"))?)
 }
 
 /// Turns errors and panics of the work into failures with a message for people.
@@ -143,8 +158,14 @@ fn contained(work: impl FnOnce() -> Result<Outcome>) -> Result<Outcome, Failure>
 fn work(args: &JobArgs, events: &mut Events, control: &Control, step: &mut u64) -> Result<Outcome> {
     let mut session = setup::prepare(&args.dir, args.attempt, events)?;
     match train::train(&mut session, events, control, step)? {
-        train::End::Asked(control::Asked::Pause) => Ok(Outcome::Paused(*step)),
-        train::End::Asked(control::Asked::Cancel) => Ok(Outcome::Cancelled(*step)),
+        train::End::Asked(asked) => {
+            // Others may still be giving their parts of the checkpoint to the first.
+            session.ranks.part()?;
+            Ok(match asked {
+                control::Asked::Pause => Outcome::Paused(*step),
+                control::Asked::Cancel => Outcome::Cancelled(*step),
+            })
+        }
         train::End::Done => Ok(Outcome::Succeeded(finish::finish(session, events, *step)?)),
     }
 }

@@ -56,6 +56,17 @@ impl Plan {
         })
     }
 
+    /// The part of it on a machine that has so many of the job's processes.
+    #[must_use]
+    pub fn of_machine(mut self, processes: usize) -> Self {
+        let all = self.estimate.processes.max(1);
+        self.estimate.processes = processes as u64;
+        for way in &mut self.ways {
+            way.total = way.total / all * self.estimate.processes;
+        }
+        self
+    }
+
     /// Notes it beside the job's result.
     ///
     /// # Errors

@@ -2,9 +2,13 @@
 //!
 //! The process that was started is rank 0: it starts the others, writes events and checkpoints, and listens to whoever
 //! started it. Each copy of the model takes a share of the rows of every batch; the gradient of the batch is the sum over
-//! copies, by torch.distributed's `Reducer`. A copy may lie in several processes ([`Grid`]). So the steps do not depend on the number of processes, and a checkpoint of one number
-//! goes on with another.
+//! copies, by torch.distributed's `Reducer`. A copy may lie in several processes ([`Grid`]). So the steps do not depend on
+//! the number of processes, and a checkpoint of one number goes on with another.
+//!
+//! On several machines the first process of each starts the others there ([`Machines`]); rank 0 listens at its machine's
+//! address and writes it to `out/rendezvous`, from where it is carried to the others.
 
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -16,12 +20,16 @@ use store::spec;
 use tch::{Device, Kind, Tensor};
 
 use super::grid::{Grid, Place};
+use super::machines::Machines;
 use crate::data::Share;
 use crate::failure::Failure;
 
 /// A peer that is alive may take this long: rank 0 writes checkpoints while the others wait. A dead one is noticed at
 /// once, by its connection.
 const TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// How long another machine is asked for an answer, and how often.
+const REACH: (Duration, u32) = (Duration::from_secs(5), 3);
 
 const RANK: &str = "LUTHIER_RANK";
 const SIZE: &str = "LUTHIER_WORLD_SIZE";
@@ -31,6 +39,9 @@ const RENDEZVOUS: &str = "LUTHIER_RENDEZVOUS";
 pub struct Ranks {
     rank: usize,
     grid: Grid,
+    machines: Machines,
+    /// The first processes of all machines, in one of them.
+    between: Option<Group>,
     /// All processes.
     group: Option<Group>,
     /// Those that have the same part of the model, one a copy.
@@ -42,7 +53,7 @@ pub struct Ranks {
     reducer: Option<Reducer>,
     /// Parameters whose gradients are exchanged by row, not by the reducer.
     by_row: Vec<Tensor>,
-    /// Processes that rank 0 started.
+    /// Processes that this one started.
     children: Vec<Child>,
     store: Option<Store>,
 }
@@ -62,12 +73,29 @@ pub fn own_rank() -> usize {
     std::env::var(RANK).ok().and_then(|rank| rank.parse().ok()).unwrap_or(0)
 }
 
+/// Whether this process writes its machine's plan and result: rank 0, and the first process of every other machine.
+pub fn speaks_for_machine() -> bool {
+    let rank = own_rank();
+    let size = std::env::var(SIZE).ok().and_then(|size| size.parse().ok());
+    rank == 0
+        || size.is_some_and(|size| {
+            Machines::of_environment(rank, size).is_ok_and(|machines| machines.first() == rank)
+        })
+}
+
+/// Processes on this machine of a job of `size`.
+pub fn processes_here(size: usize) -> Result<usize> {
+    Ok(Machines::of_environment(own_rank(), size)?.here())
+}
+
 impl Ranks {
     /// The only process of its job.
     pub fn alone() -> Self {
         Ranks {
             rank: 0,
             grid: Grid { copies: 1, stages: 1, shares: 1 },
+            machines: Machines::one(1),
+            between: None,
             group: None,
             copies: None,
             model: None,
@@ -81,35 +109,56 @@ impl Ranks {
 
     /// Finds the other processes of the job in `dir`, or starts them, as many as `grid` says.
     pub fn meet(dir: &Path, attempt: u32, grid: Grid, device: spec::Device) -> Result<Self> {
-        let size = grid.size();
-        if let Ok(place) = std::env::var(RENDEZVOUS) {
+        let (rank, size) = (own_rank(), grid.size());
+        let machines = Machines::of_environment(rank, size)?;
+        let Ok(place) = std::env::var(RENDEZVOUS) else {
+            return match size {
+                1 => Ok(Self::alone()),
+                _ => Self::host(dir, attempt, grid, machines, device),
+            };
+        };
+        let place: SocketAddr =
+            place.parse().with_context(|| format!("{RENDEZVOUS} is \"{place}\", not HOST:PORT"))?;
+        ensure!(
+            std::env::var(SIZE)? == size.to_string(),
+            "{SIZE} is not the number of processes of spec.json"
+        );
+        let mut children = Vec::new();
+        if machines.first() == rank {
+            reach(place, rank)?;
+            children = start_here(dir, attempt, &machines, size, place)?;
+        } else {
             // Whoever started this process is gone, or goes: so does this one.
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            let rank = own_rank();
-            let (host, port) = place.rsplit_once(':').context("LUTHIER_RENDEZVOUS is HOST:PORT")?;
-            let store = Store::tcp_client(host, port.parse()?, TIMEOUT)?;
-            ensure!(
-                std::env::var(SIZE)? == size.to_string(),
-                "{SIZE} is not the number of processes of spec.json"
-            );
-            return Self::join(store, rank, grid, device, Vec::new());
         }
-        if size == 1 {
-            return Ok(Self::alone());
-        }
-        let store = Store::tcp_master("127.0.0.1", 0, TIMEOUT)?;
+        let store = Store::tcp_client(&place.ip().to_string(), place.port(), TIMEOUT)?;
+        Self::join(store, rank, grid, machines, device, children)
+    }
+
+    /// Lets the others find this one, which is rank 0.
+    fn host(dir: &Path, attempt: u32, grid: Grid, machines: Machines, device: spec::Device) -> Result<Self> {
+        let store = Store::tcp_master(&machines.address.to_string(), 0, TIMEOUT)?;
         let port = store.port().context("a store that listens has a port")?;
-        let children = (1..size).map(|rank| start(dir, attempt, rank, size, port)).collect::<Result<_>>()?;
-        Self::join(store, 0, grid, device, children)
+        let place = SocketAddr::new(machines.address, port);
+        let children = start_here(dir, attempt, &machines, grid.size(), place)?;
+        if machines.several() {
+            let (new, path) = (dir.join("out/.rendezvous"), dir.join(PLACE));
+            std::fs::write(&new, place.to_string())?;
+            std::fs::rename(&new, &path).with_context(|| format!("writing {}", path.display()))?;
+        }
+        Self::join(store, 0, grid, machines, device, children)
     }
 
     fn join(
         store: Store,
         rank: usize,
         grid: Grid,
+        machines: Machines,
         device: spec::Device,
         children: Vec<Child>,
     ) -> Result<Self> {
+        let host = machines.address.to_string();
+        let local = rank - machines.first();
         let on_gpu = device != spec::Device::Cpu && native::cuda::available();
         // `of`: which of the groups of this kind; groups of one process are none.
         let group = |kind: &str, of: usize, own: usize, size: usize| -> Result<Option<Group>> {
@@ -118,8 +167,8 @@ impl Ranks {
             }
             let store = store.with_prefix(&format!("{kind}/{of}"))?;
             Ok(Some(match on_gpu {
-                true => Group::nccl(&store, own, size, TIMEOUT, rank)?,
-                false => Group::gloo(&store, own, size, TIMEOUT, "127.0.0.1")?,
+                true => Group::nccl(&store, own, size, TIMEOUT, local)?,
+                false => Group::gloo(&store, own, size, TIMEOUT, &host)?,
             }))
         };
         let Place { copy, stage, share } = grid.place(rank);
@@ -127,12 +176,17 @@ impl Ranks {
         Ok(Ranks {
             rank,
             grid,
+            between: match local {
+                0 => group("machines", 0, machines.own(), machines.count())?,
+                _ => None,
+            },
             group: group("all", 0, rank, grid.size())?,
             copies: group("copies", within, copy, grid.copies)?,
             model: group("model", copy, within, grid.model())?,
             shares: group("shares", copy * grid.stages + stage, share, grid.shares)?,
             reducer: None,
             by_row: Vec::new(),
+            machines,
             children,
             store: Some(store),
         })
@@ -156,6 +210,21 @@ impl Ranks {
     /// How many there are.
     pub fn size(&self) -> usize {
         self.grid.size()
+    }
+
+    /// Where they run.
+    pub fn machines(&self) -> &Machines {
+        &self.machines
+    }
+
+    /// Those that speak for their machines, in one of them and where there are several.
+    pub fn between_machines(&self) -> Option<&Group> {
+        self.between.as_ref()
+    }
+
+    /// Which one this is on its machine, from 0.
+    pub fn local(&self) -> usize {
+        self.rank - self.machines.first()
     }
 
     /// How they are arranged.
@@ -290,7 +359,7 @@ impl Ranks {
     /// Where tensors lie that go to other processes.
     pub fn device(&self) -> Device {
         match native::cuda::available() {
-            true => Device::Cuda(self.rank),
+            true => Device::Cuda(self.local()),
             false => Device::Cpu,
         }
     }
@@ -300,11 +369,12 @@ impl Ranks {
         self.group.as_ref().map_or(Ok(()), |group| Ok(group.barrier()?))
     }
 
-    /// Waits until the others have ended; rank 0 then knows that none failed.
+    /// Waits until those that this one started have ended, which must not fail. A stop that was asked for is none.
     pub fn part(&mut self) -> Result<()> {
-        for (rank, child) in (1..).zip(std::mem::take(&mut self.children)) {
+        const ENDED_WELL: [Option<i32>; 3] = [Some(0), Some(12), Some(13)];
+        for (rank, child) in (self.rank + 1..).zip(std::mem::take(&mut self.children)) {
             let status = { child }.wait()?;
-            if !status.success() {
+            if !ENDED_WELL.contains(&status.code()) {
                 return Err(Failure::internal(
                     "rank_failed",
                     format!("Process {rank} of the job ended with {status}."),
@@ -316,7 +386,44 @@ impl Ranks {
     }
 }
 
-fn start(dir: &Path, attempt: u32, rank: usize, size: usize, port: u16) -> Result<Child> {
+/// Where rank 0 says at which place it waits for processes of other machines.
+pub const PLACE: &str = "out/rendezvous";
+
+/// An answer for whoever set two machines up that do not reach each other; c10d would only try for long.
+fn reach(place: SocketAddr, rank: usize) -> Result<()> {
+    let (most, tries) = REACH;
+    let mut tried = 0;
+    while let Err(error) = TcpStream::connect_timeout(&place, most) {
+        tried += 1;
+        if tried == tries {
+            return Err(Failure::internal(
+                "machine_not_reached",
+                format!(
+                    "Process {rank} of the job does not reach the first one at {place}: {error}. The machines of a job \
+                     must reach each other at all ports: give each trainer the address that it has in their network \
+                     (`--address` or LUTHIER_ADDRESS), and open that network between them."
+                ),
+            )
+            .into());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(())
+}
+
+/// Starts the processes of this machine after its first.
+fn start_here(
+    dir: &Path,
+    attempt: u32,
+    machines: &Machines,
+    size: usize,
+    place: SocketAddr,
+) -> Result<Vec<Child>> {
+    let (first, here) = (machines.first(), machines.here());
+    (first + 1..first + here).map(|rank| start(dir, attempt, rank, size, place)).collect()
+}
+
+fn start(dir: &Path, attempt: u32, rank: usize, size: usize, place: SocketAddr) -> Result<Child> {
     let program = std::env::current_exe().context("finding this program")?;
     Command::new(program)
         .arg("job")
@@ -324,7 +431,7 @@ fn start(dir: &Path, attempt: u32, rank: usize, size: usize, port: u16) -> Resul
         .args(["--attempt", &attempt.to_string()])
         .env(RANK, rank.to_string())
         .env(SIZE, size.to_string())
-        .env(RENDEZVOUS, format!("127.0.0.1:{port}"))
+        .env(RENDEZVOUS, place.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn()

@@ -84,10 +84,11 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let spec = read_spec(dir)?;
     let resources = &spec.resources;
     let mut ranks = Ranks::meet(dir, attempt, Grid::of(resources), resources.device)?;
-    set_threads(&spec, ranks.size())?;
+    super::handover::newest(&dir.join("out"), &ranks)?;
+    set_threads(&spec, ranks.machines().here())?;
     // Hashing the checkpoint takes longer than reading it: it goes on beside.
     let hashes = Hashes::start(dir);
-    let device = device::choose(spec.resources.device, ranks.rank())?;
+    let device = device::choose(spec.resources.device, ranks.local())?;
     let precision = precision::settle(spec.training.precision, device)?;
     announce(events, device, &precision)?;
     let grid = ranks.grid();
@@ -194,7 +195,8 @@ fn plan_memory(
 ) -> Result<()> {
     let rows = plan::rows_of(dir, spec, data, max_length);
     let plan = Plan::new(spec, config, data.labels.len(), &rows, precision.precision)?;
-    if ranks::own_rank() == 0 {
+    let plan = plan.of_machine(ranks::processes_here(spec.resources.devices as usize)?);
+    if ranks::speaks_for_machine() {
         plan.write(&dir.join("out"))?;
     }
     match plan.exceeds() {

@@ -1,12 +1,11 @@
 //! BERT (Devlin et al., 2019) as in transformers' `models/bert/modeling_bert.py`.
 
 use anyhow::{Result, ensure};
-use native::Heads;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::{Depth, Inputs, TextModel, layer_number};
-use crate::nn::{Activation, Context, Dropout, Embedding, LayerNorm, Linear, Path};
+use crate::nn::{Activation, Context, Dropout, Embedding, LayerNorm, Linear, Path, Reach, SelfAttention};
 
 /// Fields of `config.json`, with transformers' defaults.
 #[derive(Clone, Debug, Deserialize)]
@@ -117,34 +116,28 @@ impl Embeddings {
 
 /// Multi-head self-attention with its output projection and residual.
 struct Attention {
-    query_key_value: Linear,
-    probs_dropout: Dropout,
+    own: SelfAttention,
     output: Linear,
     output_dropout: Dropout,
     output_norm: LayerNorm,
-    heads: Heads,
 }
 
 impl Attention {
-    fn new(path: &Path, config: &Config) -> Self {
+    fn new(path: &Path, config: &Config, reach: Reach) -> Self {
         let (size, std) = (config.hidden_size, config.initializer_range);
         let (own, output) = (path.sub("self"), path.sub("output"));
         let parts = [&own.sub("query"), &own.sub("key"), &own.sub("value")];
+        let (heads, p) = (config.num_attention_heads, config.attention_probs_dropout_prob);
         Attention {
-            query_key_value: Linear::joined(&parts, size, size, std),
-            probs_dropout: Dropout::new(path, config.attention_probs_dropout_prob),
+            own: SelfAttention::new(path, parts, size, heads, std, p, reach),
             output: Linear::rows(&output.sub("dense"), size, size, std),
             output_dropout: Dropout::new(path, config.hidden_dropout_prob),
             output_norm: LayerNorm::new(&output.sub("LayerNorm"), size, config.layer_norm_eps),
-            heads: path
-                .heads(Heads::bidirectional(config.num_attention_heads, size / config.num_attention_heads)),
         }
     }
 
-    fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
-        let joined = self.query_key_value.forward(x, context); // [n, 3 · d]
-        let mixed = self.probs_dropout.attention(&joined, self.heads, context); // [n, d]
-        let out = self.output.forward(&mixed, context);
+    fn add(&self, mixed: &Tensor, x: &Tensor, context: &Context) -> Tensor {
+        let out = self.output.forward(mixed, context); // [n, d]
         self.output_norm.residual(&out, x, Some(&self.output_dropout), context)
     }
 }
@@ -160,10 +153,10 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(path: &Path, config: &Config) -> Result<Self> {
+    fn new(path: &Path, config: &Config, reach: Reach) -> Result<Self> {
         let (size, inner, std) = (config.hidden_size, config.intermediate_size, config.initializer_range);
         Ok(Layer {
-            attention: Attention::new(&path.sub("attention"), config),
+            attention: Attention::new(&path.sub("attention"), config, reach),
             intermediate: Linear::columns(&path.sub("intermediate.dense"), size, inner, std),
             activation: Activation::parse(&config.hidden_act)?,
             output: Linear::rows(&path.sub("output.dense"), inner, size, std),
@@ -173,21 +166,25 @@ impl Layer {
     }
 
     fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
-        let x = self.attention.forward(x, context); // [n, d]
-        let inner = self.activation.forward(&self.intermediate.forward(&x, context)); // [n, intermediate]
-        let out = self.output.forward(&inner, context);
-        self.output_norm.residual(&out, &x, Some(&self.output_dropout), context)
+        self.attention.own.forward(x, context, |mixed, x, context| {
+            let x = self.attention.add(mixed, x, context); // [n, d]
+            let inner = self.activation.forward(&self.intermediate.forward(&x, context)); // [n, intermediate]
+            let out = self.output.forward(&inner, context);
+            self.output_norm.residual(&out, &x, Some(&self.output_dropout), context)
+        })
     }
 }
 
-/// The stack of layers, shared with RoBERTa.
+/// The stack of layers, shared with RoBERTa. Of the last one only first tokens are computed: the heads read no other.
 pub(super) struct Encoder {
     layers: Vec<Layer>,
 }
 
 impl Encoder {
     pub(super) fn new(path: &Path, config: &Config) -> Result<Self> {
-        let layers = (0..config.num_hidden_layers).map(|i| Layer::new(&path.sub("layer").sub(i), config));
+        let count = config.num_hidden_layers;
+        let layers =
+            (0..count).map(|i| Layer::new(&path.sub("layer").sub(i), config, Reach::of_layer(i, count)));
         Ok(Encoder { layers: layers.collect::<Result<_>>()? })
     }
 
@@ -243,8 +240,7 @@ impl TextModel for Bert {
     }
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
-        let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
-        let pooled = self.pooler.forward(&first, context).tanh();
+        let pooled = self.pooler.forward(&states.to_kind(Kind::Float), context).tanh();
         self.classifier.forward(&self.dropout.rows(pooled, context), context)
     }
 

@@ -1,12 +1,11 @@
 //! DistilBERT (Sanh et al., 2019) as in transformers' `models/distilbert/modeling_distilbert.py`.
 
 use anyhow::{Result, ensure};
-use native::Heads;
 use serde::Deserialize;
 use tch::{Kind, Tensor};
 
 use super::{Depth, Inputs, TextModel, layer_number};
-use crate::nn::{Activation, Context, Dropout, Embedding, LayerNorm, Linear, Path};
+use crate::nn::{Activation, Context, Dropout, Embedding, LayerNorm, Linear, Path, Reach, SelfAttention};
 
 /// Not in DistilBERT's configuration: its code has this number.
 const LAYER_NORM_EPS: f64 = 1e-12;
@@ -77,44 +76,40 @@ impl Embeddings {
 
 /// One transformer block: attention and feed-forward, each with residual and norm.
 struct Layer {
-    qkv_lin: Linear,
+    attention: SelfAttention,
     out_lin: Linear,
-    attention_dropout: Dropout,
     sa_layer_norm: LayerNorm,
     lin1: Linear,
     activation: Activation,
     lin2: Linear,
     dropout: Dropout,
     output_layer_norm: LayerNorm,
-    heads: Heads,
 }
 
 impl Layer {
-    fn new(path: &Path, config: &Config) -> Result<Self> {
+    fn new(path: &Path, config: &Config, reach: Reach) -> Result<Self> {
         let (dim, inner, std) = (config.dim, config.hidden_dim, config.initializer_range);
         let (attention, ffn) = (path.sub("attention"), path.sub("ffn"));
         let parts = [&attention.sub("q_lin"), &attention.sub("k_lin"), &attention.sub("v_lin")];
+        let (heads, p) = (config.n_heads, config.attention_dropout);
         Ok(Layer {
-            qkv_lin: Linear::joined(&parts, dim, dim, std),
+            attention: SelfAttention::new(path, parts, dim, heads, std, p, reach),
             out_lin: Linear::rows(&attention.sub("out_lin"), dim, dim, std),
-            attention_dropout: Dropout::new(path, config.attention_dropout),
             sa_layer_norm: LayerNorm::new(&path.sub("sa_layer_norm"), dim, LAYER_NORM_EPS),
             lin1: Linear::columns(&ffn.sub("lin1"), dim, inner, std),
             activation: Activation::parse(&config.activation)?,
             lin2: Linear::rows(&ffn.sub("lin2"), inner, dim, std),
             dropout: Dropout::new(path, config.dropout),
             output_layer_norm: LayerNorm::new(&path.sub("output_layer_norm"), dim, LAYER_NORM_EPS),
-            heads: path.heads(Heads::bidirectional(config.n_heads, dim / config.n_heads)),
         })
     }
 
     fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
-        let joined = self.qkv_lin.forward(x, context); // [n, 3 · d]
-        let mixed =
-            self.out_lin.forward(&self.attention_dropout.attention(&joined, self.heads, context), context);
-        let x = self.sa_layer_norm.residual(&mixed, x, None, context); // [n, d]
-        let inner = self.lin2.forward(&self.activation.forward(&self.lin1.forward(&x, context)), context);
-        self.output_layer_norm.residual(&inner, &x, Some(&self.dropout), context)
+        self.attention.forward(x, context, |mixed, x, context| {
+            let x = self.sa_layer_norm.residual(&self.out_lin.forward(mixed, context), x, None, context); // [n, d]
+            let inner = self.lin2.forward(&self.activation.forward(&self.lin1.forward(&x, context)), context);
+            self.output_layer_norm.residual(&inner, &x, Some(&self.dropout), context)
+        })
     }
 }
 
@@ -141,7 +136,11 @@ impl DistilBert {
             config.seq_classif_dropout = p;
         }
         let (base, dim, std) = (root.sub("distilbert"), config.dim, config.initializer_range);
-        let layers = (0..config.n_layers).map(|i| Layer::new(&base.sub("transformer.layer").sub(i), &config));
+        let count = config.n_layers;
+        let layers = (0..count).map(|i| {
+            // The head reads the first token of each sequence alone.
+            Layer::new(&base.sub("transformer.layer").sub(i), &config, Reach::of_layer(i, count))
+        });
         Ok(DistilBert {
             embeddings: Embeddings::new(&base.sub("embeddings"), &config),
             layers: layers.collect::<Result<_>>()?,
@@ -162,8 +161,7 @@ impl TextModel for DistilBert {
     }
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
-        let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
-        let inner = self.pre_classifier.forward(&first, context).relu();
+        let inner = self.pre_classifier.forward(&states.to_kind(Kind::Float), context).relu();
         self.classifier.forward(&self.dropout.rows(inner, context), context)
     }
 

@@ -40,9 +40,10 @@ pub enum Depth {
 pub trait TextModel {
     /// What enters the first layer: `[n, d]` in the context's kind.
     fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor;
-    /// One encoder layer, counted from 0 at the input: `[n, d]` → `[n, d]`.
+    /// One encoder layer, counted from 0 at the input: `[n, d]` → `[n, d]`. The last one gives the states of first
+    /// tokens alone, `[b, d]`: no other is read.
     fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor;
-    /// Token states `[n, d]` → logits `[b, labels]`, fp32.
+    /// States of first tokens `[b, d]` → logits `[b, labels]`, fp32.
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor;
     /// Number of encoder layers.
     fn layers(&self) -> usize;

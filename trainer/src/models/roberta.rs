@@ -85,8 +85,8 @@ impl TextModel for Roberta {
     }
 
     fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
-        let first = context.packing.first(states).to_kind(Kind::Float); // [b, d]
-        let inner = self.dense.forward(&self.dropout.rows(first, context), context).tanh();
+        let first = self.dropout.rows(states.to_kind(Kind::Float), context);
+        let inner = self.dense.forward(&first, context).tanh();
         self.out_proj.forward(&self.dense_dropout.rows(inner, context), context)
     }
 

@@ -100,12 +100,11 @@ impl Dropout {
         }
     }
 
-    /// Self-attention within each sequence, with this dropout on its weights: queries, keys and values side by side,
-    /// `[n, 3 · d]`, → `[n, d]`.
-    pub fn attention(&self, joined: &Tensor, heads: Heads, context: &Context) -> Tensor {
+    /// Attention within each sequence, with this dropout on its weights; shapes as in [`native::attention`].
+    pub fn attention(&self, projections: Projections, heads: Heads, context: &Context) -> Tensor {
         let keys = self.keys(context);
         let drop = keys.as_ref().map(|keys| (self.p, keys));
-        native::attention(Projections::Joined(joined), heads, &context.packing.offsets, drop)
+        native::attention(projections, heads, &context.packing.offsets, drop)
     }
 
     fn keys(&self, context: &Context) -> Option<Tensor> {

@@ -1,6 +1,7 @@
 //! Building blocks of the models, and how their weights are found in a checkpoint.
 
 mod adapters;
+mod attention;
 mod copies;
 mod layers;
 mod linear;
@@ -12,6 +13,7 @@ mod part;
 pub mod saved;
 
 pub use adapters::Adapters;
+pub use attention::{Reach, SelfAttention};
 pub use copies::Copies;
 pub use layers::{Activation, Dropout, Embedding, LayerNorm};
 pub use linear::Linear;
@@ -36,9 +38,15 @@ impl<'a> Context<'a> {
     pub fn evaluation(packing: &'a Packing) -> Self {
         Context { packing, kind: Kind::Float, draw: None }
     }
+
+    /// The same for other tokens of the same sequences.
+    pub fn over<'b>(&'b self, packing: &'b Packing) -> Context<'b> {
+        Context { packing, ..*self }
+    }
 }
 
 /// What a draw is a function of, beside the place in the model where it is made.
+#[derive(Clone, Copy)]
 pub struct Draw<'a> {
     /// The job's seed.
     pub seed: u64,

@@ -1,6 +1,6 @@
 //! Sequences of one batch laid end to end: no padding is computed, and a token sees only its own sequence.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// Tokens of a batch are rounded up to a multiple of this many.
 ///
@@ -50,6 +50,19 @@ impl Packing {
     /// Rows of a packed tensor, those that belong to no sequence included.
     pub fn tokens(&self) -> i64 {
         self.tokens
+    }
+
+    /// Each sequence's first token alone.
+    pub fn firsts(&self) -> Packing {
+        let (count, device) = (self.starts.size()[0], self.starts.device());
+        let places = Tensor::arange(count, (Kind::Int64, device));
+        Packing {
+            offsets: Tensor::arange(count + 1, (Kind::Int64, Device::Cpu)),
+            starts: places.shallow_clone(),
+            positions: places.zeros_like(),
+            sequences: places,
+            tokens: count,
+        }
     }
 
     /// The states of each sequence's first token: `[n, d]` → `[b, d]`.

@@ -31,7 +31,7 @@ fn spec() -> Value {
 }
 
 /// Rows whose label follows from their words.
-fn rows() -> String {
+pub fn rows() -> String {
     let words = [("good", "positive"), ("bad", "negative"), ("some", "neutral")];
     let mut csv = String::from("text,label\n");
     for row in 0..90 {

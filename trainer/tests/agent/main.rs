@@ -3,6 +3,7 @@
 
 mod faults;
 mod kills;
+mod machines;
 mod memory;
 mod postgres;
 mod runs;

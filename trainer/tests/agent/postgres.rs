@@ -1,5 +1,6 @@
 //! A PostgreSQL cluster of a test's own, to be stopped, killed and started again.
 
+use std::io::Write;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,35 @@ pub struct Cluster {
     folder: TempDir,
     programs: PathBuf,
     server: Option<Child>,
+    /// Where it listens beside its socket; nowhere when empty.
+    listen: String,
 }
 
 impl Cluster {
     /// Makes a cluster and starts it.
     pub async fn start_new() -> Self {
+        let mut cluster = Self::made();
+        cluster.start().await;
+        cluster
+    }
+
+    /// Makes a cluster that listens on an address, for clients of a network that it trusts.
+    pub async fn start_listening(address: &str, network: &str) -> Self {
+        let mut cluster = Self::made();
+        cluster.listen = address.to_owned();
+        let rules = cluster.data().join("pg_hba.conf");
+        let rules = std::fs::File::options().append(true).open(rules);
+        writeln!(rules.unwrap(), "host all all {network} trust").unwrap();
+        cluster.start().await;
+        cluster
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn made() -> Self {
         // Not under TMPDIR: a socket's name may have 107 bytes.
         let folder = tempfile::Builder::new().prefix("luthier-pg-").tempdir_in("/tmp").unwrap();
         let mut programs = installed();
@@ -34,7 +59,7 @@ impl Cluster {
             programs = copy.join("bin");
             chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let mut cluster = Cluster { folder, programs, server: None };
+        let cluster = Cluster { folder, programs, server: None, listen: String::new() };
         let data = cluster.data();
         let made = cluster
             .command("initdb")
@@ -44,7 +69,6 @@ impl Cluster {
             .output()
             .unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        cluster.start().await;
         cluster
     }
 
@@ -70,7 +94,8 @@ impl Cluster {
             .arg(data)
             .arg("-k")
             .arg(folder)
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "log_min_messages=fatal"])
+            .args(["-c", &format!("listen_addresses={}", self.listen)])
+            .args(["-c", "fsync=off", "-c", "log_min_messages=fatal"])
             .process_group(0)
             .spawn()
             .unwrap();

@@ -26,6 +26,8 @@ pub struct Stage {
     pub store: Store,
     pub temp: TempDir,
     pub url: String,
+    /// Address of the object store.
+    place: String,
     wakes: Listener,
 }
 
@@ -37,9 +39,21 @@ impl Stage {
 
     pub async fn at(db: PgPool, url: String) -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let objects = Objects::open(temp.path().join("objects").to_str().unwrap()).await.unwrap();
+        let place = temp.path().join("objects").display().to_string();
+        Self::made(db, url, temp, place).await
+    }
+
+    /// With an object store elsewhere.
+    pub async fn with_objects(db: PgPool, url: String, place: &str) -> Self {
+        Self::made(db, url, tempfile::tempdir().unwrap(), place.to_owned()).await
+    }
+
+    async fn made(db: PgPool, url: String, temp: TempDir, place: String) -> Self {
+        let objects = Objects::open(&place).await.unwrap();
         let wakes = Listener::spawn(db.clone());
-        Stage { store: Store::new(db, objects), temp, url, wakes }
+        let store = Store::new(db, objects);
+        store.mark().await.unwrap();
+        Stage { store, temp, url, place, wakes }
     }
 
     pub fn db(&self) -> &PgPool {
@@ -63,12 +77,13 @@ impl Stage {
     pub fn real_agent(&self, name: &str) -> AgentCommand {
         let text = |path: PathBuf| path.display().to_string();
         let arguments = [
-            ("--objects", text(self.temp.path().join("objects"))),
+            ("--objects", self.place.clone()),
             ("--work", text(self.work(name))),
             ("--name", name.to_owned()),
         ];
         AgentCommand {
             arguments: arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
+            host: Vec::new(),
             url: self.url.clone(),
             log: self.temp.path().join(format!("{name}.log")),
             lease: 3,
@@ -234,6 +249,8 @@ impl Stage {
 }
 
 pub struct AgentCommand {
+    /// What runs it on another host.
+    host: Vec<String>,
     arguments: Vec<String>,
     url: String,
     log: PathBuf,
@@ -244,6 +261,42 @@ pub struct AgentCommand {
 impl AgentCommand {
     pub fn lease(mut self, seconds: u64) -> Self {
         self.lease = seconds;
+        self
+    }
+
+    /// Gives a job so many processes.
+    pub fn devices(mut self, devices: u32) -> Self {
+        self.arguments.extend(["--devices".to_owned(), devices.to_string()]);
+        self
+    }
+
+    /// With another object store.
+    pub fn objects(mut self, place: &str) -> Self {
+        let at = self.arguments.iter().position(|word| word == "--objects").unwrap();
+        self.arguments[at + 1] = place.to_owned();
+        self
+    }
+
+    /// In a network namespace, and with empty folders of its own in place of `hidden`.
+    pub fn on_host(mut self, name: &str, hidden: &[PathBuf]) -> Self {
+        let mounts: String =
+            hidden.iter().map(|folder| format!("mount -t tmpfs none {} && ", folder.display())).collect();
+        let script = format!("{mounts}exec \"$@\"");
+        let words = [
+            "ip",
+            "netns",
+            "exec",
+            name,
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ];
+        self.host = words.map(str::to_owned).to_vec();
         self
     }
 
@@ -259,7 +312,10 @@ impl AgentCommand {
 
     pub fn start(&self) -> AgentProcess {
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
+        let program = env!("CARGO_BIN_EXE_luthier-trainer").to_owned();
+        let words: Vec<&String> = self.host.iter().chain([&program]).collect();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .arg("agent")
             .args(&self.arguments)
             .args(["--lease-seconds", &self.lease.to_string(), "--grace-seconds", &self.grace.to_string()])
@@ -320,7 +376,8 @@ pub fn send(id: u32, signal: Signal) {
 
 /// Process ids of the jobs that run in a work folder.
 pub fn job_processes(work: &Path) -> Vec<u32> {
-    let work = work.canonicalize().unwrap();
+    // Another host's folder is not there to be looked at.
+    let work = work.canonicalize().unwrap_or(work.to_owned());
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };

@@ -1,0 +1,231 @@
+// One head of attention over one sequence, forward and backward. Included by the kernel alone.
+#pragma once
+
+#include "philox.h"
+#include "small_gemm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+namespace luthier {
+namespace {
+
+// Queries that go through at once: their scores stay in cache.
+constexpr int64_t kBlock = 64;
+
+// Rows of one head: element `(row, d)` at `at[row * stride + d]`.
+template <typename T>
+struct Rows {
+  T* at;
+  int64_t stride;
+};
+
+struct Drop {
+  uint32_t threshold;
+  float scale;
+  uint32_t k0, k1, head;
+
+  // For the weights of one query, `[n]`.
+  LUTHIER_INLINE void factors(float* out, int64_t n, int64_t query) const {
+    philox::factors(out, n, threshold, scale, static_cast<uint32_t>(query), head, 0, k0, k1);
+  }
+};
+
+// One head of one sequence. `t` keys and `n` queries, `d` numbers each; `tp` and `dp` rounded to
+// vectors. Where it is causal the queries are those of the last `n` tokens.
+struct Shape {
+  int64_t t, n, d;
+  bool causal;
+  float scale;
+  int64_t tp() const { return vec::rounded(t); }
+  int64_t dp() const { return vec::rounded(d); }
+  int64_t most() const { return std::max(t, n); }
+  // How many keys query `i` sees.
+  int64_t limit(int64_t i) const { return causal ? t - n + i + 1 : t; }
+};
+
+// Buffers of a thread, as large as its longest sequence needs.
+struct Scratch {
+  std::vector<float> scores, grads, kt, vt, q, k, v, dout, dq, dk, dv, row;
+  void fit(const Shape& s, bool backward) {
+    const auto room = [](std::vector<float>& buffer, int64_t n) {
+      if (static_cast<int64_t>(buffer.size()) < n) {
+        buffer.assign(n, 0.0f);
+      }
+    };
+    const int64_t tokens = vec::rounded(s.most()) * s.dp(), block = kBlock * s.tp();
+    room(scores, block);
+    room(row, std::max(s.tp(), s.dp()));
+    for (auto* buffer : {&kt, &q, &v, &dq}) {
+      room(*buffer, tokens);
+    }
+    if (backward) {
+      room(grads, 2 * block);
+      for (auto* buffer : {&vt, &k, &dout, &dk, &dv}) {
+        room(*buffer, tokens);
+      }
+    }
+  }
+};
+
+// `rows` rows of `x` as floats `[rows, dp]`, times `scale`; columns past `d` are 0.
+template <typename T>
+LUTHIER_INLINE void gather(std::vector<float>& to, const Rows<const T>& x, int64_t rows,
+                           const Shape& s, float scale) {
+  const int64_t dp = s.dp();
+  for (int64_t i = 0; i < rows; i++) {
+    float* out = to.data() + i * dp;
+    vec::widen(out, x.at + i * x.stride, s.d);
+    for (int64_t j = 0; j < s.d; j++) {
+      out[j] *= scale;
+    }
+    std::fill(out + s.d, out + dp, 0.0f);
+  }
+}
+
+// The keys transposed, `[d, tp]`; columns past `t` are 0.
+template <typename T>
+LUTHIER_INLINE void gather_transposed(std::vector<float>& to, const Rows<const T>& x,
+                                      const Shape& s) {
+  const int64_t tp = s.tp();
+  for (int64_t j = 0; j < s.d; j++) {
+    float* out = to.data() + j * tp;
+    for (int64_t i = 0; i < s.t; i++) {
+      out[i] = vec::to_float(x.at[i * x.stride + j]);
+    }
+    std::fill(out + s.t, out + tp, 0.0f);
+  }
+}
+
+// Turns a row of scores into e^(score - shift), 0 from `limit` on; returns the sum.
+template <bool Wide>
+LUTHIER_INLINE float exponentials(float* row, int64_t tp, int64_t limit, float shift) {
+  vec::Floats<Wide> total{};
+  for (int64_t j = 0; j < tp; j += vec::kWidth) {
+    vec::Floats<Wide> x;
+    vec::load(x, row + j);
+    vec::exp(x, shift);
+    vec::keep_first(x, static_cast<int32_t>(limit - j));
+    vec::store(row + j, x);
+    vec::add(total, x);
+  }
+  return vec::sum(total);
+}
+
+template <bool Wide>
+LUTHIER_INLINE float greatest(const float* row, int64_t limit) {
+  vec::Floats<Wide> top;
+  vec::fill(top, -INFINITY);
+  int64_t j = 0;
+  for (; j + vec::kWidth <= limit; j += vec::kWidth) {
+    vec::Floats<Wide> x;
+    vec::load(x, row + j);
+    vec::greater(top, x);
+  }
+  float out = vec::max(top);
+  for (; j < limit; j++) {
+    out = row[j] > out ? row[j] : out;
+  }
+  return out;
+}
+
+template <typename T, bool Wide>
+LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
+                                 const Rows<const T>& v, const Rows<T>& out, float* lse,
+                                 const Shape& s, const Drop* drop, Scratch& mem) {
+  const int64_t tp = s.tp(), dp = s.dp();
+  gather(mem.q, q, s.n, s, s.scale);
+  gather_transposed(mem.kt, k, s);
+  gather(mem.v, v, s.t, s, 1.0f);
+  for (int64_t i0 = 0; i0 < s.n; i0 += kBlock) {
+    const int64_t n = std::min(kBlock, s.n - i0);
+    gemm<false, Wide>({mem.q.data() + i0 * dp, dp, 1}, mem.kt.data(), tp, mem.scores.data(), tp, n, tp,
+                s.d);
+    for (int64_t i = 0; i < n; i++) {
+      float* row = mem.scores.data() + i * tp;
+      const int64_t limit = s.limit(i0 + i);
+      const float top = greatest<Wide>(row, limit);
+      const float sum = exponentials<Wide>(row, tp, limit, top);
+      lse[i0 + i] = top + std::log(sum);
+      const float inverse = 1.0f / sum;
+      if (drop != nullptr) {
+        drop->factors(mem.row.data(), tp, i0 + i);
+        for (int64_t j = 0; j < tp; j++) {
+          row[j] *= inverse * mem.row[j];
+        }
+      } else {
+        for (int64_t j = 0; j < tp; j++) {
+          row[j] *= inverse;
+        }
+      }
+    }
+    gemm<false, Wide>({mem.scores.data(), tp, 1}, mem.v.data(), dp, mem.dq.data(), dp, n, dp, s.t);
+    for (int64_t i = 0; i < n; i++) {
+      vec::narrow(out.at + (i0 + i) * out.stride, mem.dq.data() + i * dp, s.d);
+    }
+  }
+}
+
+// Adds to `mem.dk` and `mem.dv`, which the caller clears and writes: heads of a group share them.
+template <typename T, bool Wide>
+LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& dout,
+                                  const Rows<T>& dq, const float* lse, const Shape& s,
+                                  const Drop* drop, Scratch& mem) {
+  const int64_t tp = s.tp(), dp = s.dp();
+  gather(mem.q, q, s.n, s, s.scale);
+  gather(mem.dout, dout, s.n, s, 1.0f);
+  float* scores = mem.scores.data();
+  float* weights = mem.grads.data();           // after dropout
+  float* grads = mem.grads.data() + kBlock * tp;
+  for (int64_t i0 = 0; i0 < s.n; i0 += kBlock) {
+    const int64_t n = std::min(kBlock, s.n - i0);
+    gemm<false, Wide>({mem.q.data() + i0 * dp, dp, 1}, mem.kt.data(), tp, scores, tp, n, tp, s.d);
+    gemm<false, Wide>({mem.dout.data() + i0 * dp, dp, 1}, mem.vt.data(), tp, grads, tp, n, tp, s.d);
+    for (int64_t i = 0; i < n; i++) {
+      float *p = scores + i * tp, *w = weights + i * tp, *g = grads + i * tp;
+      exponentials<Wide>(p, tp, s.limit(i0 + i), lse[i0 + i]);
+      if (drop != nullptr) {
+        drop->factors(mem.row.data(), tp, i0 + i);
+        for (int64_t j = 0; j < tp; j++) {
+          w[j] = p[j] * mem.row[j];
+          g[j] *= mem.row[j];
+        }
+      } else {
+        std::memcpy(w, p, tp * sizeof(float));
+      }
+      vec::Floats<Wide> dot{};
+      for (int64_t j = 0; j < tp; j += vec::kWidth) {
+        vec::Floats<Wide> a, b;
+        vec::load(a, p + j);
+        vec::load(b, g + j);
+        vec::add_product(dot, a, b);
+      }
+      const float shared = vec::sum(dot);
+      for (int64_t j = 0; j < tp; j++) {
+        g[j] = p[j] * (g[j] - shared);
+      }
+    }
+    gemm<true, Wide>({weights, 1, tp}, mem.dout.data() + i0 * dp, dp, mem.dv.data(), dp, s.t, dp, n);
+    gemm<true, Wide>({grads, 1, tp}, mem.q.data() + i0 * dp, dp, mem.dk.data(), dp, s.t, dp, n);
+    gemm<false, Wide>({grads, tp, 1}, mem.k.data(), dp, mem.dq.data(), dp, n, dp, s.t);
+    for (int64_t i = 0; i < n; i++) {
+      float* row = mem.dq.data() + i * dp;
+      for (int64_t j = 0; j < s.d; j++) {
+        row[j] *= s.scale;
+      }
+      vec::narrow(dq.at + (i0 + i) * dq.stride, row, s.d);
+    }
+  }
+}
+
+template <typename T>
+LUTHIER_INLINE void head_keys(const Rows<const T>& k, const Rows<const T>& v, const Shape& s,
+                              Scratch& mem) {
+  gather(mem.k, k, s.t, s, 1.0f);
+  gather_transposed(mem.kt, k, s);
+  gather_transposed(mem.vt, v, s);
+}
+
+}  // namespace
+}  // namespace luthier
