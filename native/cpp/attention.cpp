@@ -27,14 +27,28 @@ struct Kernels {
                    const float* lse, const Shape& s, const Drop* drop, Scratch& mem);
 };
 
-// Versions by hand instead of LUTHIER_CLONES: tiles differ with the registers that there are.
+// Versions by hand instead of LUTHIER_CLONES: tiles differ with the registers that there are. Products
+// are functions of their own, so that they are compiled once for a processor.
 #define LUTHIER_HEADS(Name, Target, Wide)                                                         \
+  struct Name##Products {                                                                         \
+    static constexpr bool kWide = Wide;                                                           \
+    Target __attribute__((noinline)) static void set(const Strided& a, const float* b,            \
+                                                     int64_t ldb, float* c, int64_t ldc,          \
+                                                     int64_t m, int64_t n, int64_t k) {           \
+      gemm<false, Wide>(a, b, ldb, c, ldc, m, n, k);                                              \
+    }                                                                                             \
+    Target __attribute__((noinline)) static void add(const Strided& a, const float* b,            \
+                                                     int64_t ldb, float* c, int64_t ldc,          \
+                                                     int64_t m, int64_t n, int64_t k) {           \
+      gemm<true, Wide>(a, b, ldb, c, ldc, m, n, k);                                               \
+    }                                                                                             \
+  };                                                                                              \
   template <typename T>                                                                           \
   struct Name {                                                                                   \
     Target static void forward(const Rows<const T>& q, const Rows<const T>& k,                    \
                                const Rows<const T>& v, const Rows<T>& out, float* lse,            \
                                const Shape& s, const Drop* drop, Scratch& mem) {                  \
-      head_forward<T, Wide>(q, k, v, out, lse, s, drop, mem);                                     \
+      head_forward<T, Name##Products>(q, k, v, out, lse, s, drop, mem);                           \
     }                                                                                             \
     Target static void keys(const Rows<const T>& k, const Rows<const T>& v, const Shape& s,       \
                             Scratch& mem) {                                                       \
@@ -43,7 +57,7 @@ struct Kernels {
     Target static void backward(const Rows<const T>& q, const Rows<const T>& dout,                \
                                 const Rows<T>& dq, const float* lse, const Shape& s,              \
                                 const Drop* drop, Scratch& mem) {                                 \
-      head_backward<T, Wide>(q, dout, dq, lse, s, drop, mem);                                     \
+      head_backward<T, Name##Products>(q, dout, dq, lse, s, drop, mem);                           \
     }                                                                                             \
     static constexpr Kernels<T> kernels{forward, keys, backward};                                 \
   };

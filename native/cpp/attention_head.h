@@ -130,7 +130,8 @@ LUTHIER_INLINE float greatest(const float* row, int64_t limit) {
   return out;
 }
 
-template <typename T, bool Wide>
+// `By`: products and the width of registers, as compiled for a processor.
+template <typename T, typename By>
 LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
                                  const Rows<const T>& v, const Rows<T>& out, float* lse,
                                  const Shape& s, const Drop* drop, Scratch& mem) {
@@ -140,13 +141,13 @@ LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
   gather(mem.v, v, s.t, s, 1.0f);
   for (int64_t i0 = 0; i0 < s.n; i0 += kBlock) {
     const int64_t n = std::min(kBlock, s.n - i0);
-    gemm<false, Wide>({mem.q.data() + i0 * dp, dp, 1}, mem.kt.data(), tp, mem.scores.data(), tp, n, tp,
+    By::set({mem.q.data() + i0 * dp, dp, 1}, mem.kt.data(), tp, mem.scores.data(), tp, n, tp,
                 s.d);
     for (int64_t i = 0; i < n; i++) {
       float* row = mem.scores.data() + i * tp;
       const int64_t limit = s.limit(i0 + i);
-      const float top = greatest<Wide>(row, limit);
-      const float sum = exponentials<Wide>(row, tp, limit, top);
+      const float top = greatest<By::kWide>(row, limit);
+      const float sum = exponentials<By::kWide>(row, tp, limit, top);
       lse[i0 + i] = top + std::log(sum);
       const float inverse = 1.0f / sum;
       if (drop != nullptr) {
@@ -160,7 +161,7 @@ LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
         }
       }
     }
-    gemm<false, Wide>({mem.scores.data(), tp, 1}, mem.v.data(), dp, mem.dq.data(), dp, n, dp, s.t);
+    By::set({mem.scores.data(), tp, 1}, mem.v.data(), dp, mem.dq.data(), dp, n, dp, s.t);
     for (int64_t i = 0; i < n; i++) {
       vec::narrow(out.at + (i0 + i) * out.stride, mem.dq.data() + i * dp, s.d);
     }
@@ -168,7 +169,7 @@ LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
 }
 
 // Adds to `mem.dk` and `mem.dv`, which the caller clears and writes: heads of a group share them.
-template <typename T, bool Wide>
+template <typename T, typename By>
 LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& dout,
                                   const Rows<T>& dq, const float* lse, const Shape& s,
                                   const Drop* drop, Scratch& mem) {
@@ -180,11 +181,11 @@ LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& d
   float* grads = mem.grads.data() + kBlock * tp;
   for (int64_t i0 = 0; i0 < s.n; i0 += kBlock) {
     const int64_t n = std::min(kBlock, s.n - i0);
-    gemm<false, Wide>({mem.q.data() + i0 * dp, dp, 1}, mem.kt.data(), tp, scores, tp, n, tp, s.d);
-    gemm<false, Wide>({mem.dout.data() + i0 * dp, dp, 1}, mem.vt.data(), tp, grads, tp, n, tp, s.d);
+    By::set({mem.q.data() + i0 * dp, dp, 1}, mem.kt.data(), tp, scores, tp, n, tp, s.d);
+    By::set({mem.dout.data() + i0 * dp, dp, 1}, mem.vt.data(), tp, grads, tp, n, tp, s.d);
     for (int64_t i = 0; i < n; i++) {
       float *p = scores + i * tp, *w = weights + i * tp, *g = grads + i * tp;
-      exponentials<Wide>(p, tp, s.limit(i0 + i), lse[i0 + i]);
+      exponentials<By::kWide>(p, tp, s.limit(i0 + i), lse[i0 + i]);
       if (drop != nullptr) {
         drop->factors(mem.row.data(), tp, i0 + i);
         for (int64_t j = 0; j < tp; j++) {
@@ -194,9 +195,9 @@ LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& d
       } else {
         std::memcpy(w, p, tp * sizeof(float));
       }
-      vec::Floats<Wide> dot{};
+      vec::Floats<By::kWide> dot{};
       for (int64_t j = 0; j < tp; j += vec::kWidth) {
-        vec::Floats<Wide> a, b;
+        vec::Floats<By::kWide> a, b;
         vec::load(a, p + j);
         vec::load(b, g + j);
         vec::add_product(dot, a, b);
@@ -206,9 +207,9 @@ LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& d
         g[j] = p[j] * (g[j] - shared);
       }
     }
-    gemm<true, Wide>({weights, 1, tp}, mem.dout.data() + i0 * dp, dp, mem.dv.data(), dp, s.t, dp, n);
-    gemm<true, Wide>({grads, 1, tp}, mem.q.data() + i0 * dp, dp, mem.dk.data(), dp, s.t, dp, n);
-    gemm<false, Wide>({grads, tp, 1}, mem.k.data(), dp, mem.dq.data(), dp, n, dp, s.t);
+    By::add({weights, 1, tp}, mem.dout.data() + i0 * dp, dp, mem.dv.data(), dp, s.t, dp, n);
+    By::add({grads, 1, tp}, mem.q.data() + i0 * dp, dp, mem.dk.data(), dp, s.t, dp, n);
+    By::set({grads, tp, 1}, mem.k.data(), dp, mem.dq.data(), dp, n, dp, s.t);
     for (int64_t i = 0; i < n; i++) {
       float* row = mem.dq.data() + i * dp;
       for (int64_t j = 0; j < s.d; j++) {
