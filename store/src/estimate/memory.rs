@@ -90,7 +90,9 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     to.activations = kept.activations(&flow, training.gradient_checkpointing)
         + model.adapter_activations(training, to.tokens_at_once, bytes.activation);
     let standing = to.weights + to.copies + to.optimizer;
-    let accumulation = u64::from(training.gradient_accumulation_steps).max(1);
+    // An epoch's end is a step as well: no more batches are summed than there are.
+    let batches = rows.count.div_ceil(u64::from(training.batch_size).max(1)).max(1);
+    let accumulation = u64::from(training.gradient_accumulation_steps).clamp(1, batches);
     let after = to.gradients + by_row(&tables, &kept, accumulation);
     // With checkpointing, what the first pass through a layer took stays with the process as well, in pieces.
     let passes = if training.gradient_checkpointing { 2 } else { 1 };
