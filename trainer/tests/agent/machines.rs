@@ -237,12 +237,10 @@ struct S3(Child);
 
 impl S3 {
     fn start() -> Self {
-        let server = Command::new(std::env::var_os("LUTHIER_S3_PYTHON").unwrap())
-            .args(["-m", "moto.server", "--host", HUB, "--port", &S3_PORT.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new(std::env::var_os("LUTHIER_S3_PYTHON").unwrap());
+        command.args(["-m", "moto.server", "--host", HUB, "--port", &S3_PORT.to_string()]);
+        // Held from the start on, so that it ends where it does not answer, too.
+        let server = S3(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let until = Instant::now() + Duration::from_secs(60);
         let request = "PUT /luthier HTTP/1.0\r\nHost: 10.77.0.1\r\nContent-Length: 0\r\n\r\n";
         loop {
@@ -252,7 +250,7 @@ impl S3 {
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer).unwrap();
                 assert!(answer.split(' ').nth(1) == Some("200"), "{answer}");
-                return S3(server);
+                return server;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
