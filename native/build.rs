@@ -2,14 +2,16 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 17] = [
+const SOURCES: [&str; 21] = [
     "cpp/adafactor.cpp",
     "cpp/adam.cpp",
     "cpp/adam_8bit.cpp",
     "cpp/attention_ops.cpp",
     "cpp/c10d.cpp",
     "cpp/c10d_autograd.cpp",
+    "cpp/cross_entropy.cpp",
     "cpp/dropout.cpp",
+    "cpp/gated.cpp",
     "cpp/gradients.cpp",
     "cpp/linear.cpp",
     "cpp/lion.cpp",
@@ -19,6 +21,8 @@ const SOURCES: [&str; 17] = [
     "cpp/optim.cpp",
     "cpp/optim_common.cpp",
     "cpp/reducer.cpp",
+    "cpp/rms_norm.cpp",
+    "cpp/rotary.cpp",
     "cpp/runtime.cpp",
 ];
 

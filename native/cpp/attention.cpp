@@ -110,7 +110,7 @@ struct Plan {
   Shape shape(int64_t sequence) const {
     return {offsets[sequence + 1] - offsets[sequence],
             query_offsets[sequence + 1] - query_offsets[sequence], heads.width, heads.causal,
-            static_cast<float>(heads.scale)};
+            static_cast<float>(heads.scale), heads.window, static_cast<float>(heads.cap)};
   }
 
   Drop drop(int64_t sequence, int64_t head) const {
@@ -250,6 +250,8 @@ struct PackedAttention : Function<PackedAttention> {
     ctx->saved_data["causal"] = h.causal;
     ctx->saved_data["scale"] = h.scale;
     ctx->saved_data["first"] = h.first;
+    ctx->saved_data["window"] = h.window;
+    ctx->saved_data["cap"] = h.cap;
     return out;
   }
 
@@ -259,7 +261,8 @@ struct PackedAttention : Function<PackedAttention> {
                  &query_offsets = saved[4], &lse = saved[6];
     auto& data = ctx->saved_data;
     const PackedHeads h{data["heads"].toInt(), data["key_heads"].toInt(), data["width"].toInt(),
-                        data["causal"].toBool(), data["scale"].toDouble(), data["first"].toInt()};
+                        data["causal"].toBool(), data["scale"].toDouble(), data["first"].toInt(),
+                        data["window"].toInt(), data["cap"].toDouble()};
     const Parts parts(q, k, v, h);
     const Tensor dq = at::empty(q.sizes(), q.options());
     const Tensor dk = k.defined() ? at::empty(k.sizes(), k.options()) : Tensor();
@@ -284,6 +287,9 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offs
   TORCH_CHECK(h.query >= 1 && h.key >= 1 && h.query % h.key == 0 && h.width >= 1, "attention: ",
               h.query, " query heads of ", h.width, " over ", h.key, " key heads");
   TORCH_CHECK(h.first >= 0, "attention: the first head is ", h.first);
+  TORCH_CHECK(h.window >= 0 && (h.window == 0 || h.causal), "attention: a window of ", h.window,
+              " tokens, causal ", h.causal);
+  TORCH_CHECK(h.cap >= 0.0, "attention: scores are bounded by ", h.cap);
   TORCH_CHECK(p >= 0.0 && p <= 1.0, "attention: dropout is ", p, ", it must lie in 0 to 1");
   const int64_t wide = h.query * h.width, slim = h.key * h.width;
   const bool alone = k.defined(), joined = alone && !v.defined();

@@ -38,16 +38,21 @@ struct Shape {
   int64_t t, n, d;
   bool causal;
   float scale;
+  int64_t window;
+  float cap;
   int64_t tp() const { return vec::rounded(t); }
   int64_t dp() const { return vec::rounded(d); }
   int64_t most() const { return std::max(t, n); }
-  // How many keys query `i` sees.
+  // Query `i` sees the keys from `begin` to `limit`.
   int64_t limit(int64_t i) const { return causal ? t - n + i + 1 : t; }
+  int64_t begin(int64_t i) const {
+    return window > 0 ? std::max<int64_t>(limit(i) - window, 0) : 0;
+  }
 };
 
 // Buffers of a thread, as large as its longest sequence needs.
 struct Scratch {
-  std::vector<float> scores, grads, kt, vt, q, k, v, dout, dq, dk, dv, row;
+  std::vector<float> scores, grads, kt, vt, q, k, v, dout, dq, dk, dv, row, slope;
   void fit(const Shape& s, bool backward) {
     const auto room = [](std::vector<float>& buffer, int64_t n) {
       if (static_cast<int64_t>(buffer.size()) < n) {
@@ -62,6 +67,7 @@ struct Scratch {
     }
     if (backward) {
       room(grads, 2 * block);
+      room(slope, s.tp());
       for (auto* buffer : {&vt, &k, &dout, &dk, &dv}) {
         room(*buffer, tokens);
       }
@@ -98,15 +104,33 @@ LUTHIER_INLINE void gather_transposed(std::vector<float>& to, const Rows<const T
   }
 }
 
-// Turns a row of scores into e^(score - shift), 0 from `limit` on; returns the sum.
+// Scores that are bounded (Gemma 2: "Gemma 2: Improving open language models at a practical size",
+// 2024, section 2). `slope`, where it is not null, gets the derivative.
+LUTHIER_INLINE void bound(float* row, float* slope, int64_t tp, float cap) {
+  for (int64_t j = 0; j < tp; j++) {
+    const float part = std::tanh(row[j] / cap);
+    row[j] = cap * part;
+    if (slope != nullptr) {
+      slope[j] = 1.0f - part * part;
+    }
+  }
+}
+
+// Turns a row of scores into e^(score - shift), 0 before `begin` and from `limit` on; returns the sum.
 template <bool Wide>
-LUTHIER_INLINE float exponentials(float* row, int64_t tp, int64_t limit, float shift) {
+LUTHIER_INLINE float exponentials(float* row, int64_t tp, int64_t begin, int64_t limit,
+                                  float shift) {
   vec::Floats<Wide> total{};
-  for (int64_t j = 0; j < tp; j += vec::kWidth) {
+  const int64_t first = begin / vec::kWidth * vec::kWidth;
+  std::fill(row, row + first, 0.0f);
+  for (int64_t j = first; j < tp; j += vec::kWidth) {
     vec::Floats<Wide> x;
     vec::load(x, row + j);
     vec::exp(x, shift);
     vec::keep_first(x, static_cast<int32_t>(limit - j));
+    if (j < begin) {
+      vec::leave_first(x, static_cast<int32_t>(begin - j));
+    }
     vec::store(row + j, x);
     vec::add(total, x);
   }
@@ -114,10 +138,10 @@ LUTHIER_INLINE float exponentials(float* row, int64_t tp, int64_t limit, float s
 }
 
 template <bool Wide>
-LUTHIER_INLINE float greatest(const float* row, int64_t limit) {
+LUTHIER_INLINE float greatest(const float* row, int64_t begin, int64_t limit) {
   vec::Floats<Wide> top;
   vec::fill(top, -INFINITY);
-  int64_t j = 0;
+  int64_t j = begin;
   for (; j + vec::kWidth <= limit; j += vec::kWidth) {
     vec::Floats<Wide> x;
     vec::load(x, row + j);
@@ -145,9 +169,12 @@ LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
                 s.d);
     for (int64_t i = 0; i < n; i++) {
       float* row = mem.scores.data() + i * tp;
-      const int64_t limit = s.limit(i0 + i);
-      const float top = greatest<By::kWide>(row, limit);
-      const float sum = exponentials<By::kWide>(row, tp, limit, top);
+      const int64_t begin = s.begin(i0 + i), limit = s.limit(i0 + i);
+      if (s.cap > 0) {
+        bound(row, nullptr, tp, s.cap);
+      }
+      const float top = greatest<By::kWide>(row, begin, limit);
+      const float sum = exponentials<By::kWide>(row, tp, begin, limit, top);
       lse[i0 + i] = top + std::log(sum);
       const float inverse = 1.0f / sum;
       if (drop != nullptr) {
@@ -185,7 +212,10 @@ LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& d
     By::set({mem.dout.data() + i0 * dp, dp, 1}, mem.vt.data(), tp, grads, tp, n, tp, s.d);
     for (int64_t i = 0; i < n; i++) {
       float *p = scores + i * tp, *w = weights + i * tp, *g = grads + i * tp;
-      exponentials<By::kWide>(p, tp, s.limit(i0 + i), lse[i0 + i]);
+      if (s.cap > 0) {
+        bound(p, mem.slope.data(), tp, s.cap);
+      }
+      exponentials<By::kWide>(p, tp, s.begin(i0 + i), s.limit(i0 + i), lse[i0 + i]);
       if (drop != nullptr) {
         drop->factors(mem.row.data(), tp, i0 + i);
         for (int64_t j = 0; j < tp; j++) {
@@ -205,6 +235,11 @@ LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& d
       const float shared = vec::sum(dot);
       for (int64_t j = 0; j < tp; j++) {
         g[j] = p[j] * (g[j] - shared);
+      }
+      if (s.cap > 0) {
+        for (int64_t j = 0; j < tp; j++) {
+          g[j] *= mem.slope[j];
+        }
       }
     }
     By::add({weights, 1, tp}, mem.dout.data() + i0 * dp, dp, mem.dv.data(), dp, s.t, dp, n);

@@ -71,14 +71,22 @@ Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v
     const Tensor last = at::arange(asks.longest, shift.options()).view({1, 1, -1, 1}).add(shift);
     const Tensor at = at::arange(pad.longest, shift.options()).view({1, 1, 1, -1});
     mask = mask.logical_or(at.gt(last).to(mask.device()));
+    if (h.window > 0) {
+      mask = mask.logical_or(at.le(last.sub(h.window)).to(mask.device()));
+      // A query that only fills up would see nothing, and softmax would give no number.
+      mask = mask.logical_and(asks.absent.logical_not().unsqueeze(1).unsqueeze(3));
+    }
   }
   Tensor mixed;
-  if (p == 0.0) {
+  if (p == 0.0 && h.cap == 0.0) {
     mixed = at::scaled_dot_product_attention(qs, ks, vs, mask.logical_not(), 0.0, false, h.scale);
   } else {
-    const Tensor scores = qs.mul(h.scale).matmul(ks.transpose(-2, -1));
+    Tensor scores = qs.mul(h.scale).matmul(ks.transpose(-2, -1));
+    if (h.cap > 0.0) {
+      scores = scores.div(h.cap).tanh().mul(h.cap);
+    }
     const Tensor weights = scores.masked_fill(mask, -INFINITY).softmax(-1);
-    mixed = dropped(weights, keys, p, h.first).matmul(vs);
+    mixed = (p > 0.0 ? dropped(weights, keys, p, h.first) : weights).matmul(vs);
   }
   const Tensor flat =
       mixed.transpose(1, 2).reshape({asks.sequences * asks.longest, h.query * h.width});

@@ -11,7 +11,9 @@ struct PackedHeads {
   int64_t width;       // of a head
   bool causal;
   double scale;
-  int64_t first;  // number of the first query head, as dropout counts them
+  int64_t first;   // number of the first query head, as dropout counts them
+  int64_t window;  // how many tokens a query sees at most, itself included; 0 for all. Causal alone
+  double cap;      // scores become cap · tanh(score / cap); 0 for no such bound
 };
 
 // For devices and kinds without a kernel: pads, and computes by libtorch's operations.

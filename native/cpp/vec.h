@@ -78,6 +78,17 @@ LUTHIER_INLINE void keep_first(Two<v8>& x, int32_t count) {
   x.hi = lane < count - 8 ? x.hi : v8{};
 }
 
+// Lanes before `count` become 0.
+LUTHIER_INLINE void leave_first(v16& x, int32_t count) {
+  constexpr i16 lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  x = lane < count ? v16{} : x;
+}
+LUTHIER_INLINE void leave_first(Two<v8>& x, int32_t count) {
+  constexpr i8 lane{0, 1, 2, 3, 4, 5, 6, 7};
+  x.lo = lane < count ? v8{} : x.lo;
+  x.hi = lane < count - 8 ? v8{} : x.hi;
+}
+
 // A fixed tree of sums: the same bits on every processor.
 template <typename V>
 LUTHIER_INLINE float sum(const V& x) {

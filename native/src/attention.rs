@@ -20,13 +20,24 @@ pub struct Heads {
     pub scale: f64,
     /// The number of the first query head in dropout's draws: 0, or how many heads other processes have before these.
     pub first: i64,
+    /// How many tokens a token sees at most, itself included; 0 for all. Only where it is causal.
+    pub window: i64,
+    /// Scores become `cap · tanh(score / cap)`; 0 for no bound.
+    pub cap: f64,
 }
 
 impl Heads {
     /// Bidirectional attention of `heads` heads of `width`, scores divided by `√width`.
     #[must_use]
     pub fn bidirectional(heads: i64, width: i64) -> Self {
-        Heads { query: heads, key: heads, width, causal: false, scale: 1.0 / (width as f64).sqrt(), first: 0 }
+        let scale = 1.0 / (width as f64).sqrt();
+        Heads { query: heads, key: heads, width, causal: false, scale, first: 0, window: 0, cap: 0.0 }
+    }
+
+    /// The same of a decoder: a token sees itself and what came before it.
+    #[must_use]
+    pub fn causal(query: i64, key: i64, width: i64) -> Self {
+        Heads { key, causal: true, ..Heads::bidirectional(query, width) }
     }
 
     /// Part `part` of `parts` of the heads, which divides both counts.
@@ -107,8 +118,9 @@ fn of_packed(
             (query, Some(key_value), None, Some(query_offsets))
         }
     };
-    let Heads { query: query_heads, key: key_heads, width, causal, scale, first } = heads;
-    let heads = ffi::PackedHeads { query: query_heads, key: key_heads, width, causal, scale, first };
+    let Heads { query: query_heads, key: key_heads, width, causal, scale, first, window, cap } = heads;
+    let heads =
+        ffi::PackedHeads { query: query_heads, key: key_heads, width, causal, scale, first, window, cap };
     let (p, keys) = drop.map_or((0.0, None), |(p, keys)| (p, Some(keys)));
     ffi::packed_attention(&ffi::PackedAttention {
         query,
@@ -182,6 +194,9 @@ mod tests {
             compare(encoder, &[5, 1, 27, 70], 0, p, Kind::Float, 1e-5);
             compare(encoder, &[130], 3, p, Kind::Float, 1e-5);
             compare(Heads { causal: true, ..encoder }, &[5, 1, 66], 2, p, Kind::Float, 1e-5);
+            compare(Heads { causal: true, window: 20, ..encoder }, &[5, 1, 90], 2, p, Kind::Float, 1e-5);
+            let bounded = Heads { cap: 0.7, ..Heads::causal(4, 2, 16) };
+            compare(bounded, &[5, 1, 66], 0, p, Kind::Float, 1e-5);
             compare(Heads { query: 4, key: 2, width: 7, ..encoder }, &[19, 4], 1, p, Kind::Float, 1e-5);
             compare(encoder, &[5, 40], 1, p, Kind::BFloat16, 2e-2);
             compare(Heads { first: 2, ..encoder }, &[5, 40], 1, p, Kind::Float, 1e-5);

@@ -52,6 +52,8 @@ pub(crate) struct PackedHeads {
     pub causal: bool,
     pub scale: f64,
     pub first: i64,
+    pub window: i64,
+    pub cap: f64,
 }
 
 unsafe extern "C" {
@@ -90,6 +92,40 @@ unsafe extern "C" {
         n: usize,
         weights: usize,
         out: Out,
+    ) -> Message;
+    fn luthier_rms_norm(
+        x: Ptr,
+        residual: Ptr,
+        weight: Ptr,
+        eps: f64,
+        add: f64,
+        by_ops: bool,
+        out: Out,
+        sum: Out,
+    ) -> Message;
+    fn luthier_rotary(
+        x: Ptr,
+        cos: Ptr,
+        sin: Ptr,
+        positions: Ptr,
+        heads: i64,
+        width: i64,
+        by_ops: bool,
+        out: Out,
+    ) -> Message;
+    fn luthier_gated(x: Ptr, act: i64, by_ops: bool, out: Out) -> Message;
+    fn luthier_cross_entropy(
+        x: Ptr,
+        weight: Ptr,
+        param: Ptr,
+        targets: Ptr,
+        weights: Ptr,
+        cap: f64,
+        chunk: i64,
+        by_ops: bool,
+        total: Out,
+        losses: Out,
+        right: Out,
     ) -> Message;
     fn luthier_nf4_dequantize(parts: List, n: usize, rows: i64, columns: i64, out: Out) -> Message;
     fn luthier_nf4_linear(x: Ptr, bias: Ptr, parts: List, n: usize, rows: i64, out: Out) -> Message;
@@ -260,6 +296,78 @@ pub(crate) fn linear<T: Borrow<Tensor>>(
     })
 }
 
+/// The norm, and the sum where there is a residual.
+pub(crate) fn rms_norm(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    weight: &Tensor,
+    eps: f64,
+    add: f64,
+    by_ops: bool,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let mut sum = ptr::null_mut();
+    let out = tensor_from(|out| unsafe {
+        luthier_rms_norm(ptr_of(x), ptr_or_null(residual), ptr_of(weight), eps, add, by_ops, out, &mut sum)
+    })?;
+    // SAFETY: not null only where C++ stored a tensor made by `new`, which is ours now.
+    let sum = (!sum.is_null()).then(|| unsafe { Tensor::from_ptr(sum.cast()) });
+    Ok((out, sum))
+}
+
+pub(crate) fn rotary(
+    x: &Tensor,
+    angles: (&Tensor, &Tensor),
+    positions: &Tensor,
+    heads: i64,
+    width: i64,
+    by_ops: bool,
+) -> Result<Tensor> {
+    let (cos, sin) = (ptr_of(angles.0), ptr_of(angles.1));
+    tensor_from(|out| unsafe {
+        luthier_rotary(ptr_of(x), cos, sin, ptr_of(positions), heads, width, by_ops, out)
+    })
+}
+
+pub(crate) fn gated(x: &Tensor, act: i64, by_ops: bool) -> Result<Tensor> {
+    tensor_from(|out| unsafe { luthier_gated(ptr_of(x), act, by_ops, out) })
+}
+
+/// What [`cross_entropy`] computes.
+pub(crate) struct CrossEntropy<'a> {
+    pub x: &'a Tensor,
+    pub weight: &'a Tensor,
+    pub param: &'a Tensor,
+    pub targets: &'a Tensor,
+    pub weights: &'a Tensor,
+    pub cap: f64,
+    pub chunk: i64,
+    pub by_ops: bool,
+}
+
+/// The weighted sum of the losses, each loss, and 1 where the target has the greatest logit.
+pub(crate) fn cross_entropy(it: &CrossEntropy) -> Result<[Tensor; 3]> {
+    let mut rest = [ptr::null_mut(); 2];
+    let [losses, right] = &mut rest;
+    let total = tensor_from(|total| unsafe {
+        luthier_cross_entropy(
+            ptr_of(it.x),
+            ptr_of(it.weight),
+            ptr_of(it.param),
+            ptr_of(it.targets),
+            ptr_of(it.weights),
+            it.cap,
+            it.chunk,
+            it.by_ops,
+            total,
+            losses,
+            right,
+        )
+    })?;
+    // SAFETY: C++ returned no error, so it stored tensors made by `new`, which are ours now.
+    let [losses, right] = rest.map(|tensor| unsafe { Tensor::from_ptr(tensor.cast()) });
+    Ok([total, losses, right])
+}
+
 pub(crate) fn nf4_dequantize(parts: &[&Tensor], rows: i64, columns: i64) -> Result<Tensor> {
     let parts = list(parts);
     tensor_from(|out| unsafe { luthier_nf4_dequantize(parts.as_ptr(), parts.len(), rows, columns, out) })
@@ -413,4 +521,26 @@ pub(crate) fn has_driver() -> bool {
 pub(crate) fn open_global(path: &Path) -> Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     check(unsafe { luthier_open_global(path.as_ptr()) })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use tch::{Device, Kind, Tensor};
+
+    /// A tensor of normal numbers that wants a gradient.
+    pub(crate) fn leaf(shape: &[i64], kind: Kind) -> Tensor {
+        Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
+    }
+
+    /// Whether tensors are alike, each relative to the greatest number that is expected.
+    #[track_caller]
+    pub(crate) fn close(found: &[Tensor], expected: &[Tensor], tolerance: f64) {
+        assert_eq!(found.len(), expected.len());
+        for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+            let (found, expected) = (found.to_kind(Kind::Double), expected.to_kind(Kind::Double));
+            let greatest = expected.abs().max().double_value(&[]).max(1e-30);
+            let off = (found - expected).abs().max().double_value(&[]) / greatest;
+            assert!(off <= tolerance, "tensor {at} is off by {off:e}");
+        }
+    }
 }

@@ -5,6 +5,8 @@
 //! - [`random`]: the keys of every random draw of a training step;
 //! - [`dropout`](mod@dropout), [`attention`](mod@attention), [`norm`]: dropout whose mask can be drawn again, and what is
 //!   computed together with it;
+//! - [`rms_norm`](mod@rms_norm), [`rotary`](mod@rotary), [`gated`](mod@gated): what decoders have between their products;
+//! - [`cross_entropy`](mod@cross_entropy): the loss over a vocabulary, whose logits never stand all at once;
 //! - [`linear`](mod@linear): products by several parameters at once, or by a copy in another precision;
 //! - [`nf4`]: products by frozen weights that are kept in 4 bits;
 //! - [`c10d`]: process groups, collectives, and the averaging of gradients over ranks;
@@ -19,10 +21,12 @@
 
 pub mod attention;
 pub mod c10d;
+pub mod cross_entropy;
 pub mod cuda;
 pub mod dropout;
 mod ffi;
 mod ffi_optim;
+pub mod gated;
 pub mod gradients;
 pub mod linear;
 pub mod memory;
@@ -30,14 +34,20 @@ pub mod nf4;
 pub mod norm;
 pub mod optim;
 pub mod random;
+pub mod rms_norm;
+pub mod rotary;
 pub mod runtime;
 
 pub use attention::{Heads, Projections, attention, f_attention};
+pub use cross_entropy::{CrossEntropy, Losses, cross_entropy, f_cross_entropy};
 pub use dropout::{dropout, dropout_packed, f_dropout, f_dropout_packed};
+pub use gated::{Gate, f_gated, gated};
 pub use linear::{f_linear, linear};
 pub use nf4::Nf4;
 pub use norm::{f_norm_residual, norm_residual};
 pub use random::{f_keys, key, keys, keys_of};
+pub use rms_norm::{f_rms_norm, rms_norm};
+pub use rotary::{Angles, f_rotary, rotary};
 
 /// What every fallible function of this crate returns. `?` turns it into `anyhow::Error`.
 pub type Result<T> = std::result::Result<T, tch::TchError>;
