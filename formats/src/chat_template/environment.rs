@@ -84,6 +84,24 @@ fn size(value: &Value) -> usize {
     }
 }
 
+/// Refuses what is nested more deeply than any message.
+fn bound_depth(value: &Value, depth: usize) -> Result<(), Error> {
+    // As much as looking takes, not what is kept: a template may keep the rest of the conversation at each message of it.
+    budget::charge(3)?;
+    let is_map = value.kind() == ValueKind::Map;
+    if !is_map && (!matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) || value.len().is_none()) {
+        return Ok(());
+    }
+    if depth > python::MAX_DEPTH {
+        return Err(python::too_deep());
+    }
+    for item in value.try_iter()? {
+        let item = if is_map { value.get_item(&item)? } else { item };
+        bound_depth(&item, depth + 1)?;
+    }
+    Ok(())
+}
+
 fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter(prepare::GENERATION, |text: &str| format!("{}{text}{}", MARKS[0], MARKS[1]));
     environment.add_filter(prepare::TEXT, |value: &Value| -> Result<Value, Error> {
@@ -97,6 +115,14 @@ fn add_filters(environment: &mut Environment<'static>) {
             return Err(Error::new(ErrorKind::InvalidOperation, "a list cannot be multiplied"));
         }
         budget::charge(size(&value)).map(|()| value)
+    });
+    environment.add_filter(prepare::KEPT, |value: Value| -> Result<Value, Error> {
+        // A slice of a slice of a slice … asks each of them for every item.
+        let value = match value.kind() {
+            ValueKind::Iterable => value.try_iter()?.collect(),
+            _ => value,
+        };
+        bound_depth(&value, 0).map(|()| value)
     });
     // These take a size in memory for an argument.
     environment.remove_filter("batch");

@@ -1,9 +1,11 @@
 //! A template's source, made ready for minijinja.
 //!
-//! Nothing is added that holds a line end, so that an error's line is that of the original. Three things are done:
+//! Nothing is added that holds a line end, so that an error's line is that of the original. Four things are done:
 //! - `{% generation %}` becomes a filter block, whose filter marks what the assistant says.
 //! - Operands of `~` pass through a filter that writes them as Python does (`True`, `None`), and operands of `~`, `+` and `*`
 //!   through one that counts: without it, thirty doublings of a text fill any memory, at next to no fuel.
+//! - What `set` keeps passes through a filter that bounds how deep it is nested: freeing a list in a list, a hundred thousand times
+//!   over, takes more stack than a thread has.
 //! - Long stretches of plain text count what they add to the output.
 
 use std::collections::BTreeMap;
@@ -15,11 +17,16 @@ pub(super) const GENERATION: &str = "luthier_generation";
 pub(super) const TEXT: &str = "luthier_text";
 pub(super) const BOUNDED: &str = "luthier_bounded";
 pub(super) const FACTOR: &str = "luthier_factor";
+pub(super) const KEPT: &str = "luthier_kept";
 pub(super) const CHARGE: &str = "luthier_charge";
 
 /// Plain text up to this length is paid for by the fuel of writing it.
 const FREE_TEXT: usize = 256;
 const MAX_RAW: usize = 4096;
+/// minijinja's parser calls itself for each of these, and bounds only brackets and blocks.
+const MAX_TOKENS: usize = 1000;
+const MAX_SIGNS: usize = 20;
+const MAX_ELIF: usize = 200;
 const MAX_SOURCE: usize = 512 * 1024;
 
 pub(super) struct Prepared {
@@ -36,6 +43,7 @@ pub(super) fn prepare(source: &str) -> Result<Prepared, String> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut prepared = Prepared { source: String::with_capacity(source.len()), marks_assistant: false };
     let mut rest = source.as_str();
+    let mut elifs = 0;
     while let Some(start) = tag_start(rest) {
         prepared.plain(&rest[..start])?;
         rest = &rest[start..];
@@ -53,6 +61,10 @@ pub(super) fn prepare(source: &str) -> Result<Prepared, String> {
                 prepared.source.push_str(&rest[..end]);
                 end
             } else {
+                elifs += usize::from(tag.starts(rest, "elif"));
+                if tag.tokens.len() > MAX_TOKENS || tag.longest_signs(rest) > MAX_SIGNS || elifs > MAX_ELIF {
+                    return Err("a statement is longer than any that is written by hand".to_owned());
+                }
                 prepared.tag(rest, &tag);
                 tag.end
             }
@@ -100,10 +112,15 @@ impl Prepared {
             self.source.push_str(&text[name.end..tag.end]);
             return;
         }
+        let mut added = filters(text, tag);
+        if let Some((start, end)) = tag.kept(text) {
+            added.insert(start, "(".to_owned());
+            added.entry(end).or_default().push_str(&format!(")|{KEPT}"));
+        }
         let mut from = 0;
-        for (place, filter) in filters(text, tag) {
+        for (place, addition) in added {
             self.source.push_str(&text[from..place]);
-            self.source.push_str(&format!("|{filter}"));
+            self.source.push_str(&addition);
             from = place;
         }
         self.source.push_str(&text[from..tag.end]);
@@ -115,8 +132,8 @@ const LOOSE: u8 = 0;
 const CONCAT: u8 = 1;
 const TIGHT: u8 = 2;
 
-/// Where which filter goes, in the order of the text.
-fn filters(text: &str, tag: &Tag) -> Vec<(usize, &'static str)> {
+/// Which filter goes where.
+fn filters(text: &str, tag: &Tag) -> BTreeMap<usize, String> {
     let mut places = BTreeMap::<usize, u8>::new();
     for (at, token) in tag.tokens.iter().enumerate() {
         let level = match &text[token.start..token.end] {
@@ -138,5 +155,5 @@ fn filters(text: &str, tag: &Tag) -> Vec<(usize, &'static str)> {
         TIGHT => FACTOR,
         _ => BOUNDED,
     };
-    places.into_iter().map(|(place, level)| (place, filter(level))).collect()
+    places.into_iter().map(|(place, level)| (place, format!("|{}", filter(level)))).collect()
 }

@@ -8,7 +8,10 @@ use minijinja::{Error, ErrorKind, Value};
 use super::budget;
 
 /// Deeper than any message is; a value that holds itself many times over ends here or at the budget.
-const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 100;
+
+/// What a value costs beside its text: writing many small ones takes the time, not the room.
+const PER_VALUE: usize = 32;
 
 /// `str(value)`.
 pub(super) fn text(value: &Value) -> Result<String, Error> {
@@ -21,12 +24,12 @@ pub(super) fn text(value: &Value) -> Result<String, Error> {
     Ok(out)
 }
 
-fn too_deep() -> Error {
+pub(super) fn too_deep() -> Error {
     Error::new(ErrorKind::InvalidOperation, "a value is nested too deeply")
 }
 
 fn repr(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
-    budget::charge(1)?;
+    budget::charge(PER_VALUE)?;
     if depth > MAX_DEPTH {
         return Err(too_deep());
     }
@@ -160,7 +163,7 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
 
 impl Style {
     fn write(&self, value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
-        budget::charge(1)?;
+        budget::charge(PER_VALUE)?;
         if depth > MAX_DEPTH {
             return Err(too_deep());
         }

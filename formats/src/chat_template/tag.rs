@@ -94,12 +94,37 @@ impl Tag {
         text.starts_with("{%") && self.tokens.len() == 1 && self.word(text, 0) == Some(name)
     }
 
+    /// Whether the tag is a statement that begins with this word.
+    pub(super) fn starts(&self, text: &str, name: &str) -> bool {
+        text.starts_with("{%") && self.word(text, 0) == Some(name)
+    }
+
+    /// The most signs and `not`s in a row.
+    pub(super) fn longest_signs(&self, text: &str) -> usize {
+        let (mut longest, mut run) = (0, 0);
+        for at in 0..self.tokens.len() {
+            run = if matches!(self.written(text, at), "not" | "-" | "+") { run + 1 } else { 0 };
+            longest = longest.max(run);
+        }
+        longest
+    }
+
     fn written<'t>(&self, text: &'t str, at: usize) -> &'t str {
         self.tokens.get(at).map_or("", |token| &text[token.start..token.end])
     }
 
     fn word<'t>(&self, text: &'t str, at: usize) -> Option<&'t str> {
         self.tokens.get(at).filter(|token| token.kind == TokenKind::Name).map(|_| self.written(text, at))
+    }
+
+    /// Where the value of `{% set name = value %}` begins and ends.
+    pub(super) fn kept(&self, text: &str) -> Option<(usize, usize)> {
+        if !self.starts(text, "set") {
+            return None;
+        }
+        let equals = (1..self.tokens.len()).find(|at| self.written(text, *at) == "=")?;
+        let last = self.tokens.last().filter(|_| equals + 1 < self.tokens.len())?;
+        Some((self.tokens[equals].end, last.end))
     }
 
     /// Whether a value ends with this token, so that the operator after it has two operands.

@@ -6,6 +6,7 @@ use formats::chat::{Content, Encoded, Encoder, Example, Loss, Message, Role};
 use formats::chat_template::{ChatTemplate, SpecialTokens};
 use formats::tokenizer::Tokenizer;
 use formats::{LineRange, Problem, ProblemKind};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::common::root;
@@ -386,4 +387,51 @@ fn tokens_are_told_by_bytes_and_come_back_as_text() {
     );
     assert_eq!(tokenizer.special_tokens()["eos_token"], "</s>");
     assert!(tokenizer.leading_ids().is_empty());
+}
+
+#[derive(Deserialize)]
+struct Masked {
+    tokenizer: String,
+    family: String,
+    conversation: String,
+    ids: Vec<u32>,
+    mask: Vec<u8>,
+}
+
+/// Byte-level pieces and pieces of a unigram model, with templates that mark what the assistant says: transformers'
+/// `return_assistant_tokens_mask`.
+#[test]
+fn masks_are_those_of_transformers() {
+    let text = fs::read(root().join("formats/tests/fixtures/chat_templates.json")).unwrap();
+    let expected: Value = serde_json::from_slice(&text).unwrap();
+    let masks: Vec<Masked> = serde_json::from_value(expected["masks"].clone()).unwrap();
+    assert!(masks.len() > 20);
+    for case in masks {
+        let folder = tempfile::tempdir().unwrap();
+        let source = root().join("trainer/tests/fixtures").join(&case.tokenizer).join("tokenizer.json");
+        fs::copy(source, folder.path().join("tokenizer.json")).unwrap();
+        fs::write(
+            folder.path().join("tokenizer_config.json"),
+            r#"{"tokenizer_class": "PreTrainedTokenizerFast"}"#,
+        )
+        .unwrap();
+        let tokenizer = Tokenizer::load(folder.path()).unwrap();
+        let template = family(&case.family).at(expected["now"].as_str().unwrap().parse().unwrap());
+        let turns = expected["conversations"][&case.conversation]["messages"].as_array().unwrap();
+        let turn = |turn: &Value| {
+            let role = serde_json::from_value(turn["role"].clone()).unwrap();
+            Message::new(role, turn["content"].as_str().unwrap())
+        };
+        let talk = example(Content::Chat(turns.iter().map(turn).collect()));
+        let row = encoder(&tokenizer, &template).encode(&talk).unwrap();
+        let mask: Vec<u8> = row.counts.iter().map(|counts| u8::from(*counts)).collect();
+        assert_eq!(
+            (row.ids, mask),
+            (case.ids, case.mask),
+            "{}, {}, {}",
+            case.tokenizer,
+            case.family,
+            case.conversation
+        );
+    }
 }
