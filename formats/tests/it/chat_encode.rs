@@ -9,7 +9,7 @@ use formats::{LineRange, Problem, ProblemKind};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::common::root;
+use crate::common::{Random, root};
 
 /// A tokenizer of which every character is a token, and so are the marks of the templates.
 fn characters(extra: &Value) -> Tokenizer {
@@ -375,6 +375,19 @@ fn a_preference_is_the_prompt_with_each_answer() {
 }
 
 #[test]
+fn rows_can_be_encoded_on_several_threads_at_once() {
+    let (tokenizer, template) = (plain(), family("qwen3"));
+    let encoder = encoder(&tokenizer, &template);
+    let talk = chat(&[(User, "a"), (Assistant, "b")]);
+    let expected = encoder.encode(&talk).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..50).for_each(|_| assert_eq!(encoder.encode(&talk).unwrap(), expected)));
+        }
+    });
+}
+
+#[test]
 fn tokens_are_told_by_bytes_and_come_back_as_text() {
     let tokenizer = plain();
     let tokens = tokenizer.encode_plain("é<eos>a").unwrap();
@@ -434,4 +447,85 @@ fn masks_are_those_of_transformers() {
             case.conversation
         );
     }
+}
+
+/// The text of what counts.
+fn counted(tokenizer: &Tokenizer, row: &Encoded) -> String {
+    let ids = row.ids.iter().zip(&row.counts).filter(|(_, counts)| **counts).map(|(id, _)| *id);
+    ids.map(|id| tokenizer.token(id).unwrap()).collect()
+}
+
+/// Conversations of random lengths and words through every template: either the mask holds all that the assistant says and nothing
+/// that others say, or there is none.
+#[test]
+fn in_every_family_all_of_the_assistants_words_count_and_no_others() {
+    let text = fs::read(root().join("formats/tests/fixtures/chat_templates.json")).unwrap();
+    let expected: Value = serde_json::from_slice(&text).unwrap();
+    let names = expected["families"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|family| family["name"].as_str().unwrap().to_owned());
+    let mut templates: Vec<(String, ChatTemplate)> =
+        names.map(|name| (name.clone(), family(&name))).collect();
+    for named in formats::chat_template::named_templates() {
+        let tokens: SpecialTokens = [("bos_token", "<s>"), ("eos_token", "</s>")]
+            .map(|(name, token)| (name.to_owned(), token.to_owned()))
+            .into();
+        templates.push((format!("named {}", named.name), ChatTemplate::named(named.name, tokens).unwrap()));
+    }
+    let tokenizer = plain();
+    let mut random = Random(5);
+    for (name, template) in &templates {
+        let mut masks = 0;
+        for _ in 0..60 {
+            let mut messages = Vec::new();
+            let (mut said, mut unsaid) = (Vec::new(), Vec::new());
+            for turn in 0..1 + random.below(4) {
+                messages.push(Message::new(User, words(&mut random, turn, 'U')));
+                let mut answer = Message::new(Assistant, words(&mut random, turn, 'A'));
+                answer.counts = turn == 0 || random.below(4) > 0;
+                if random.below(3) == 0 {
+                    let content = answer.content.take().unwrap();
+                    answer.content = Some(format!("<think>\nT{turn}\n</think>\n\n{content}"));
+                }
+                let answer_text =
+                    answer.content.as_deref().unwrap().rsplit("</think>").next().unwrap().trim().to_owned();
+                if answer.counts { &mut said } else { &mut unsaid }.push(answer_text);
+                unsaid.push(messages[messages.len() - 1].content.as_deref().unwrap().trim().to_owned());
+                messages.push(answer);
+            }
+            if random.below(4) == 0 {
+                messages.push(Message::new(User, "Ulast"));
+                unsaid.push("Ulast".to_owned());
+            }
+            let talk = example(Content::Chat(messages));
+            let row = encoder(&tokenizer, template)
+                .encode(&talk)
+                .unwrap_or_else(|problem| panic!("{name}: {problem}\n{talk:?}"));
+            let counted = counted(&tokenizer, &row);
+            let mut rest = counted.as_str();
+            for text in &said {
+                let place = rest
+                    .find(text.as_str())
+                    .unwrap_or_else(|| panic!("{name}: {text:?} is not in {counted:?}"));
+                rest = &rest[place + text.len()..];
+            }
+            for text in &unsaid {
+                assert!(!counted.contains(text.as_str()), "{name}: {text:?} is in {counted:?}");
+            }
+            for mark in ["user", "<|system|>", "[INST]", "Instruction", "<|user|>"] {
+                assert!(!counted.contains(mark), "{name}: {mark} is in {counted:?}");
+            }
+            masks += 1;
+        }
+        assert_eq!(masks, 60, "{name}");
+    }
+}
+
+/// Words that tell the turn, with blanks and repeats around them.
+fn words(random: &mut Random, turn: usize, who: char) -> String {
+    let around = ["", " ", "\n", "x", "<", "b b", "assistant", "\n\n", ">"];
+    let (before, after) = (around[random.below(around.len())], around[random.below(around.len())]);
+    format!("{before}{who}{turn}{who}{after}")
 }
