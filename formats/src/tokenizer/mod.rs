@@ -100,13 +100,12 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
-    /// What the post-processor puts before a text, seen at a short one.
+    /// What the post-processor puts before a text, seen at a token of no vocabulary.
     fn find_leading(&self) -> tokenizers::Result<Vec<u32>> {
-        let plain = self.inner.encode_fast("a", false)?;
-        let full = self.inner.encode_fast("a", true)?;
-        let (plain, full) = (plain.get_ids(), full.get_ids());
-        let place = (0..full.len()).find(|place| full[*place..].starts_with(plain)).unwrap_or(0);
-        Ok(full[..place].to_vec())
+        let text = tokenizers::Token::new(u32::MAX, "a".to_owned(), (0, 1));
+        let text = tokenizers::Encoding::from_tokens(vec![text], 0);
+        let whole = self.inner.post_process(text, None, true)?;
+        Ok(whole.get_ids().iter().copied().take_while(|id| *id != u32::MAX).collect())
     }
 
     /// Applies what transformers applies beyond `tokenizer.json`.

@@ -400,6 +400,9 @@ fn tokens_are_told_by_bytes_and_come_back_as_text() {
     );
     assert_eq!(tokenizer.special_tokens()["eos_token"], "</s>");
     assert!(tokenizer.leading_ids().is_empty());
+    let bert = Tokenizer::load(&root().join("trainer/tests/fixtures/bert")).unwrap();
+    let cls = bert.token_id("[CLS]").unwrap();
+    assert_eq!(bert.leading_ids(), [cls]);
 }
 
 #[derive(Deserialize)]
