@@ -9,6 +9,10 @@
 //! | which column is the text, which the label? | [`inspect::guess_columns`] |
 //! | can it be trained on, and what are its classes? | [`dataset::check_classification`] |
 //! | its rows | [`dataset::read_classification`] |
+//! | what conversations are in this file, and what is wrong with them? | [`chat::survey`] |
+//! | its conversations, prompts and texts | [`chat::read_chats`] |
+//! | their tokens, and which of them count in the loss | [`chat::Encoder`] |
+//! | how a checkpoint writes a conversation | [`chat_template::ChatTemplate`] |
 //! | what is in this checkpoint folder? | [`checkpoint::inspect_checkpoint`] |
 //! | its tensors | [`checkpoint::Weights`] |
 //! | its tokenizer | [`tokenizer::Tokenizer`] |
@@ -17,6 +21,8 @@
 //! Whatever is wrong is a [`Problem`]: what, where, and what to do about it.
 
 pub mod archive;
+pub mod chat;
+pub mod chat_template;
 pub mod checkpoint;
 pub mod dataset;
 pub mod inspect;

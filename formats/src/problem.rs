@@ -86,6 +86,12 @@ pub enum ProblemKind {
     Tensor,
     /// No tokenizer that can be used.
     Tokenizer,
+    /// Rows in no layout that a language model is trained on, or in several.
+    UnknownLayout,
+    /// A conversation that nothing can be learnt from: no messages, no turn of the assistant.
+    Conversation,
+    /// A chat template that is absent, is no Jinja, or refuses a conversation.
+    ChatTemplate,
     /// An archive entry with a name or type that is not let in.
     UnsafeEntry,
     /// An archive that unpacks to more than the limit.

@@ -9,6 +9,7 @@
 mod names;
 
 use std::any::Any;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
 
+use crate::chat_template::SpecialTokens;
 use crate::checkpoint::read_text;
 use crate::problem::{Problem, ProblemKind};
 use names::{Family, Names};
@@ -37,9 +39,20 @@ pub struct Encoding {
     pub truncated: bool,
 }
 
+/// A text in tokens, without special ones beside those that it spells out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The bytes of the text that each token stands for.
+    pub offsets: Vec<Range<usize>>,
+}
+
 /// A tokenizer, ready to encode.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    leading: Vec<u32>,
     class: Option<String>,
     pad: Option<(u32, String)>,
     pad_type_id: u32,
@@ -62,6 +75,8 @@ impl Tokenizer {
         let names = Names::read(dir)?;
         let mut tokenizer = Self {
             inner,
+            special: SpecialTokens::new(),
+            leading: Vec::new(),
             class: names.class.clone(),
             pad: None,
             pad_type_id: names.number("pad_token_type_id").unwrap_or(0.0) as u32,
@@ -80,7 +95,17 @@ impl Tokenizer {
         tokenizer.pad = names
             .token("pad_token")
             .and_then(|token| Some((tokenizer.inner.token_to_id(&token.content)?, token.content)));
+        tokenizer.special = names.named_tokens();
+        tokenizer.leading = guarded(|| tokenizer.find_leading())?;
         Ok(tokenizer)
+    }
+
+    /// What the post-processor puts before a text, seen at a token of no vocabulary.
+    fn find_leading(&self) -> tokenizers::Result<Vec<u32>> {
+        let text = tokenizers::Token::new(u32::MAX, "a".to_owned(), (0, 1));
+        let text = tokenizers::Encoding::from_tokens(vec![text], 0);
+        let whole = self.inner.post_process(text, None, true)?;
+        Ok(whole.get_ids().iter().copied().take_while(|id| *id != u32::MAX).collect())
     }
 
     /// Applies what transformers applies beyond `tokenizer.json`.
@@ -134,6 +159,54 @@ impl Tokenizer {
     /// A token's characters.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// The named special tokens, such as `bos_token`, as chat templates know them.
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.special
+    }
+
+    /// The id of a special token by its name, such as `bos_token`.
+    fn special_id(&self, name: &str) -> Option<u32> {
+        self.inner.token_to_id(self.special.get(name)?)
+    }
+
+    /// The id of the token at the beginning of a sequence.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.special_id("bos_token")
+    }
+
+    /// The id of the token that ends a sequence.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.special_id("eos_token")
+    }
+
+    /// The id of a token.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The special tokens that are put before each text.
+    pub fn leading_ids(&self) -> &[u32] {
+        &self.leading
+    }
+
+    /// Encodes a text as it is: nothing is put around it, and nothing cut off.
+    ///
+    /// # Errors
+    /// [`ProblemKind::Tokenizer`] where the tokenizer cannot encode it.
+    pub fn encode_plain(&self, text: &str) -> Result<Tokens, Problem> {
+        let encoding = guarded(|| self.inner.encode(text, false))?;
+        let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
+        Ok(Tokens { ids: encoding.get_ids().to_vec(), offsets })
+    }
+
+    /// The text of tokens, with or without special ones.
+    ///
+    /// # Errors
+    /// [`ProblemKind::Tokenizer`] where the tokenizer cannot decode them.
+    pub fn decode(&self, ids: &[u32], with_special: bool) -> Result<String, Problem> {
+        guarded(|| self.inner.decode(ids, !with_special))
     }
 
     /// Encodes texts and pairs, on all cores, cutting the longer text of a pair first (transformers' `truncation=True`).

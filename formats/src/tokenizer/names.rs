@@ -10,6 +10,7 @@ use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper};
 
+use crate::chat_template::SpecialTokens;
 use crate::checkpoint::read_json;
 use crate::problem::{Problem, ProblemKind};
 
@@ -96,6 +97,13 @@ impl Names {
             _ => return None,
         };
         Some(AddedToken::from(default, true))
+    }
+
+    /// The named tokens by name.
+    pub(super) fn named_tokens(&self) -> SpecialTokens {
+        let named =
+            NAMED_TOKENS.iter().filter_map(|name| Some(((*name).to_owned(), self.token(name)?.content)));
+        named.collect()
     }
 
     pub(super) fn special_tokens(&self) -> Vec<AddedToken> {

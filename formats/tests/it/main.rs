@@ -2,6 +2,10 @@
 
 mod archive;
 mod cases;
+mod chat;
+mod chat_cases;
+mod chat_encode;
+mod chat_template;
 mod checkpoint;
 mod common;
 mod dataset;
