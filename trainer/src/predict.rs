@@ -16,14 +16,14 @@ use serde_json::{Map, Value, json};
 use store::spec::{self, ProblemType};
 use tch::Device;
 
-use crate::data::{Tokens, collate};
+use crate::data::{Row, Tokens, collate};
 use crate::device;
 use crate::failure::Failure;
-use crate::job::floats;
 use crate::metrics::examples::Answer;
 use crate::models::{self, TextModel};
 use crate::nn::Context;
 use crate::tasks::text_classification::scored;
+use crate::tensors::floats;
 use crate::tuned::{self, Tuned};
 
 /// Rows that go through the model at once.
@@ -131,7 +131,11 @@ impl Predictor {
             })
             .collect();
         let tokens = Tokens::of(&self.tokenizer.encode_pairs(&texts, self.max_length)?);
-        let rows: Vec<_> = (0..tokens.len()).map(|row| tokens.row(row, 0)).collect();
+        let row = |at| {
+            let (ids, type_ids) = tokens.row(at);
+            Row { number: 0, ids, type_ids, counts: &[] }
+        };
+        let rows: Vec<_> = (0..tokens.len()).map(row).collect();
         let _guard = tch::no_grad_guard();
         let mut outputs = Vec::with_capacity(rows.len());
         for rows in rows.chunks(BATCH) {

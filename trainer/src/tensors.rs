@@ -20,6 +20,11 @@ pub fn of_checkpoint(read: &checkpoint::Tensor) -> Result<Tensor> {
     Ok(Tensor::f_from_data_size(&read.bytes, &shape, kind_of(read.dtype)?)?)
 }
 
+/// All numbers of a tensor, row by row.
+pub fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
+    Ok(Vec::try_from(tensor.to_kind(Kind::Float).contiguous().view(-1))?)
+}
+
 /// The kind of a type in a file.
 pub fn kind_of(dtype: Dtype) -> Result<Kind> {
     Ok(match dtype {

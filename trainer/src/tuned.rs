@@ -9,7 +9,7 @@ use store::spec::Quantization;
 use tch::Device;
 
 use crate::failure::Failure;
-use crate::models::{self, TextModel};
+use crate::models::{self, Head, TextModel};
 use crate::nn::{Loaded, Loader, saved};
 
 /// Where `config.json` says that the base of an adapter is to be taken in fewer bits, as it was in training.
@@ -46,7 +46,7 @@ pub fn open(folder: &Path, device: Device) -> Result<Tuned> {
             loader.adapted_as(Some(&settings), saved.whole.clone())
         }
     };
-    let model = models::build(&config, &loader, labels.len() as i64, None)?;
+    let model = models::build(&config, &loader, Head::Labels(labels.len() as i64), None)?;
     let loaded = loader.finish()?;
     match &saved {
         Some(_) => saved::load(&loaded.params, folder)?,

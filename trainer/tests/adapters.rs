@@ -47,7 +47,7 @@ fn load(name: &str) -> Case {
     let weights = Weights::open(&fixture(&base)).unwrap();
     let prefix = models::base_of(config["model_type"].as_str().unwrap()).unwrap();
     let loader = Loader::new(&weights, prefix, 0, Device::Cpu).adapted_as(Some(&settings), saved.whole);
-    let model = models::build(&config, &loader, 3, Some(0.0)).unwrap();
+    let model = models::build(&config, &loader, models::Head::Labels(3), Some(0.0)).unwrap();
     let loaded = loader.finish().unwrap();
     saved::load(&loaded.params, &folder).unwrap();
     Case { model, loaded, expected, settings, base }
@@ -102,7 +102,7 @@ fn losses_of_20_steps_equal_pefts_within_1e_3() {
         let mut most = 0.0_f64;
         for (step, stated) in case.expected["steps"].as_array().unwrap().iter().enumerate() {
             let picked: Vec<usize> = numbers(&stated["rows"]).into_iter().map(|row| row as usize).collect();
-            let own: Vec<_> = picked.iter().map(|&row| tokens.row(row, 0)).collect();
+            let own: Vec<_> = picked.iter().map(|&row| common::row_of(&tokens, row)).collect();
             let padding = (tokenizer.pad_id().unwrap(), tokenizer.pad_type_id());
             let batch = collate(&own, padding, Device::Cpu);
             let context = Context::evaluation(&batch.inputs.packing);
@@ -135,7 +135,7 @@ fn a_merged_model_says_what_the_adapter_said() {
         let weights = Weights::open(folder.path()).unwrap();
         let prefix = models::base_of(config["model_type"].as_str().unwrap()).unwrap();
         let loader = Loader::new(&weights, prefix, 0, Device::Cpu).keep_head(vec![0, 1, 2]);
-        let plain = models::build(&config, &loader, 3, Some(0.0)).unwrap();
+        let plain = models::build(&config, &loader, models::Head::Labels(3), Some(0.0)).unwrap();
         let report = loader.finish().unwrap().report;
         assert!(report.made.is_empty() && report.dropped.is_empty(), "{name}: {report:?}");
         let found = values(&logits(plain.as_ref(), &batch(&case)));
@@ -170,7 +170,7 @@ fn states_and_gradients_of_an_adapter_are_a_twentieth_of_full_tunings_at_most() 
     let weights = Weights::open(folder.path()).unwrap();
     let bytes = |lora: Option<Adapter>| {
         let loader = Loader::new(&weights, "bert", 0, Device::Cpu).adapted(lora.as_ref());
-        let model = models::build(&config, &loader, 2, None).unwrap();
+        let model = models::build(&config, &loader, models::Head::Labels(2), None).unwrap();
         let params = loader.finish().unwrap().params;
         let training = Training { lora, ..Training::default() };
         let optimizer = Optimizer::new(&training, &params, model.as_ref()).unwrap();
@@ -345,7 +345,7 @@ fn dropout_of_an_adapter_draws_in_layers_and_heads_alike() {
     let config = models::read_config(&fixture("bert")).unwrap();
     let weights = Weights::open(&fixture("bert")).unwrap();
     let loader = Loader::new(&weights, "bert", 0, Device::Cpu).adapted(Some(&settings));
-    let model = models::build(&config, &loader, 3, Some(0.0)).unwrap();
+    let model = models::build(&config, &loader, models::Head::Labels(3), Some(0.0)).unwrap();
     let params = loader.finish().unwrap().params;
     tch::no_grad(|| {
         for (_, param) in params.iter().filter(|(name, _)| name.ends_with("lora_B.weight")) {

@@ -8,10 +8,11 @@ use common::{distance, fixture, json_of, logits, numbers, values};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use luthier_trainer::data::{Tokens, collate};
-use luthier_trainer::models::{self, TextModel};
+use luthier_trainer::models::{self, Head, TextModel};
 use luthier_trainer::nn::{self, Context, LoadReport, Loader};
 use luthier_trainer::optim::{Optimizer, clip_coefficient};
-use luthier_trainer::tasks::text_classification::{Objective, Targets};
+use luthier_trainer::tasks::Targets;
+use luthier_trainer::tasks::text_classification::TextClassification;
 use luthier_trainer::tensors;
 use serde_json::{Value, json};
 use store::spec::{ClassWeights, ProblemType, Training};
@@ -35,7 +36,7 @@ fn load(folder: &str, labels: i64, keep_head: bool) -> Loaded {
         loader = loader.keep_head((0..labels).collect());
     }
     // Dropout 0: the values were made without.
-    let model = models::build(&config, &loader, labels, Some(0.0)).unwrap();
+    let model = models::build(&config, &loader, Head::Labels(labels), Some(0.0)).unwrap();
     let nn::Loaded { params, report, .. } = loader.finish().unwrap();
     Loaded { model, params, report }
 }
@@ -44,10 +45,10 @@ fn expected(family: &str) -> Value {
     json_of(fixture(&format!("expected/{family}.json")))
 }
 
-fn objective(problem: ProblemType, labels: usize, training: &Training) -> Objective {
+fn objective(problem: ProblemType, labels: usize, training: &Training) -> TextClassification {
     let names = ["negative", "neutral", "positive"][..labels].iter().map(ToString::to_string).collect();
     let none = Targets::Classes(vec![]);
-    Objective::new(problem, names, training, &none, Device::Cpu).unwrap()
+    TextClassification::new(problem, names, training, &none, Device::Cpu).unwrap()
 }
 
 fn classes(value: &Value) -> Targets {
@@ -55,9 +56,9 @@ fn classes(value: &Value) -> Targets {
 }
 
 /// Mean loss of a whole batch.
-fn loss(objective: &Objective, logits: &Tensor, targets: &Targets) -> Tensor {
+fn loss(objective: &TextClassification, logits: &Tensor, targets: &Targets) -> Tensor {
     let rows: Vec<usize> = (0..logits.size()[0] as usize).collect();
-    objective.row_losses(logits, targets, &rows).sum(Kind::Float) / objective.weight(targets, &rows)
+    objective.row_losses(logits, targets, &rows).sum(Kind::Float) / objective.weight_of_rows(targets, &rows)
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn losses_of_20_adamw_steps_equal_the_reference_within_1e_3() {
         let mut optimizer = Optimizer::new(&training, &loaded.params, loaded.model.as_ref()).unwrap();
         for (step, stated) in plan["steps"].as_array().unwrap().iter().enumerate() {
             let picked: Vec<usize> = numbers(&stated["rows"]).into_iter().map(|row| row as usize).collect();
-            let own: Vec<_> = picked.iter().map(|&row| tokens.row(row, 0)).collect();
+            let own: Vec<_> = picked.iter().map(|&row| common::row_of(&tokens, row)).collect();
             let padding = (tokenizer.pad_id().unwrap(), tokenizer.pad_type_id());
             let batch = collate(&own, padding, Device::Cpu);
             let context = Context::evaluation(&batch.inputs.packing);

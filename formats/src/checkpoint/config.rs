@@ -7,8 +7,12 @@ use serde_json::Value;
 
 use crate::problem::{Problem, ProblemKind};
 
-/// Model types that there is an implementation for.
-pub const SUPPORTED_MODEL_TYPES: [&str; 4] = ["bert", "roberta", "xlm-roberta", "distilbert"];
+/// Encoders that there is an implementation for.
+pub const ENCODERS: [&str; 4] = ["bert", "roberta", "xlm-roberta", "distilbert"];
+
+/// Language models that there is an implementation for.
+pub const DECODERS: [&str; 8] =
+    ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma2", "gemma3_text"];
 
 /// What of a `config.json` matters before a model is built. Unknown fields are ignored.
 ///
@@ -36,6 +40,16 @@ pub struct Config {
     pub type_vocab_size: Option<u64>,
     /// The padding token.
     pub pad_token_id: Option<u64>,
+    /// Heads of keys and values, where they are fewer.
+    pub num_key_value_heads: Option<u64>,
+    /// Numbers of a head, where that is not the width over the heads.
+    pub head_dim: Option<u64>,
+    /// Whether the word embedding is the output layer.
+    pub tie_word_embeddings: Option<bool>,
+    /// Whether attention has biases.
+    pub attention_bias: Option<bool>,
+    /// Whether the feed-forward block has.
+    pub mlp_bias: Option<bool>,
     /// Class names by number, the number as text.
     pub id2label: BTreeMap<String, String>,
     /// What a label is.
@@ -67,6 +81,11 @@ struct Written {
     max_position_embeddings: Option<u64>,
     type_vocab_size: Option<u64>,
     pad_token_id: Option<u64>,
+    num_key_value_heads: Option<u64>,
+    head_dim: Option<u64>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
     id2label: Option<BTreeMap<String, Value>>,
     problem_type: Option<String>,
     dtype: Option<Value>,
@@ -93,6 +112,11 @@ impl From<Written> for Config {
             max_position_embeddings: written.max_position_embeddings,
             type_vocab_size: written.type_vocab_size,
             pad_token_id: written.pad_token_id,
+            num_key_value_heads: written.num_key_value_heads,
+            head_dim: written.head_dim,
+            tie_word_embeddings: written.tie_word_embeddings,
+            attention_bias: written.attention_bias,
+            mlp_bias: written.mlp_bias,
             id2label: labels.into_iter().map(|(id, name)| (id, text(name))).collect(),
             problem_type: written.problem_type,
             dtype: written.dtype.or(written.torch_dtype).map(text),
@@ -128,18 +152,24 @@ impl Config {
         self.architectures.iter().any(|name| name.ends_with("ForSequenceClassification"))
     }
 
+    /// Whether it is a language model.
+    pub fn is_decoder(&self) -> bool {
+        self.model_type.as_deref().is_some_and(|name| DECODERS.contains(&name))
+    }
+
     /// The model type, if there is an implementation for it.
     ///
     /// # Errors
     /// [`ProblemKind::Config`] where none is given, [`ProblemKind::UnsupportedModel`] with the list of those that there are.
     pub fn supported_model_type(&self) -> Result<&str, Problem> {
-        let supported = format!("supported are {}", SUPPORTED_MODEL_TYPES.join(", "));
+        let known = [ENCODERS.as_slice(), &DECODERS].concat();
+        let supported = format!("supported are {}", known.join(", "));
         let problem = |kind, message: String| {
             Err(Problem::new(kind, "config.json", message).in_column("model_type").hint(supported.clone()))
         };
         match self.model_type.as_deref() {
             None => problem(ProblemKind::Config, "the model type is not given".to_owned()),
-            Some(name) if SUPPORTED_MODEL_TYPES.contains(&name) => Ok(name),
+            Some(name) if known.contains(&name) => Ok(name),
             Some(name) => {
                 problem(ProblemKind::UnsupportedModel, format!("the model type `{name}` is not supported"))
             }

@@ -25,9 +25,34 @@ pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
         Ok(sizes) => sizes,
         Err(problem) => return vec![problem],
     };
+    let sought = |(name, shape): (String, Vec<u64>)| {
+        // Layer norms have other names in checkpoints of old.
+        let old =
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+        let under = |prefix: &&str| [format!("{prefix}{name}"), format!("{prefix}{old}")];
+        Sought { names: names.prefixes.iter().flat_map(under).collect(), name, shape }
+    };
+    lacking(weights, names.expected(&sizes).into_iter().map(sought))
+}
+
+/// A tensor that must be there.
+pub(super) struct Sought {
+    /// Its name.
+    pub name: String,
+    /// The names that it may have in a file.
+    pub names: Vec<String>,
+    pub shape: Vec<u64>,
+}
+
+/// What is wrong with those that are sought.
+pub(super) fn lacking(weights: &Weights, sought: impl Iterator<Item = Sought>) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (name, shape) in names.expected(&sizes) {
-        match find(weights, names.prefixes, &name) {
+    for Sought { name, names, shape } in sought {
+        let found = names.into_iter().find_map(|name| {
+            let shape = weights.info(&name).map(|info| info.shape.clone())?;
+            Some((name, shape))
+        });
+        match found {
             None => problems.push(problem(weights, format!("the tensor `{name}` is missing"))),
             Some((found, has)) if has != shape => {
                 let message =
@@ -46,13 +71,13 @@ fn problem(weights: &Weights, message: String) -> Problem {
         .hint("upload the config.json that belongs to these weights")
 }
 
-/// A tensor under one of the prefixes, its layer norm also under its names of old.
-fn find(weights: &Weights, prefixes: &[&str], name: &str) -> Option<(String, Vec<u64>)> {
-    let old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
-    prefixes
-        .iter()
-        .flat_map(|prefix| [format!("{prefix}{name}"), format!("{prefix}{old}")])
-        .find_map(|name| weights.info(&name).map(|info| (name, info.shape.clone())))
+/// A size that has to be given.
+pub(super) fn need(size: Option<u64>, name: &str) -> Result<u64, Problem> {
+    size.filter(|size| *size > 0).ok_or_else(|| {
+        Problem::new(ProblemKind::Config, "config.json", format!("the size `{name}` is not given"))
+            .in_column(name)
+            .hint("upload the original config.json")
+    })
 }
 
 struct Sizes {
@@ -66,13 +91,6 @@ struct Sizes {
 
 impl Sizes {
     fn of(config: &Config, distilbert: bool) -> Result<Self, Problem> {
-        let need = |size: Option<u64>, name: &str| {
-            size.filter(|size| *size > 0).ok_or_else(|| {
-                Problem::new(ProblemKind::Config, "config.json", format!("the size `{name}` is not given"))
-                    .in_column(name)
-                    .hint("upload the original config.json")
-            })
-        };
         let names = if distilbert {
             ["dim", "n_layers", "hidden_dim", "n_heads"]
         } else {

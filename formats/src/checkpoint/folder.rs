@@ -12,7 +12,7 @@ use super::adapter::{self, ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_f
 use super::config::Config;
 use super::safetensors::lfs_pointer;
 use super::weights::Weights;
-use super::{CheckpointInfo, TokenizerInfo, encoder};
+use super::{CheckpointInfo, TokenizerInfo, decoder, encoder};
 use crate::problem::{LineRange, Problem, ProblemKind};
 use crate::tokenizer::{self, Tokenizer};
 
@@ -58,7 +58,11 @@ pub fn inspect_checkpoint(dir: &Path) -> CheckpointInfo {
     sort_files(&mut info, &files);
     describe_tokenizer(&mut info, dir, config.as_ref());
     if let (Some(config), Some(weights)) = (&config, &weights) {
-        encoder::check(config, weights).into_iter().for_each(|problem| info.add(problem));
+        let lacking = match config.is_decoder() {
+            true => decoder::check(config, weights),
+            false => encoder::check(config, weights),
+        };
+        lacking.into_iter().for_each(|problem| info.add(problem));
     }
     info
 }

@@ -6,6 +6,7 @@
 
 mod adapter;
 mod config;
+mod decoder;
 mod encoder;
 mod folder;
 mod safetensors;
@@ -17,7 +18,8 @@ use serde::{Deserialize, Serialize};
 
 pub use ::safetensors::Dtype;
 pub use adapter::{ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterInfo, base_folder, has_adapter};
-pub use config::{Config, SUPPORTED_MODEL_TYPES};
+pub use config::{Config, DECODERS, ENCODERS};
+pub use decoder::{DecoderSizes, decoder_tensors};
 pub use encoder::encoder_tensors;
 pub(crate) use folder::read_text;
 pub use folder::{inspect_checkpoint, read_json};

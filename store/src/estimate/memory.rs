@@ -9,6 +9,9 @@ const FP32: u64 = 4;
 /// The program with libtorch loaded, after its first products: measured, as `trainer/tests/estimate.rs` does.
 const PROGRAM: u64 = 145_000_000;
 
+/// Bytes of logits that stand at once (`native::cross_entropy`).
+const CHUNK: u64 = 32 << 20;
+
 /// What the tokenizer holds for each token of its vocabulary: measured.
 const TOKEN: u64 = 1_400;
 
@@ -73,7 +76,7 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
         }
         if *trained {
             to.optimizer += state_bytes(&training.optimizer, parameter);
-            if parameter.gives_rows() {
+            if parameter.gives_rows() && !model.decoder.is_some_and(|sizes| sizes.tied) {
                 tables.push(parameter);
             } else {
                 to.gradients += own;
@@ -135,6 +138,12 @@ impl Kept<'_> {
         if !flow.enters && !flow.trained {
             return 0;
         }
+        if let Some(sizes) = &self.model.decoder {
+            let (q, k) = (sizes.queries, sizes.keys);
+            // What is normed, queries with keys and values, gate with up; and the inputs of products.
+            let inputs = if flow.trained { 2 * d + q + m } else { 0 };
+            return a * n * (2 * d + q + 2 * k + 2 * m + inputs) + FP32 * n * (self.model.heads + 2);
+        }
         let asking = if flow.last { self.rows } else { n };
         let (own, inputs) = match (flow.trained, flow.last) {
             (false, _) => (0, 0),
@@ -160,7 +169,13 @@ impl Kept<'_> {
 
     /// Gradients on their way through a layer, at their most.
     fn backward(&self, flow: &[Flow]) -> u64 {
-        let (d, m) = (self.model.hidden, self.model.intermediate);
+        let (d, mut m) = (self.model.hidden, self.model.intermediate);
+        if let Some(sizes) = &self.model.decoder {
+            // Gate and up; states, their gradients and a chunk of logits where tokens count.
+            m *= 2;
+            let logits = 2 * CHUNK.max(FP32 * sizes.vocabulary);
+            return self.bytes.activation * self.tokens * (4 * d + m) + logits;
+        }
         let passes = flow.iter().any(|flow| flow.enters || flow.trained);
         let through = if passes { 2 * d + m } else { 5 * d + m };
         self.bytes.activation * self.tokens * through

@@ -1,7 +1,7 @@
 //! The parameters of a model and what it computes, from `config.json` alone.
 
 use formats::Problem;
-use formats::checkpoint::{Config, encoder_tensors};
+use formats::checkpoint::{Config, DecoderSizes, decoder_tensors, encoder_tensors};
 use regex::Regex;
 
 use crate::spec::Training;
@@ -36,7 +36,7 @@ impl Parameter {
 
     /// Whether it belongs to a linear layer of the encoder, which mixed precision keeps a copy of.
     pub(super) fn is_multiplied(&self) -> bool {
-        let is_norm = self.name.contains("LayerNorm") || self.name.contains("layer_norm");
+        let is_norm = self.name.contains("LayerNorm") || self.name.contains("norm.");
         matches!(self.place, Place::Layer(_)) && !is_norm
     }
 
@@ -52,7 +52,7 @@ impl Parameter {
     }
 }
 
-/// An encoder with a classification head.
+/// An encoder with a classification head, or a language model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// Width of the hidden states.
@@ -65,16 +65,21 @@ pub struct Model {
     pub layers: u64,
     /// Tokens that there are positions for.
     pub positions: u64,
+    /// Sizes of a language model's own.
+    pub decoder: Option<DecoderSizes>,
     /// All parameters.
     pub parameters: Vec<Parameter>,
 }
 
 impl Model {
-    /// The model that a `config.json` describes, with a head of `labels` outputs.
+    /// The model that a `config.json` describes; an encoder has a head of `labels` outputs.
     ///
     /// # Errors
     /// A type of model that is not known, or a size that is not given.
     pub fn new(config: &Config, labels: u64) -> Result<Model, Problem> {
+        if config.is_decoder() {
+            return Model::of_decoder(config);
+        }
         let family = config.supported_model_type()?.to_owned();
         let base = if family == "xlm-roberta" { "roberta" } else { family.as_str() };
         let hidden = config.hidden_size.unwrap_or(0);
@@ -102,24 +107,54 @@ impl Model {
             heads: config.num_attention_heads.unwrap_or(0),
             layers: config.num_hidden_layers.unwrap_or(0),
             positions: positions.saturating_sub(padding),
+            decoder: None,
+            parameters,
+        })
+    }
+
+    fn of_decoder(config: &Config) -> Result<Model, Problem> {
+        let sizes = DecoderSizes::of(config)?;
+        let place = |name: &str| match name.strip_prefix("model.layers.") {
+            Some(rest) => rest
+                .split('.')
+                .next()
+                .and_then(|number| number.parse().ok())
+                .map_or(Place::Head, Place::Layer),
+            None if name.starts_with("model.embed_tokens") => Place::Embeddings,
+            None => Place::Head,
+        };
+        let parameters = decoder_tensors(config)?
+            .into_iter()
+            .map(|(name, shape)| Parameter { place: place(&name), name, shape })
+            .collect();
+        Ok(Model {
+            hidden: sizes.hidden,
+            intermediate: sizes.inner,
+            heads: config.num_attention_heads.unwrap_or(0),
+            layers: sizes.layers,
+            positions: config.max_position_embeddings.unwrap_or(2048),
+            decoder: Some(sizes),
             parameters,
         })
     }
 
     /// The tokens that rows are cut to, as the trainer settles it; `stated` is what the tokenizer says.
     pub fn max_length(&self, training: &Training, stated: Option<u64>) -> u64 {
-        /// Where neither the settings nor the model say less.
-        const DEFAULT: u64 = 512;
+        // Where neither the settings nor the model say less.
+        let usual = if self.decoder.is_some() { 1024 } else { 512 };
         match training.max_length {
             Some(asked) => u64::from(asked).min(self.positions),
-            None => self.positions.min(stated.unwrap_or(DEFAULT)).min(DEFAULT),
+            None => self.positions.min(stated.unwrap_or(usual)).min(usual),
         }
     }
 
     /// Rows of the word embedding.
     pub(super) fn vocabulary(&self) -> u64 {
-        let words =
-            self.parameters.iter().find(|parameter| parameter.name.ends_with("word_embeddings.weight"));
+        let is_words = |parameter: &&Parameter| {
+            parameter.name.ends_with("word_embeddings.weight")
+                || parameter.name.ends_with("embed_tokens.weight")
+        };
+        let words = self.parameters.iter().find(is_words);
         words.map_or(0, |words| words.shape[0])
     }
 
@@ -154,7 +189,9 @@ impl Model {
         (0..self.layers)
             .map(|layer| {
                 let own = any(Place::Layer(layer));
-                let flow = Flow { enters: flows, trained: own, last: layer + 1 == self.layers };
+                // A language model reads all states of the last layer.
+                let last = self.decoder.is_none() && layer + 1 == self.layers;
+                let flow = Flow { enters: flows, trained: own, last };
                 flows |= own;
                 flow
             })
@@ -166,6 +203,9 @@ impl Model {
     /// A multiplication and an addition for each weight and token, as much again for the gradient of a layer's input and
     /// for that of its weights, and once more where layers are computed again; the same for products of attention.
     pub fn flops(&self, training: &Training, rows: f64, tokens: f64, squares: f64) -> f64 {
+        if let Some(sizes) = &self.decoder {
+            return self.decoder_flops(sizes, training, tokens, squares);
+        }
         let (d, m) = (self.hidden as f64, self.intermediate as f64);
         let again = if training.gradient_checkpointing { 1.0 } else { 0.0 };
         self.flow(&self.trained(training))
@@ -181,6 +221,26 @@ impl Model {
                     + (1.0 + (2.0 + again) * inputs) * attention
             })
             .sum()
+    }
+}
+
+impl Model {
+    /// [`Model::flops`] of a language model whose tokens all count; half of the pairs of tokens see each other.
+    fn decoder_flops(&self, sizes: &DecoderSizes, training: &Training, tokens: f64, squares: f64) -> f64 {
+        let trained = self.trained(training);
+        let again = if training.gradient_checkpointing { 1.0 } else { 0.0 };
+        let whole = if training.lora.is_none() { 1.0 } else { 0.0 };
+        let [d, m, q, k, v] =
+            [sizes.hidden, sizes.inner, sizes.queries, sizes.keys, sizes.vocabulary].map(|size| size as f64);
+        let layer = |flow: Flow| {
+            let inputs = if flow.enters || flow.trained { 1.0 } else { 0.0 };
+            let weights = if flow.trained { whole } else { 0.0 };
+            let products = 2.0 * tokens * (d * (2.0 * q + 2.0 * k) + 3.0 * d * m);
+            let attention = 2.0 * squares * q;
+            (1.0 + inputs + weights + again * inputs) * products + (1.0 + (2.0 + again) * inputs) * attention
+        };
+        let vocabulary = 2.0 * tokens * d * v * (2.0 + whole);
+        self.flow(&trained).into_iter().map(layer).sum::<f64>() + vocabulary
     }
 }
 

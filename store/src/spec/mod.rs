@@ -13,7 +13,7 @@ mod validate;
 pub use adapter::{Adapter, AllLinear, Quantization, Targets, is_named};
 pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
 pub use reader::Reader;
-pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, Precision, Training};
+pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
 pub use validate::SpecError;
 
 pub use formats::dataset::{Columns, ProblemType};
@@ -28,7 +28,8 @@ pub struct JobSpec {
     /// How labels are read and which loss is used; `None` where a task has one kind only.
     #[serde(default)]
     pub problem_type: Option<ProblemType>,
-    /// Which columns play which role.
+    /// Which columns play which role; none in text generation, whose rows say by their keys what they are.
+    #[serde(default)]
     pub columns: Columns,
     /// File names under the job's `data` folder.
     pub data: DataFiles,
@@ -58,13 +59,19 @@ pub struct JobSpec {
 pub enum Task {
     /// One label, several labels or a number for each text or pair of texts.
     TextClassification,
+    /// The next token: chats, prompts with their completions, plain text.
+    TextGeneration,
 }
 
 impl Task {
+    /// All of them.
+    pub const ALL: [Task; 2] = [Task::TextClassification, Task::TextGeneration];
+
     /// The tag as written in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Task::TextClassification => "text-classification",
+            Task::TextGeneration => "text-generation",
         }
     }
 }

@@ -13,7 +13,7 @@ mod tests;
 use serde_json::{Map, Value};
 
 use super::reader::{Reader, as_whole};
-use super::{Precision, SpecError, Training};
+use super::{LossOn, Precision, SpecError, Training};
 
 /// The learning rate that `learning_rate_multiplier` multiplies.
 pub const BASE_LEARNING_RATE: f64 = 5e-5;
@@ -157,6 +157,9 @@ fn numbers(reader: &mut Reader, training: &mut Training) -> Result<(), SpecError
     set(&mut training.weight_decay, reader.number("weight_decay")?);
     set(&mut training.max_grad_norm, reader.number("max_grad_norm")?);
     training.max_length = reader.whole32("max_length")?;
+    let loss_on = reader.word("loss_on", &LossOn::ALL.map(|loss_on| (loss_on.name(), loss_on)))?;
+    set(&mut training.loss_on, loss_on);
+    training.chat_template = reader.text("chat_template")?.map(str::to_owned);
     let precision =
         reader.word("precision", &Precision::ALL.map(|precision| (precision.name(), precision)))?;
     set(&mut training.precision, precision);

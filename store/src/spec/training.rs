@@ -30,8 +30,12 @@ pub struct Training {
     pub weight_decay: f64,
     /// Gradients are scaled down to this 2-norm; 0 for no clipping.
     pub max_grad_norm: f64,
-    /// Tokens a row is cut to; `None` for the model's own limit, at most 512.
+    /// Tokens a row is cut to; `None` for the model's own limit, at most 512 (1,024 in text generation).
     pub max_length: Option<u32>,
+    /// Which tokens of a chat count in the loss of text generation.
+    pub loss_on: LossOn,
+    /// The chat template, as Jinja or by the name of a known one; `None` for the checkpoint's own.
+    pub chat_template: Option<String>,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -80,6 +84,8 @@ impl Default for Training {
             weight_decay: 0.01,
             max_grad_norm: 1.0,
             max_length: None,
+            loss_on: LossOn::Assistant,
+            chat_template: None,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,
@@ -95,6 +101,30 @@ impl Default for Training {
             keep_checkpoints: 2,
             deterministic: false,
             gradient_checkpointing: false,
+        }
+    }
+}
+
+/// Which tokens count in the loss of text generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LossOn {
+    /// What the assistant says; what completes a prompt. All of a plain text.
+    #[default]
+    Assistant,
+    /// All of them.
+    All,
+}
+
+impl LossOn {
+    /// All of them.
+    pub const ALL: [LossOn; 2] = [LossOn::Assistant, LossOn::All];
+
+    /// The name in a specification.
+    pub fn name(self) -> &'static str {
+        match self {
+            LossOn::Assistant => "assistant",
+            LossOn::All => "all",
         }
     }
 }

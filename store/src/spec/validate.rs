@@ -8,7 +8,7 @@ mod tests;
 mod training;
 
 use self::check::Check;
-use super::{Device, JobSpec, Optimizer, Precision, ProblemType, Resources, Task};
+use super::{Columns, Device, JobSpec, LossOn, Optimizer, Precision, ProblemType, Resources, Task};
 
 /// A field that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -99,6 +99,12 @@ impl JobSpec {
 
     fn check_columns(&self, check: &mut Check) {
         let columns = &self.columns;
+        if self.task == Task::TextGeneration {
+            check.that(*columns == Columns::default(), "columns", || {
+                "rows of text generation say by their keys what they are; leave it out".to_owned()
+            });
+            return;
+        }
         let pair = columns.text_pair.as_deref();
         for (param, name) in [
             ("columns.text", Some(columns.text.as_str())),
@@ -143,8 +149,22 @@ impl JobSpec {
     }
 
     fn check_task(&self, check: &mut Check) {
-        let Task::TextClassification = self.task;
         let training = &self.training;
+        if self.task == Task::TextGeneration {
+            let classes = "is for text classification; leave it out";
+            check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
+            check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
+            check.that(training.label_smoothing == 0.0, "training.label_smoothing", || {
+                "is for text classification; set it to 0".to_owned()
+            });
+            return;
+        }
+        check.that(training.loss_on == LossOn::default(), "training.loss_on", || {
+            "is for text generation; leave it out".to_owned()
+        });
+        check.that(training.chat_template.is_none(), "training.chat_template", || {
+            "is for text generation; leave it out".to_owned()
+        });
         if self.problem_type == Some(ProblemType::Regression) {
             check.that(training.class_weights.is_none(), "training.class_weights", || {
                 "a regression has no classes; leave it out".to_owned()
@@ -167,13 +187,13 @@ impl JobSpec {
         let needs = "needs validation rows; give a validation file or a split.fraction above 0";
         if let Some(metric) = &training.best_metric {
             check.that(self.has_validation(), "training.best_metric", || needs.to_owned());
-            check.metric("training.best_metric", metric, self.problem_type);
+            check.metric("training.best_metric", metric, self.task, self.problem_type);
         }
         if let Some(stopping) = &training.early_stopping {
             let param = "training.early_stopping";
             check.that(self.has_validation(), param, || needs.to_owned());
             if let Some(metric) = &stopping.metric {
-                check.metric("training.early_stopping.metric", metric, self.problem_type);
+                check.metric("training.early_stopping.metric", metric, self.task, self.problem_type);
             }
             check.range("training.early_stopping.patience", stopping.patience, 1..=1000, "1 to 1000");
             let delta = stopping.min_delta;

@@ -12,8 +12,47 @@ pub struct Row<'a> {
     pub number: u64,
     /// Token ids.
     pub ids: &'a [u32],
-    /// Which text of a pair each token belongs to.
+    /// Which text of a pair each token belongs to; empty where there is none.
     pub type_ids: &'a [u8],
+    /// 1 for each token that counts in a language model's loss; empty where labels do.
+    pub counts: &'a [u8],
+}
+
+impl Row<'_> {
+    /// How many of its tokens count. Nothing foretells the first.
+    pub fn counted(&self) -> usize {
+        self.counts.iter().skip(1).filter(|&&counts| counts > 0).count()
+    }
+}
+
+/// The tokens of a batch that count in the loss.
+pub struct Counted {
+    /// Where each is foretold: one token before it, Int64 `[m]`.
+    pub places: Tensor,
+    /// What it is, Int64 `[m]`.
+    pub targets: Tensor,
+    /// How many of them each row has.
+    pub of_row: Vec<usize>,
+}
+
+impl Counted {
+    fn of(rows: &[Row], device: Device) -> Self {
+        let (mut places, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
+        for row in rows {
+            let counts = row.counts.iter().enumerate().skip(1).filter(|(_, counts)| **counts > 0);
+            for (at, _) in counts {
+                places.push((start + at - 1) as i64);
+                targets.push(i64::from(row.ids[at]));
+            }
+            start += row.ids.len();
+        }
+        let tensor = |numbers: &[i64]| Tensor::from_slice(numbers).to_device(device);
+        Counted {
+            places: tensor(&places),
+            targets: tensor(&targets),
+            of_row: rows.iter().map(Row::counted).collect(),
+        }
+    }
 }
 
 /// Some rows as tensors.
@@ -24,6 +63,8 @@ pub struct Batch {
     pub examples: Tensor,
     /// Tokens of the rows.
     pub tokens: u64,
+    /// Those that count in the loss; none where labels do.
+    pub counted: Counted,
 }
 
 impl Batch {
@@ -42,7 +83,11 @@ pub fn collate(rows: &[Row], (pad_id, pad_type_id): (u32, u32), device: Device) 
         Tensor::from_slice(&values).to_device(device)
     };
     let ids = rows.iter().flat_map(|row| row.ids).map(|&id| i64::from(id)).collect();
-    let type_ids = rows.iter().flat_map(|row| row.type_ids).map(|&id| i64::from(id)).collect();
+    let of_row = |row: &Row| match row.type_ids {
+        [] => vec![0; row.ids.len()],
+        type_ids => type_ids.iter().map(|&id| i64::from(id)).collect(),
+    };
+    let type_ids = rows.iter().flat_map(of_row).collect();
     let numbers: Vec<i64> = rows.iter().map(|row| row.number as i64).collect();
     Batch {
         inputs: Inputs {
@@ -51,6 +96,7 @@ pub fn collate(rows: &[Row], (pad_id, pad_type_id): (u32, u32), device: Device) 
             packing,
         },
         examples: Tensor::from_slice(&numbers).to_device(device),
+        counted: Counted::of(rows, device),
         tokens: lengths.iter().sum::<i64>() as u64,
     }
 }

@@ -1,6 +1,7 @@
 //! Rows on their way to the model: tokens, order, batches.
 
 mod batch;
+mod generate;
 mod order;
 mod prefetch;
 mod read;
@@ -8,10 +9,10 @@ mod share;
 mod split;
 mod tokens;
 
-pub use batch::{Batch, Row, collate};
+pub use batch::{Batch, Counted, Row, collate};
 pub use order::{Order, permutation};
 pub use prefetch::{MicroBatch, Prefetch};
-pub use read::Data;
+pub use read::{Classes, Data};
 pub use share::Share;
 pub use split::Split;
 pub use tokens::{Cache, Tokens};

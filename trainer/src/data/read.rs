@@ -10,14 +10,18 @@ use store::spec::{JobSpec, ProblemType};
 
 use super::{Cache, Split};
 use crate::job::Events;
-use crate::tasks::text_classification::Targets;
+use crate::tasks::Targets;
 
-/// All rows of a job.
-pub struct Data {
+/// What there is to tell apart.
+pub struct Classes {
     /// What a label is.
     pub problem: ProblemType,
     /// Label names by id, made from the training file alone.
     pub labels: Vec<String>,
+}
+
+/// All rows of a job.
+pub struct Data {
     /// Rows to learn from.
     pub train: Arc<Split>,
     /// Rows that choose the best checkpoint.
@@ -36,15 +40,15 @@ struct Parts {
 }
 
 impl Data {
-    /// Reads the files under `DIR/data`; what is held out comes from files of their own, or from the training file.
-    pub fn read(
+    /// Reads a classifier's files under `DIR/data`; what is held out comes from files of their own, or from the training file.
+    pub fn classified(
         dir: &Path,
         spec: &JobSpec,
         tokenizer: &Tokenizer,
         cache: &Cache,
         max_length: usize,
         events: &mut Events,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Classes)> {
         let problem = spec.problem_type.unwrap_or(ProblemType::SingleLabel);
         let parts = Parts::read(dir, spec, problem)?;
         let train_file = &spec.data.train;
@@ -71,19 +75,21 @@ impl Data {
             true => Ok(None),
             false => tokenize(examples).map(Some),
         };
+        let labels = map.names().to_vec();
         let data = Data {
-            problem,
             train: Arc::new(tokenize(parts.train)?),
             validation: held_out(parts.validation)?,
             test: held_out(parts.test)?,
-            labels: map.names().to_vec(),
         };
         data.tell(max_length, events)?;
-        Ok(data)
+        if labels.len() > 1 {
+            events.log(0, format!("{} classes: {}", labels.len(), labels.join(", ")))?;
+        }
+        Ok((data, Classes { problem, labels }))
     }
 
     /// Says how many rows there are, and how many were cut.
-    fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
+    pub fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
         let parts = [
             ("train", Some(&*self.train)),
             ("validation", self.validation.as_ref()),
@@ -100,9 +106,6 @@ impl Data {
                     format!("{name}: {cut} of {rows} rows are longer than {max_length} tokens and were cut"),
                 )?;
             }
-        }
-        if self.labels.len() > 1 {
-            events.log(0, format!("{} classes: {}", self.labels.len(), self.labels.join(", ")))?;
         }
         Ok(())
     }

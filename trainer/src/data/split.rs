@@ -6,7 +6,7 @@ use formats::tokenizer::Tokenizer;
 
 use super::Row;
 use super::tokens::{Cache, Tokens};
-use crate::tasks::text_classification::Targets;
+use crate::tasks::Targets;
 
 /// Training, validation or test rows.
 pub struct Split {
@@ -16,7 +16,7 @@ pub struct Split {
     pub numbers: Vec<u64>,
     /// What each row is to be taken for.
     pub targets: Targets,
-    /// Texts, and second texts of pairs, to show beside predictions.
+    /// Texts, and second texts of pairs, to show beside predictions; none of a language model.
     pub texts: Vec<(String, Option<String>)>,
 }
 
@@ -51,6 +51,10 @@ impl Split {
 
     /// A row.
     pub fn row(&self, at: usize) -> Row<'_> {
-        self.tokens.row(at, self.numbers[at])
+        let (number, (ids, marks)) = (self.numbers[at], self.tokens.row(at));
+        match self.targets {
+            Targets::Tokens => Row { number, ids, type_ids: &[], counts: marks },
+            _ => Row { number, ids, type_ids: marks, counts: &[] },
+        }
     }
 }

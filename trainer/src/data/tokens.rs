@@ -2,7 +2,8 @@
 //!
 //! Tokenizing is a function of the tokenizer's files, the longest length and the texts. Their hash names the file, so
 //! that jobs on the same data share it and nothing stale is ever read. The file is native-endian: `HEADER` words
-//! (magic, version, rows, tokens, truncated rows), `rows + 1` offsets of 64 bits, token ids of 32 bits, type ids of 8.
+//! (magic, version, rows, tokens, truncated rows), `rows + 1` offsets of 64 bits, token ids of 32 bits, and for each token
+//! a mark of 8 bits: its type id, or whether it counts in the loss.
 
 use std::fs;
 use std::io::Write;
@@ -12,8 +13,6 @@ use anyhow::{Context, Result};
 use formats::tokenizer::{Encoding, Tokenizer};
 use native::memory::Mapped;
 use sha2::{Digest, Sha256};
-
-use super::Row;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"luthtok1");
 const HEADER: usize = 4;
@@ -81,11 +80,11 @@ impl Cache {
     }
 }
 
-/// Token ids and type ids of many rows.
+/// Token ids of many rows, and a mark beside each.
 pub struct Tokens(Memory);
 
 enum Memory {
-    Owned { offsets: Vec<u64>, ids: Vec<u32>, type_ids: Vec<u8>, truncated: u64 },
+    Owned { offsets: Vec<u64>, ids: Vec<u32>, marks: Vec<u8>, truncated: u64 },
     Mapped { file: Mapped, rows: usize, tokens: usize },
 }
 
@@ -99,7 +98,7 @@ impl Tokens {
         Tokens(Memory::Owned {
             offsets: std::iter::once(0).chain(ends).collect(),
             ids: encodings.iter().flat_map(|encoding| encoding.ids.iter().copied()).collect(),
-            type_ids: encodings
+            marks: encodings
                 .iter()
                 .flat_map(|encoding| encoding.type_ids.iter().map(|&id| u8::try_from(id).unwrap_or(u8::MAX)))
                 .collect(),
@@ -135,17 +134,17 @@ impl Tokens {
         self.offsets().windows(2).map(|ends| ends[1] - ends[0])
     }
 
-    /// A row; `number` is its own in its file.
-    pub fn row(&self, at: usize, number: u64) -> Row<'_> {
+    /// A row's token ids and their marks.
+    pub fn row(&self, at: usize) -> (&[u32], &[u8]) {
         let span = self.offsets()[at] as usize..self.offsets()[at + 1] as usize;
-        let (ids, type_ids) = match &self.0 {
-            Memory::Owned { ids, type_ids, .. } => (ids.as_slice(), type_ids.as_slice()),
+        let (ids, marks) = match &self.0 {
+            Memory::Owned { ids, marks, .. } => (ids.as_slice(), marks.as_slice()),
             Memory::Mapped { file, rows, tokens } => {
                 let rest = &file[8 * (HEADER + rows + 1)..];
                 (bytemuck::cast_slice(&rest[..4 * tokens]), &rest[4 * tokens..])
             }
         };
-        Row { number, ids: &ids[span.clone()], type_ids: &type_ids[span] }
+        (&ids[span.clone()], &marks[span])
     }
 
     fn offsets(&self) -> &[u64] {
@@ -173,7 +172,7 @@ impl Tokens {
 
     /// Writes the file beside its place and renames it: a half-written one is never found.
     fn write(&self, path: &Path) -> Result<()> {
-        let Memory::Owned { offsets, ids, type_ids, truncated } = &self.0 else { return Ok(()) };
+        let Memory::Owned { offsets, ids, marks, truncated } = &self.0 else { return Ok(()) };
         let folder = path.parent().context("a file lies in a folder")?;
         let mut file = tempfile::Builder::new().prefix(".tokens-").tempfile_in(folder)?;
         let head = [MAGIC, self.len() as u64, ids.len() as u64, *truncated];
@@ -181,7 +180,7 @@ impl Tokens {
             bytemuck::cast_slice(&head),
             bytemuck::cast_slice(offsets),
             bytemuck::cast_slice(ids),
-            type_ids.as_slice(),
+            marks.as_slice(),
         ] {
             file.write_all(bytes)?;
         }
@@ -208,9 +207,8 @@ mod tests {
     fn check(tokens: &Tokens) {
         assert_eq!((tokens.len(), tokens.truncated(), tokens.total()), (3, 1, 4));
         assert_eq!(tokens.lengths().collect::<Vec<_>>(), [3, 0, 1]);
-        let row = tokens.row(0, 9);
-        assert_eq!((row.number, row.ids, row.type_ids), (9, &[5, 6, 7][..], &[1, 1, 1][..]));
-        assert_eq!(tokens.row(2, 0).ids, [8]);
+        assert_eq!(tokens.row(0), (&[5, 6, 7][..], &[1, 1, 1][..]));
+        assert_eq!(tokens.row(2).0, [8]);
     }
 
     #[test]

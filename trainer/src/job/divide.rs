@@ -8,13 +8,12 @@ use tch::{Device, Tensor};
 
 use super::pass::Stage;
 use super::ranks::Ranks;
-use crate::data::Data;
 use crate::failure::Failure;
-use crate::models::{self, TextModel};
+use crate::models::{self, Head, TextModel};
 use crate::nn::{Loader, Part};
 
 /// The part of the model that this process is to have.
-pub fn part(config: &Value, weights: &Weights, spec: &JobSpec, data: &Data, ranks: &Ranks) -> Result<Part> {
+pub fn part(config: &Value, weights: &Weights, spec: &JobSpec, head: Head, ranks: &Ranks) -> Result<Part> {
     let grid = ranks.grid();
     if grid.model() == 1 {
         return Ok(Part::whole());
@@ -22,11 +21,16 @@ pub fn part(config: &Value, weights: &Weights, spec: &JobSpec, data: &Data, rank
     let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let survey = Part::survey(grid.shares as i64);
     let loader = Loader::new(weights, base, u64::from(spec.seed), Device::Cpu).part(survey);
-    let model = models::build(config, &loader, data.labels.len() as i64, spec.training.dropout)?;
+    let model = models::build(config, &loader, head, spec.training.dropout)?;
     let names = loader.surveyed()?;
     let layers = model.layers();
     if grid.stages > layers {
         let message = format!("pipeline_stages is {}, and the model has {layers} layers.", grid.stages);
+        return Err(Failure::user("invalid_pipeline_stages", message).at("resources.pipeline_stages").into());
+    }
+    if grid.stages > 1 && model.is_tied() {
+        let message = "The word embedding of this model is its output layer as well, so its first and its last stage cannot \
+                       be in different processes; set pipeline_stages to 1 and take tensor_parallel.";
         return Err(Failure::user("invalid_pipeline_stages", message).at("resources.pipeline_stages").into());
     }
     let elsewhere = |name: &String| grid.stage_of(model.depth(name), layers) != ranks.place().stage;

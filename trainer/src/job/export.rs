@@ -4,16 +4,15 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::{Map, Value, json};
-use store::spec::ProblemType;
+use serde_json::Value;
 use tch::Kind;
 
 use super::adapter::{forget_quantization, link_base};
 use super::checkpoint::{sync_folder, write_synced};
 use super::parts::Parts;
 use super::ranks::Ranks;
-use crate::failure::Failure;
 use crate::nn::{Adapters, saved};
+use crate::tasks::Objective;
 use crate::tensors;
 use crate::tuned::BASE_QUANTIZATION;
 
@@ -42,25 +41,32 @@ pub struct ModelFiles {
     config: Value,
     base: PathBuf,
     base_name: String,
+    peft_task: &'static str,
 }
 
 impl ModelFiles {
-    /// A classifier tuned from the checkpoint in `base`, whose `config.json` is `config`, and which people know by
-    /// `base_name`.
+    /// A model tuned from the checkpoint in `base`, whose `config.json` is `config`, and which people know by `base_name`.
     pub fn new(
         params: tensors::Named,
         adapters: Option<Adapters>,
         config: &Value,
         (base, base_name): (&Path, &str),
-        (problem, labels): (ProblemType, &[String]),
+        objective: &dyn Objective,
     ) -> Result<Self> {
-        let mut config = tuned_config(config, problem, labels)?;
+        let mut config = objective.tuned_config(config)?;
+        if let Some(fields) = config.as_object_mut() {
+            // Names of old and of another place.
+            for gone in ["torch_dtype", "_name_or_path"] {
+                fields.shift_remove(gone);
+            }
+        }
         let half = params.iter().any(|(_, param)| param.kind() == Kind::BFloat16);
         config["dtype"] = if half { "bfloat16" } else { "float32" }.into();
         if let Some(quantization) = adapters.as_ref().and_then(|adapters| adapters.settings.quantization) {
             config[BASE_QUANTIZATION] = serde_json::to_value(quantization)?;
         }
-        Ok(ModelFiles { params, adapters, config, base: base.to_path_buf(), base_name: base_name.to_owned() })
+        let (base, base_name) = (base.to_path_buf(), base_name.to_owned());
+        Ok(ModelFiles { params, adapters, config, base, base_name, peft_task: objective.peft_task() })
     }
 
     /// Writes what is trained (all weights, or the adapter and its base), configuration and tokenizer into a folder that
@@ -71,7 +77,7 @@ impl ModelFiles {
             Some(adapters) => {
                 let trained = saved::trained(&self.params);
                 parts.save(ranks, &folder.join(saved::WEIGHTS), &trained, parts.of_model())?;
-                let config = saved::config(adapters, &self.base_name);
+                let config = saved::config(adapters, &self.base_name, self.peft_task);
                 write_synced(&folder.join(saved::CONFIG), &serde_json::to_vec_pretty(&config)?)?;
                 link_base(&self.base, folder)?;
             }
@@ -139,29 +145,6 @@ pub fn copy_tokenizer(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The base model's configuration, with the head that was tuned.
-fn tuned_config(base: &Value, problem: ProblemType, labels: &[String]) -> Result<Value> {
-    let model_type = base["model_type"].as_str().unwrap_or_default();
-    let class = match model_type {
-        "bert" => "BertForSequenceClassification",
-        "roberta" => "RobertaForSequenceClassification",
-        "xlm-roberta" => "XLMRobertaForSequenceClassification",
-        "distilbert" => "DistilBertForSequenceClassification",
-        other => return Err(Failure::internal("internal_error", format!("no class name for {other}")).into()),
-    };
-    let mut config: Map<String, Value> = base.as_object().cloned().unwrap_or_default();
-    let ids = |(id, name): (usize, &String)| (id.to_string(), json!(name));
-    let names = |(id, name): (usize, &String)| (name.clone(), json!(id));
-    config.insert("architectures".into(), json!([class]));
-    config.insert("problem_type".into(), serde_json::to_value(problem)?);
-    config.insert("id2label".into(), labels.iter().enumerate().map(ids).collect::<Map<_, _>>().into());
-    config.insert("label2id".into(), labels.iter().enumerate().map(names).collect::<Map<_, _>>().into());
-    for gone in ["torch_dtype", "_name_or_path", "num_labels", "_num_labels"] {
-        config.shift_remove(gone);
-    }
-    Ok(config.into())
 }
 
 /// Makes `out/model` whole in one rename: `fill` writes into a folder beside it.

@@ -87,8 +87,9 @@ fn write_model(
     let parts = [("validation", validation, &session.data.validation), ("test", test, &session.data.test)];
     for (name, evaluation, split) in parts {
         if let (Some(evaluation), Some(split)) = (evaluation, split) {
-            let csv = session.objective.predictions_csv(split, &evaluation.predictions)?;
-            write_synced(&folder.join(format!("predictions-{name}.csv")), csv.as_bytes())?;
+            if let Some(csv) = session.objective.predictions_csv(split, &evaluation.predictions)? {
+                write_synced(&folder.join(format!("predictions-{name}.csv")), csv.as_bytes())?;
+            }
         }
     }
     Ok(())
@@ -131,17 +132,6 @@ pub fn metrics_csv(history: &[Value]) -> String {
     csv
 }
 
-const USE: &str = "```python\nfrom transformers import pipeline\n\nclassify = pipeline(\"text-classification\", \
-                   model=\"path/to/this/folder\")\nprint(classify(\"…\"))\n```\n";
-
-const USE_OF_ADAPTER: &str = "This is an adapter; the model that it was trained on is in `base/`.\n\n```python\nfrom peft \
-                              import PeftModel\nfrom transformers import AutoConfig, \
-                              AutoModelForSequenceClassification, AutoTokenizer, pipeline\n\nfolder = \
-                              \"path/to/this/folder\"\nbase = AutoModelForSequenceClassification.from_pretrained(f\"{folder}/base\", \
-                              config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True)\nmodel = PeftModel.from_pretrained(base, \
-                              folder).merge_and_unload()\nclassify = pipeline(\"text-classification\", model=model, \
-                              tokenizer=AutoTokenizer.from_pretrained(folder))\nprint(classify(\"…\"))\n```\n";
-
 /// The model card: what it is, how good it is, how it was made.
 fn card(session: &Session, best: u64, validation: Option<&Evaluation>, test: Option<&Evaluation>) -> String {
     let spec = &session.spec;
@@ -159,7 +149,10 @@ fn card(session: &Session, best: u64, validation: Option<&Evaluation>, test: Opt
         session.state.step,
         session.state.tracker.rule().metric
     );
-    let _ = writeln!(card, "Labels: {}.\n", session.objective.labels.join(", "));
+    let labels = session.objective.labels();
+    if !labels.is_empty() {
+        let _ = writeln!(card, "Labels: {}.\n", labels.join(", "));
+    }
     let data = &session.data;
     let count = |split: &Option<crate::data::Split>| split.as_ref().map_or(0, |split| split.len());
     let _ = writeln!(
@@ -185,6 +178,6 @@ fn card(session: &Session, best: u64, validation: Option<&Evaluation>, test: Opt
          again.\n\n## Use\n\n",
     );
     let beside = spec.training.lora.as_ref().is_some_and(|adapter| !adapter.merge);
-    card.push_str(if beside { USE_OF_ADAPTER } else { USE });
+    card.push_str(session.objective.usage(beside));
     card
 }

@@ -31,7 +31,6 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-pub use self::evaluate::floats;
 pub use self::events::Events;
 
 use self::control::Control;

@@ -44,8 +44,8 @@ pub struct Passed {
 }
 
 impl Stage {
-    /// Forward from the inputs, or from what the stage before sent. `loss` takes the logits; backward begins at `factor`
-    /// times it.
+    /// Forward from the inputs, or from what the stage before sent. `loss` takes what the head gives; backward begins at
+    /// `factor` times it.
     pub fn forward(
         &self,
         model: &dyn TextModel,
@@ -73,8 +73,14 @@ impl Stage {
             return Passed { entered, kept, top: None, left: states, share: None };
         }
         let top = self.again.then(|| states.detach().set_requires_grad(true));
-        let share = loss(&model.classify(top.as_ref().unwrap_or(&states), context));
-        Passed { entered, kept, top, left: &share * factor, share: Some(share.detach()) }
+        let share = loss(&model.head(top.as_ref().unwrap_or(&states), context));
+        Passed {
+            entered,
+            kept,
+            top,
+            left: if factor == 1.0 { share.shallow_clone() } else { &share * factor },
+            share: Some(share.detach()),
+        }
     }
 
     /// Backward from the loss, or from the gradient of what was sent on. Returns the gradient for the stage before, if it

@@ -75,10 +75,10 @@ fn forward<'a>(session: &Session, micro: &'a MicroBatch, number: usize, weight: 
     let Session { objective, data, ranks, model, stage, .. } = session;
     // The exchange gives the mean over copies, and what is wanted is the sum.
     let factor = f64::from(session.state.scaler.factor()) * ranks.share().size as f64;
-    let share_of = |logits: &Tensor| {
+    let share_of = |top: &Tensor| {
         // A copy that has no row of this batch computes one for the exchange, and it counts for nothing.
-        let counted = if micro.idle { 0.0 } else { 1.0 };
-        objective.row_losses(logits, &data.train.targets, &micro.rows).sum(Kind::Float) * (counted / weight)
+        let by = if micro.idle { 0.0 } else { weight.recip() };
+        objective.loss(model.as_ref(), top, &data.train, &micro.batch, &micro.rows, by)
     };
     let passed = stage.forward(model.as_ref(), &micro.batch.inputs, sent, &context, share_of, factor);
     let sent = match stage.last {
@@ -140,8 +140,8 @@ fn neighbour(session: &Session, further: isize) -> usize {
     session.ranks.grid().rank(Place { stage: place.stage.saturating_add_signed(further), ..place })
 }
 
-/// Logits of a batch without gradients; `None` in all stages but the last.
-pub fn logits(session: &Session, batch: &Batch) -> Result<Option<Tensor>> {
+/// What the head gives of a batch, without gradients; `None` in all stages but the last.
+pub fn top(session: &Session, batch: &Batch) -> Result<Option<Tensor>> {
     let context = Context::evaluation(&batch.inputs.packing);
     let Session { model, stage, .. } = session;
     let states = match receive(session, batch, context.kind, 0)? {
@@ -150,7 +150,7 @@ pub fn logits(session: &Session, batch: &Batch) -> Result<Option<Tensor>> {
     };
     let states = stage.layers.clone().fold(states, |states, number| model.layer(number, &states, &context));
     if stage.last {
-        return Ok(Some(model.classify(&states, &context)));
+        return Ok(Some(model.head(&states, &context)));
     }
     session.ranks.send(&states, neighbour(session, 1), 0)?.wait()?;
     Ok(None)

@@ -1,5 +1,6 @@
 //! From a job's directory to everything that the training needs in memory.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use anyhow::Result;
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
-use store::spec::{JobSpec, Precision, ProblemType};
+use store::spec::{JobSpec, Precision, Task};
 use tch::{Device, Tensor};
 
 use super::adapter;
@@ -26,13 +27,16 @@ use crate::data::{Cache, Data, Order, Share, collate};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
 use crate::models::{self, TextModel};
-use crate::nn::{Context, Copies, Embedding, LoadReport, Loaded, Loader};
+use crate::nn::{Context, Copies, LoadReport, Loaded, Loader};
 use crate::optim::Optimizer;
 use crate::precision::{self, Settled};
-use crate::tasks::text_classification::Objective;
+use crate::tasks::Objective;
+use crate::tasks::text_classification::TextClassification;
+use crate::tasks::text_generation::TextGeneration;
 use crate::{device, tensors};
 
-/// The tokens that a row is cut to when neither the settings nor the model say less.
+/// The tokens that a row of a classifier is cut to when neither the settings nor the model say less; a language model's may
+/// be twice as long.
 const DEFAULT_MAX_LENGTH: usize = 512;
 
 /// A job in memory.
@@ -45,8 +49,8 @@ pub struct Session {
     pub device: Device,
     /// Tokenized rows.
     pub data: Data,
-    /// Labels and loss.
-    pub objective: Objective,
+    /// What it is trained for.
+    pub objective: Box<dyn Objective>,
     /// The model in training.
     pub model: Box<dyn TextModel>,
     /// Its parameters, and how they are written.
@@ -109,19 +113,18 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let tokenizer = Tokenizer::load(&base)?;
     let max_length = max_length(&spec, &config, &tokenizer)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
-    let data = Data::read(dir, &spec, &tokenizer, &cache, max_length, events)?;
-    plan_memory(dir, &spec, &config, &data, max_length, &precision, events)?;
-    let objective =
-        Objective::new(data.problem, data.labels.clone(), &spec.training, &data.train.targets, device)?;
+    let (data, objective) = read((dir, &base), &spec, &tokenizer, &cache, max_length, device, events)?;
+    let outputs = objective.labels().len();
+    plan_memory(dir, &spec, &config, &data, outputs, max_length, &precision, events)?;
 
     let weights = Weights::open(&base)?;
-    let part = divide::part(&config, &weights, &spec, &data, &ranks)?;
+    let part = divide::part(&config, &weights, &spec, objective.head(), &ranks)?;
     let loader = Loader::new(&weights, family, u64::from(spec.seed), device);
     let loader = loader.numbers(precision.numbers()).part(part).adapted(spec.training.lora.as_ref());
-    let (model, loaded) = build(&config, loader, &spec, &data, events)?;
-    let Loaded { params, absent, cuts, copies, adapters, .. } = loaded;
-    let (from, head) = ((base.as_path(), spec.base_model.as_str()), (data.problem, data.labels.as_slice()));
-    let mut files = ModelFiles::new(params, adapters, &config, from, head)?;
+    let (model, loaded) = build(&config, loader, &spec, objective.as_ref(), events)?;
+    let Loaded { params, absent, cuts, copies, adapters, by_row, .. } = loaded;
+    let from = (base.as_path(), spec.base_model.as_str());
+    let mut files = ModelFiles::new(params, adapters, &config, from, objective.as_ref())?;
     let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
     let identity = hashes.identity(&spec);
@@ -154,7 +157,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         let batch = collate(&[data.train.row(0)], padding, device);
         tch::no_grad(|| model.embed(&batch.inputs, &Context::evaluation(&batch.inputs.packing))).size()[1]
     })?;
-    exchange(&mut ranks, params)?;
+    exchange(&mut ranks, params, &by_row)?;
     let state = match resumed {
         Some(state) => state,
         None => fresh_state(&spec, &precision, data.validation.is_some(), identity)?,
@@ -183,18 +186,44 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     })
 }
 
+/// Reads the rows, and what they are for.
+fn read(
+    (dir, base): (&Path, &Path),
+    spec: &JobSpec,
+    tokenizer: &Tokenizer,
+    cache: &Cache,
+    max_length: usize,
+    device: Device,
+    events: &mut Events,
+) -> Result<(Data, Box<dyn Objective>)> {
+    match spec.task {
+        Task::TextClassification => {
+            let (data, classes) = Data::classified(dir, spec, tokenizer, cache, max_length, events)?;
+            let targets = &data.train.targets;
+            let objective =
+                TextClassification::new(classes.problem, classes.labels, &spec.training, targets, device)?;
+            Ok((data, Box::new(objective)))
+        }
+        Task::TextGeneration => {
+            let data = Data::generated((dir, base), spec, tokenizer, max_length, events)?;
+            Ok((data, Box::new(TextGeneration)))
+        }
+    }
+}
+
 /// Notes what the job will need, and warns where there is less.
 fn plan_memory(
     dir: &Path,
     spec: &JobSpec,
     config: &Value,
     data: &Data,
+    labels: usize,
     max_length: usize,
     precision: &Settled,
     events: &mut Events,
 ) -> Result<()> {
     let rows = plan::rows_of(dir, spec, data, max_length);
-    let plan = Plan::new(spec, config, data.labels.len(), &rows, precision.precision)?;
+    let plan = Plan::new(spec, config, labels, &rows, precision.precision)?;
     let plan = plan.of_machine(ranks::processes_here(spec.resources.devices as usize)?);
     if ranks::speaks_for_machine() {
         plan.write(&dir.join("out"))?;
@@ -215,11 +244,13 @@ fn set_threads(spec: &JobSpec, processes: usize) -> Result<()> {
 }
 
 /// Prepares the exchange of what is trained; tables whose gradient comes by row are exchanged by row.
-fn exchange(ranks: &mut Ranks, params: &tensors::Named) -> Result<()> {
-    let trained = params.iter().map(|(_, param)| param).filter(|param| param.requires_grad());
-    let (by_row, dense) = trained.map(Tensor::shallow_clone).partition(Embedding::gives_rows);
-    let dense: Vec<Tensor> = dense;
-    ranks.exchange(&dense, by_row)
+fn exchange(ranks: &mut Ranks, params: &tensors::Named, tables: &BTreeSet<String>) -> Result<()> {
+    let trained = params.iter().filter(|(_, param)| param.requires_grad());
+    let (by_row, dense): (Vec<_>, Vec<_>) = trained.partition(|(name, _)| tables.contains(name));
+    let tensors =
+        |of: Vec<&(String, Tensor)>| of.into_iter().map(|(_, param)| param.shallow_clone()).collect();
+    let dense: Vec<Tensor> = tensors(dense);
+    ranks.exchange(&dense, tensors(by_row))
 }
 
 fn read_spec(dir: &Path) -> Result<JobSpec> {
@@ -258,8 +289,12 @@ fn max_length(spec: &JobSpec, config: &Value, tokenizer: &Tokenizer) -> Result<u
         }
         return Ok(asked);
     }
-    let stated = tokenizer.model_max_length().unwrap_or(DEFAULT_MAX_LENGTH);
-    Ok(positions.min(stated).min(DEFAULT_MAX_LENGTH))
+    let usual = match spec.task {
+        Task::TextClassification => DEFAULT_MAX_LENGTH,
+        Task::TextGeneration => 2 * DEFAULT_MAX_LENGTH,
+    };
+    let stated = tokenizer.model_max_length().unwrap_or(usual);
+    Ok(positions.min(stated).min(usual))
 }
 
 /// Optimizer steps of the whole training.
@@ -272,42 +307,20 @@ fn build(
     config: &Value,
     mut loader: Loader,
     spec: &JobSpec,
-    data: &Data,
+    objective: &dyn Objective,
     events: &mut Events,
 ) -> Result<(Box<dyn TextModel>, Loaded)> {
-    let labels = &data.labels;
-    if let Some(rows) = kept_head(config, data.problem, labels) {
+    if let Some(rows) = objective.kept_head(config) {
         events.log(
             0,
             "The checkpoint's classification head has the same classes; it is kept, matched by name.",
         )?;
         loader = loader.keep_head(rows);
     }
-    let model = models::build(config, &loader, labels.len() as i64, spec.training.dropout)?;
+    let model = models::build(config, &loader, objective.head(), spec.training.dropout)?;
     let loaded = loader.finish()?;
     tell_load(&loaded.report, events)?;
     Ok((model, loaded))
-}
-
-/// For each label its row in the checkpoint's head, where that head is a classifier of exactly these labels.
-fn kept_head(config: &Value, problem: ProblemType, labels: &[String]) -> Option<Vec<i64>> {
-    let class = config["architectures"][0].as_str()?;
-    if !class.ends_with("ForSequenceClassification") {
-        return None;
-    }
-    let stated = config.get("problem_type").and_then(Value::as_str);
-    let stated = stated.map(|name| serde_json::from_value::<ProblemType>(name.into()).ok());
-    if stated.is_some_and(|stated| stated != Some(problem)) {
-        return None;
-    }
-    let names = config["id2label"].as_object()?;
-    if names.len() != labels.len() {
-        return None;
-    }
-    labels
-        .iter()
-        .map(|label| names.iter().find(|(_, name)| name.as_str() == Some(label))?.0.parse().ok())
-        .collect()
 }
 
 fn tell_load(report: &LoadReport, events: &mut Events) -> Result<()> {

@@ -25,7 +25,7 @@ pub fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) 
     let step = session.state.step;
     let micros = batches.next()?;
     let all: Vec<usize> = micros.iter().flat_map(|micro| &micro.all).copied().collect();
-    let weight = session.objective.weight(&session.data.train.targets, &all);
+    let weight = session.objective.weight(&session.data.train, &all);
     session.optimizer.zero_grad()?;
     let loss = pipeline::gradients(session, &micros, weight, window)?;
     session.ranks.after_backward()?;

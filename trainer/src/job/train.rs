@@ -198,7 +198,9 @@ fn validate(session: &mut Session, events: &mut Events) -> Result<()> {
     let epoch = epoch_of(session, step);
     tell_evaluation(session, "eval", &evaluation, epoch, verdict.best, began.elapsed(), events)?;
     let shown = session.objective.examples(split, &evaluation.predictions, u64::from(session.spec.seed));
-    events.emit(Event { kind: "examples", step, data: shown, ..Event::default() })?;
+    if let Some(data) = shown {
+        events.emit(Event { kind: "examples", step, data, ..Event::default() })?;
+    }
     let mut logged = json!({"step": step, "epoch": epoch});
     for (name, value) in evaluation.metrics.values.iter() {
         logged[format!("eval_{name}")] = json!(value);
@@ -239,7 +241,7 @@ pub fn tell_evaluation(
         "epoch": epoch,
         "seconds": took.as_secs_f64(),
         "rows": rows,
-        "labels": session.objective.labels,
+        "labels": session.objective.labels(),
         "per_class": metrics.per_class,
         "confusion_matrix": metrics.confusion_matrix,
         "undefined": metrics.undefined,
@@ -247,9 +249,11 @@ pub fn tell_evaluation(
     });
     let shown = |name| metrics.get(name).map_or_else(String::new, |value| format!(", {name} {value:.4}"));
     let message = format!(
-        "{} of {rows} rows{}{}{}",
+        "{} of {rows} rows{}{}{}{}{}",
         if kind == "test" { "Test" } else { "Validation" },
         shown("loss"),
+        shown("perplexity"),
+        shown("mean_token_accuracy"),
         shown("accuracy"),
         shown("f1")
     );

@@ -4,7 +4,7 @@
 //! give). Where scikit-learn warns and puts 0 for 0/0, the value here is 0; where it gives nan, the value is `None`; both
 //! are explained in [`Metrics::undefined`].
 //!
-//! - [`SingleLabel`], [`MultiLabel`], [`Regression`] turn predictions into [`Metrics`].
+//! - [`SingleLabel`], [`MultiLabel`], [`Regression`], [`LanguageModel`] turn predictions into [`Metrics`].
 //! - [`best`] picks the best checkpoint and decides when to stop early.
 //! - [`examples`] picks the predictions to show.
 
@@ -12,6 +12,7 @@ pub mod best;
 mod counts;
 mod direction;
 pub mod examples;
+mod language_model;
 mod multi_label;
 mod rank;
 mod regression;
@@ -24,6 +25,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use direction::higher_is_better;
+pub use language_model::LanguageModel;
 pub use multi_label::MultiLabel;
 pub use regression::Regression;
 pub use single_label::SingleLabel;

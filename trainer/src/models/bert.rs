@@ -239,7 +239,7 @@ impl TextModel for Bert {
         self.encoder.layer(number, states, context)
     }
 
-    fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
+    fn head(&self, states: &Tensor, context: &Context) -> Tensor {
         let pooled = self.pooler.forward(&states.to_kind(Kind::Float), context).tanh();
         self.classifier.forward(&self.dropout.rows(pooled, context), context)
     }

@@ -160,7 +160,7 @@ impl TextModel for DistilBert {
         self.layers[number].forward(states, context)
     }
 
-    fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
+    fn head(&self, states: &Tensor, context: &Context) -> Tensor {
         let inner = self.pre_classifier.forward(&states.to_kind(Kind::Float), context).relu();
         self.classifier.forward(&self.dropout.rows(inner, context), context)
     }

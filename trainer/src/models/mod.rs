@@ -1,17 +1,21 @@
 //! The model families: one file each, in the names of its upstream.
 
 mod bert;
+mod decoder;
 mod distilbert;
+mod gemma;
+mod llama;
 mod roberta;
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use formats::checkpoint::{DECODERS, ENCODERS};
 use serde::Deserialize;
 use tch::Tensor;
 
 use crate::failure::Failure;
-use crate::nn::{Context, Loader, Packing};
+use crate::nn::{Context, Loader, Packing, Vocabulary};
 
 /// The inputs of a text model: the tokens of all sequences, end to end.
 pub struct Inputs {
@@ -28,34 +32,52 @@ pub struct Inputs {
 pub enum Depth {
     /// Embeddings.
     Embeddings,
-    /// Encoder layer, counted from 0 at the input.
+    /// Layer, counted from 0 at the input.
     Layer(usize),
-    /// Pooler and head.
+    /// Pooler and head; the last norm and the output layer.
     Head,
 }
 
-/// An encoder of text with a sequence-classification head.
+/// A model of text: an encoder with a sequence-classification head, or a language model.
 ///
 /// The steps are apart so that each can be run, and run again for its gradients, on its own.
 pub trait TextModel {
     /// What enters the first layer: `[n, d]` in the context's kind.
     fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor;
-    /// One encoder layer, counted from 0 at the input: `[n, d]` → `[n, d]`. The last one gives the states of first
+    /// One layer, counted from 0 at the input: `[n, d]` → `[n, d]`. The last one of a classifier gives the states of first
     /// tokens alone, `[b, d]`: no other is read.
     fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor;
-    /// States of first tokens `[b, d]` → logits `[b, labels]`, fp32.
-    fn classify(&self, states: &Tensor, context: &Context) -> Tensor;
-    /// Number of encoder layers.
+    /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32; a language model's normed states,
+    /// `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`].
+    fn head(&self, states: &Tensor, context: &Context) -> Tensor;
+    /// By what tokens are told apart, in a language model.
+    fn vocabulary(&self) -> Option<&Vocabulary> {
+        None
+    }
+    /// Number of layers.
     fn layers(&self) -> usize;
     /// Where the parameter of this name lies.
     fn depth(&self, name: &str) -> Depth;
+    /// Whether the first and the last step share a parameter.
+    fn is_tied(&self) -> bool {
+        false
+    }
 
-    /// All of it: logits `[b, labels]`, fp32.
+    /// All of it, up to the head.
     fn forward(&self, inputs: &Inputs, context: &Context) -> Tensor {
         let states = self.embed(inputs, context);
         let states = (0..self.layers()).fold(states, |states, number| self.layer(number, &states, context));
-        self.classify(&states, context)
+        self.head(&states, context)
     }
+}
+
+/// What a model is to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Head {
+    /// Logits of so many labels.
+    Labels(i64),
+    /// The next token.
+    Tokens,
 }
 
 /// What any `config.json` says.
@@ -65,46 +87,61 @@ pub struct Family {
     pub model_type: String,
 }
 
-/// The families that can be trained, by `model_type`.
-pub const SUPPORTED: [&str; 4] = ["bert", "roberta", "xlm-roberta", "distilbert"];
-
-/// The prefix below which a family's encoder lives.
+/// The prefix below which a family's layers live.
 pub fn base_of(model_type: &str) -> Result<&'static str> {
     match model_type {
         "bert" => Ok("bert"),
         "roberta" | "xlm-roberta" => Ok("roberta"),
         "distilbert" => Ok("distilbert"),
-        other => Err(Failure::user(
-            "unsupported_model",
-            format!(
-                "config.json: model_type `{other}` is not supported; supported are {}.",
-                SUPPORTED.join(", ")
-            ),
-        )
-        .into()),
+        name if DECODERS.contains(&name) => Ok("model"),
+        other => Err(unsupported(other, &[ENCODERS.as_slice(), &DECODERS].concat(), "")),
     }
 }
 
-/// Builds the model that `config.json` describes, with a head of `labels` outputs.
+fn unsupported(model_type: &str, supported: &[&str], what: &str) -> anyhow::Error {
+    let message = format!(
+        "config.json: model_type `{model_type}` is not supported{what}; supported are {}.",
+        supported.join(", ")
+    );
+    Failure::user("unsupported_model", message).into()
+}
+
+/// Builds the model that `config.json` describes, with this head.
 ///
 /// `dropout` takes the place of the configured dropout everywhere.
+///
+/// # Errors
+/// A [`Failure`] of the user for a family that has no such head, or a configuration that is not supported.
 pub fn build(
     config: &serde_json::Value,
     loader: &Loader,
-    labels: i64,
+    head: Head,
     dropout: Option<f64>,
 ) -> Result<Box<dyn TextModel>> {
     let family: Family = parse(config)?;
-    Ok(match family.model_type.as_str() {
-        "bert" => Box::new(bert::Bert::new(&loader.root(), parse(config)?, labels, dropout)?),
-        "roberta" | "xlm-roberta" => {
-            Box::new(roberta::Roberta::new(&loader.root(), parse(config)?, labels, dropout)?)
+    let (name, root) = (family.model_type.as_str(), loader.root());
+    let bad = |error: anyhow::Error| match error.downcast_ref::<Failure>() {
+        Some(_) => error,
+        None => Failure::user("bad_config", format!("{error}.")).into(),
+    };
+    let decoder = |shape: Result<decoder::Shape>| -> Result<Box<dyn TextModel>> {
+        Ok(Box::new(decoder::Decoder::new(&root, shape.map_err(bad)?, dropout)))
+    };
+    match (name, head) {
+        ("bert", Head::Labels(labels)) => {
+            Ok(Box::new(bert::Bert::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
         }
-        "distilbert" => {
-            Box::new(distilbert::DistilBert::new(&loader.root(), parse(config)?, labels, dropout)?)
+        ("roberta" | "xlm-roberta", Head::Labels(labels)) => {
+            Ok(Box::new(roberta::Roberta::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
         }
-        other => return Err(base_of(other).expect_err("known families are built above")),
-    })
+        ("distilbert", Head::Labels(labels)) => {
+            Ok(Box::new(distilbert::DistilBert::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
+        }
+        ("gemma2" | "gemma3_text", Head::Tokens) => decoder(gemma::shape(config)),
+        (name, Head::Tokens) if DECODERS.contains(&name) => decoder(llama::shape(config)),
+        (name, Head::Tokens) => Err(unsupported(name, &DECODERS, " for text generation")),
+        (name, Head::Labels(_)) => Err(unsupported(name, &ENCODERS, " for text classification")),
+    }
 }
 
 /// Tokens that the model's positions leave room for.

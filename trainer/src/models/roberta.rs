@@ -84,7 +84,7 @@ impl TextModel for Roberta {
         self.encoder.layer(number, states, context)
     }
 
-    fn classify(&self, states: &Tensor, context: &Context) -> Tensor {
+    fn head(&self, states: &Tensor, context: &Context) -> Tensor {
         let first = self.dropout.rows(states.to_kind(Kind::Float), context);
         let inner = self.dense.forward(&first, context).tanh();
         self.out_proj.forward(&self.dense_dropout.rows(inner, context), context)

@@ -1,9 +1,11 @@
-//! Self-attention over packed sequences, of all tokens or of each sequence's first.
+//! Self-attention over packed sequences: of encoders, of all tokens or of each sequence's first; and of decoders.
+
+use std::rc::Rc;
 
 use native::{Heads, Projections};
 use tch::Tensor;
 
-use super::{Context, Dropout, Linear, Path};
+use super::{Context, Dropout, Linear, Path, RmsNorm, Rotary};
 
 /// Which tokens ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,5 +76,68 @@ impl SelfAttention {
             Projections::Across { query: &query, query_offsets: &firsts.offsets, key_value: &joined };
         let mixed = self.dropout.attention(across, self.heads, context);
         rest(&mixed, &asking, &over)
+    }
+}
+
+/// Queries, keys and values of one input.
+pub enum Projection<'a> {
+    /// Three layers, below these places.
+    Apart([&'a Path<'a>; 3]),
+    /// One layer that gives them side by side.
+    Fused(&'a Path<'a>),
+}
+
+/// Attention of a decoder up to its output projection: each token sees itself and what came before it in its sequence.
+pub struct CausalAttention {
+    joined: Linear,
+    /// Norms of each query's and each key's head.
+    norms: Option<(RmsNorm, RmsNorm)>,
+    rotary: Option<Rc<Rotary>>,
+    dropout: Dropout,
+    heads: Heads,
+}
+
+impl CausalAttention {
+    /// Takes the weights `[heads · width, size]`; `p` is the dropout on the weights of attention.
+    pub fn new(path: &Path, projection: Projection, size: i64, heads: Heads, std: f64, p: f64) -> Self {
+        let outputs = [heads.query * heads.width, heads.key * heads.width, heads.key * heads.width];
+        let joined = match projection {
+            Projection::Apart(paths) => Linear::beside(&paths, size, &outputs, std),
+            Projection::Fused(path) => {
+                path.not_shared("queries, keys and values are one matrix");
+                Linear::new(path, size, outputs.iter().sum(), std)
+            }
+        };
+        let dropout = Dropout::new(path, p);
+        CausalAttention { joined, norms: None, rotary: None, dropout, heads: path.heads(heads) }
+    }
+
+    /// With norms of queries and keys.
+    pub fn normed(self, query: RmsNorm, key: RmsNorm) -> Self {
+        CausalAttention { norms: Some((query, key)), ..self }
+    }
+
+    /// With rotary positions, where there are some.
+    pub fn turned(self, rotary: Option<Rc<Rotary>>) -> Self {
+        CausalAttention { rotary, ..self }
+    }
+
+    /// `[n, size]` → the mixture of values, `[n, heads · width]`.
+    pub fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
+        let Heads { query, key, width, .. } = self.heads;
+        let joined = self.joined.forward(x, context);
+        let turn = |x: Tensor, heads: i64| match &self.rotary {
+            Some(rotary) => rotary.turn(&x, heads, width, context),
+            None => x,
+        };
+        let Some((of_query, of_key)) = &self.norms else {
+            let turned = turn(joined, query + key);
+            return self.dropout.attention(Projections::Joined(&turned), self.heads, context);
+        };
+        let part = |from: i64, heads: i64| joined.narrow(1, from * width, heads * width);
+        let queries = turn(of_query.heads(&part(0, query)), query);
+        let keys = turn(of_key.heads(&part(query, key)), key);
+        let apart = Projections::Apart(&queries, &keys, &part(query + key, key));
+        self.dropout.attention(apart, self.heads, context)
     }
 }

@@ -1,10 +1,11 @@
 //! Layers with the parameter names and the arithmetic of `torch.nn`.
 
 use anyhow::{Result, bail};
+use native::c10d::{Group, autograd};
 use native::{Heads, Projections};
 use tch::{Device, Kind, Tensor};
 
-use super::{Context, Init, Path};
+use super::{Context, Init, Path, Vocabulary};
 
 /// `torch.nn.LayerNorm` over the last dimension.
 pub struct LayerNorm {
@@ -42,12 +43,61 @@ impl LayerNorm {
     }
 }
 
+/// Root-mean-square norm over the last dimension, without a bias.
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f64,
+    add: f64,
+    /// The processes that norm the other heads.
+    others: Option<Group>,
+}
+
+impl RmsNorm {
+    /// Takes `weight` `[size]` below `path`.
+    pub fn new(path: &Path, size: i64, eps: f64) -> Self {
+        RmsNorm { weight: path.param("weight", &[size], Init::Ones), eps, add: 0.0, others: None }
+    }
+
+    /// The same in a family whose weights are what is beyond 1.
+    pub fn beyond_one(path: &Path, size: i64, eps: f64) -> Self {
+        RmsNorm { weight: path.param("weight", &[size], Init::Zeros), eps, add: 1.0, others: None }
+    }
+
+    /// `[n, size]` → `[n, size]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        native::rms_norm(x, None, &self.weight, self.eps, self.add).0
+    }
+
+    /// The norm of `residual + x`, and that sum.
+    pub fn residual(&self, x: &Tensor, residual: &Tensor) -> (Tensor, Tensor) {
+        let (normed, sum) = native::rms_norm(x, Some(residual), &self.weight, self.eps, self.add);
+        (normed, sum.expect("a sum where there is a residual"))
+    }
+
+    /// The same of heads, of which each process that shares the layer has some: the weight's gradient is the sum of theirs.
+    pub fn of_heads(self, path: &Path) -> Self {
+        RmsNorm { others: path.group(), ..self }
+    }
+
+    /// The norm of each head: `[n, heads · size]` → the same.
+    pub fn heads(&self, x: &Tensor) -> Tensor {
+        let own = match &self.others {
+            None => self.weight.shallow_clone(),
+            Some(group) => autograd::copy(group, &self.weight).unwrap(),
+        };
+        let rows = x.reshape([-1, own.size()[0]]);
+        native::rms_norm(&rows, None, &own, self.eps, self.add).0.view_as(x)
+    }
+}
+
 /// `torch.nn.Embedding`; the row of `padding` gets no gradient.
 ///
-/// The gradient of a large table is kept as the rows that a batch has used: the rest of it would be zeros.
+/// The gradient of a large table is kept as the rows that a batch has used: the rest of it would be zeros. Not so where the
+/// table is what the vocabulary is told apart by as well, of which every row is used.
 pub struct Embedding {
     weight: Tensor,
     padding: Option<i64>,
+    by_row: bool,
 }
 
 /// Rows from which on a table is large against the tokens of a batch.
@@ -56,18 +106,22 @@ const LARGE: i64 = 4096;
 impl Embedding {
     /// Takes `weight` `[rows, size]` below `path`.
     pub fn new(path: &Path, rows: i64, size: i64, padding: Option<i64>, std: f64) -> Self {
-        Embedding { weight: path.param("weight", &[rows, size], Init::Normal(std)), padding }
+        let weight = path.param("weight", &[rows, size], Init::Normal(std));
+        let by_row = rows >= LARGE && weight.device() == Device::Cpu;
+        if by_row {
+            path.comes_by_row("weight");
+        }
+        Embedding { weight, padding, by_row }
     }
 
-    /// Whether the gradient of this parameter comes as rows, if it is a table's.
-    pub fn gives_rows(weight: &Tensor) -> bool {
-        weight.dim() == 2 && weight.size()[0] >= LARGE && weight.device() == Device::Cpu
+    /// The table of `vocabulary`.
+    pub fn tied(vocabulary: &Vocabulary, padding: Option<i64>) -> Self {
+        Embedding { weight: vocabulary.table(), padding, by_row: false }
     }
 
     /// Int64 `[n]` → `[n, size]`, in the kind of the weights; in fp32 where the context is.
     pub fn forward(&self, ids: &Tensor, context: &Context) -> Tensor {
-        let sparse = Self::gives_rows(&self.weight);
-        let states = Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, sparse);
+        let states = Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, self.by_row);
         if context.kind == Kind::Float { states.to_kind(Kind::Float) } else { states }
     }
 }

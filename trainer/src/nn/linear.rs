@@ -1,5 +1,6 @@
 //! Linear layers, alone or beside each other, in the kind of their input.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use native::Nf4;
@@ -12,8 +13,8 @@ use super::{Context, Init, Path};
 /// `torch.nn.Linear`: `x Wᵀ + b`, `[n, in]` → `[n, out]`; or several of them on one input, side by side.
 pub struct Linear {
     kept: Kept,
-    /// The biases' memory as one `[out]`.
-    bias: Tensor,
+    /// The biases' memory as one `[out]`; `None` where there are none.
+    bias: Option<Tensor>,
     /// The processes that have the other rows or columns.
     shared: Option<(Cut, Group)>,
     /// Beside each of the layers; none where no adapters are trained.
@@ -24,13 +25,13 @@ pub struct Linear {
 enum Kept {
     /// As parameters.
     Whole {
-        /// Weights, then as many biases.
+        /// Weights, then as many biases, or none.
         params: Vec<Tensor>,
         weights: usize,
         /// The weights' memory as one `[out, in]`.
         weight: Tensor,
         /// Weights and biases in the kind of mixed precision, written anew after each update of the parameters.
-        low: Option<(Tensor, Tensor)>,
+        low: Option<(Tensor, Option<Tensor>)>,
     },
     /// Frozen, in 4 bits, a layer each.
     Nf4(Vec<Rc<Nf4>>),
@@ -38,6 +39,8 @@ enum Kept {
 
 /// One of the layers beside each other, and its adapter if it has one.
 struct Adapted {
+    /// Its place among their outputs.
+    outputs: Range<i64>,
     frozen: Frozen,
     low_rank: Option<Rc<LowRank>>,
 }
@@ -67,75 +70,87 @@ impl Cut {
 impl Linear {
     /// Takes `weight` `[out, in]` and `bias` `[out]` below `path`; new weights are N(0, `std`), new biases 0.
     pub fn new(path: &Path, inputs: i64, outputs: i64, std: f64) -> Self {
-        Self::cut(&[path], inputs, outputs, std, Cut::Whole)
+        Self::cut(&[path], inputs, &[outputs], std, Cut::Whole)
     }
 
     /// The first layer of a block, whose outputs the processes of a tensor parallel job share: `[n, in]` → `[n, out /
     /// processes]`. One process has all.
     pub fn columns(path: &Path, inputs: i64, outputs: i64, std: f64) -> Self {
-        Self::cut(&[path], inputs, outputs, std, Cut::Columns)
+        Self::cut(&[path], inputs, &[outputs], std, Cut::Columns)
     }
 
     /// The last layer of a block, whose inputs they share: `[n, in / processes]` → `[n, out]`.
     pub fn rows(path: &Path, inputs: i64, outputs: i64, std: f64) -> Self {
-        Self::cut(&[path], inputs, outputs, std, Cut::Rows)
+        Self::cut(&[path], inputs, &[outputs], std, Cut::Rows)
     }
 
     /// Layers of one size below each of `paths`, computed as one: `[n, in]` → `[n, paths · out]`, of each of which the
     /// processes share the outputs as in [`Linear::columns`].
     pub fn joined(paths: &[&Path], inputs: i64, outputs: i64, std: f64) -> Self {
+        Self::beside(paths, inputs, &vec![outputs; paths.len()], std)
+    }
+
+    /// The same of layers with so many outputs each.
+    pub fn beside(paths: &[&Path], inputs: i64, outputs: &[i64], std: f64) -> Self {
         Self::cut(paths, inputs, outputs, std, Cut::Columns)
     }
 
-    fn cut(paths: &[&Path], inputs: i64, outputs: i64, std: f64, cut: Cut) -> Self {
+    fn cut(paths: &[&Path], inputs: i64, outputs: &[i64], std: f64, cut: Cut) -> Self {
         if paths.iter().all(|path| path.is_quantized()) {
             return Self::quantized(paths, inputs, outputs, std);
         }
-        let count = paths.len() as i64;
-        let outputs = if cut == Cut::Columns { paths[0].share(outputs) } else { outputs };
+        let share = |outputs: &i64| if cut == Cut::Columns { paths[0].share(*outputs) } else { *outputs };
+        let outputs: Vec<i64> = outputs.iter().map(share).collect();
+        let all: i64 = outputs.iter().sum();
         let inputs = if cut == Cut::Rows { paths[0].share(inputs) } else { inputs };
-        let weight = paths[0].room("weight", &[count * outputs, inputs]);
-        let bias = paths[0].room("bias", &[count * outputs]);
+        let weight = paths[0].room("weight", &[all, inputs]);
+        let bias = paths[0].is_biased().then(|| paths[0].room("bias", &[all]));
         let (of_weight, of_bias) = cut.dims();
         let (mut weights, mut biases) = (Vec::new(), Vec::new());
-        for (at, path) in (0..).zip(paths) {
-            let place = |all: &Tensor| all.narrow(0, at * outputs, outputs);
-            weights.push(path.param_at("weight", place(&weight), Init::Normal(std), of_weight));
-            biases.push(path.param_at("bias", place(&bias), Init::Zeros, of_bias));
+        for (path, place) in paths.iter().zip(places(&outputs)) {
+            weights.push(path.param_at("weight", rows(&weight, &place), Init::Normal(std), of_weight));
+            if let Some(bias) = &bias {
+                biases.push(path.param_at("bias", rows(bias, &place), Init::Zeros, of_bias));
+            }
         }
         let shared = paths[0].group().filter(|_| cut != Cut::Whole).map(|group| (cut, group));
-        Linear { shared, ..Self::of(paths[0], weights, biases, weight, bias) }.adapted(paths)
+        Linear { shared, ..Self::of(paths[0], weights, biases, weight, bias) }.adapted(paths, &outputs)
     }
 
     /// Layers whose weights are kept in 4 bits. No other process has a share of them.
-    fn quantized(paths: &[&Path], inputs: i64, outputs: i64, std: f64) -> Self {
-        let bias = paths[0].room("bias", &[paths.len() as i64 * outputs]);
+    fn quantized(paths: &[&Path], inputs: i64, outputs: &[i64], std: f64) -> Self {
+        let bias = paths[0].is_biased().then(|| paths[0].room("bias", &[outputs.iter().sum()]));
         let mut kept = Vec::new();
-        for (at, path) in (0..).zip(paths) {
-            kept.push(path.quantized(&[outputs, inputs], Init::Normal(std)));
-            _ = path.param_at("bias", bias.narrow(0, at * outputs, outputs), Init::Zeros, None);
+        for (path, place) in paths.iter().zip(places(outputs)) {
+            kept.push(path.quantized(&[place.end - place.start, inputs], Init::Normal(std)));
+            if let Some(bias) = &bias {
+                _ = path.param_at("bias", rows(bias, &place), Init::Zeros, None);
+            }
         }
-        Linear { kept: Kept::Nf4(kept), bias, shared: None, adapters: Vec::new() }.adapted(paths)
+        Linear { kept: Kept::Nf4(kept), bias, shared: None, adapters: Vec::new() }.adapted(paths, outputs)
     }
 
     /// The same with adapters beside the layers, where they are to have some.
-    fn adapted(mut self, paths: &[&Path]) -> Self {
+    fn adapted(mut self, paths: &[&Path], outputs: &[i64]) -> Self {
+        let places = places(outputs);
         let layers: Vec<Frozen> = match &self.kept {
             Kept::Nf4(kept) => kept.iter().map(|kept| Frozen::Nf4(kept.clone())).collect(),
             Kept::Whole { weight, low, .. } => {
-                let outputs = weight.size()[0] / paths.len() as i64;
-                let rows = |all: &Tensor, at: i64| all.narrow(0, at * outputs, outputs);
-                let layer = |at| Frozen::Whole {
-                    weight: rows(weight, at),
-                    low: low.as_ref().map(|(low, _)| rows(low, at)),
+                let layer = |place: &Range<i64>| Frozen::Whole {
+                    weight: rows(weight, place),
+                    low: low.as_ref().map(|(low, _)| rows(low, place)),
                 };
-                (0..paths.len() as i64).map(layer).collect()
+                places.iter().map(layer).collect()
             }
         };
-        let (inputs, outputs) = self.size(paths.len() as i64);
-        let adapted = paths.iter().zip(layers).map(|(path, frozen)| Adapted {
-            low_rank: path.low_rank(frozen.shallow_clone(), inputs, outputs),
+        let inputs = match &self.kept {
+            Kept::Whole { weight, .. } => weight.size()[1],
+            Kept::Nf4(kept) => kept[0].columns(),
+        };
+        let adapted = paths.iter().zip(layers).zip(places).map(|((path, frozen), outputs)| Adapted {
+            low_rank: path.low_rank(frozen.shallow_clone(), inputs, outputs.end - outputs.start),
             frozen,
+            outputs,
         });
         let adapters: Vec<Adapted> = adapted.collect();
         if adapters.iter().any(|adapted| adapted.low_rank.is_some()) {
@@ -144,26 +159,23 @@ impl Linear {
         self
     }
 
-    /// Inputs and outputs of each of `count` layers.
-    fn size(&self, count: i64) -> (i64, i64) {
-        let inputs = match &self.kept {
-            Kept::Whole { weight, .. } => weight.size()[1],
-            Kept::Nf4(kept) => kept[0].columns(),
-        };
-        (inputs, self.bias.size()[0] / count)
-    }
-
     /// The last layer of a head, whose rows belong to labels by name.
     pub fn of_labels(path: &Path, inputs: i64, labels: i64, std: f64) -> Self {
         let weight = path.label_param("weight", &[labels, inputs], Init::Normal(std));
         let bias = path.label_param("bias", &[labels], Init::Zeros);
         let (all, biases) = (weight.detach(), bias.detach());
-        Self::of(path, vec![weight], vec![bias], all, biases)
+        Self::of(path, vec![weight], vec![bias], all, Some(biases))
     }
 
-    fn of(path: &Path, weights: Vec<Tensor>, biases: Vec<Tensor>, weight: Tensor, bias: Tensor) -> Self {
+    fn of(
+        path: &Path,
+        weights: Vec<Tensor>,
+        biases: Vec<Tensor>,
+        weight: Tensor,
+        bias: Option<Tensor>,
+    ) -> Self {
         let low = path.low("weight", &weight);
-        let low = low.map(|low| (low, path.low("bias", &bias).expect("one kind for both")));
+        let low = low.map(|low| (low, bias.as_ref().and_then(|bias| path.low("bias", bias))));
         let count = weights.len();
         let params = weights.into_iter().chain(biases).collect();
         let kept = Kept::Whole { params, weights: count, weight, low };
@@ -188,44 +200,60 @@ impl Linear {
 
     /// By the weights of this process; the bias counts or is only there for its gradient.
     fn own(&self, x: &Tensor, biased: bool) -> Tensor {
-        let biased = |bias: &Tensor| if biased { bias.shallow_clone() } else { bias.zeros_like() };
+        let biased = |bias: &Option<Tensor>| {
+            bias.as_ref().map(|bias| if biased { bias.shallow_clone() } else { bias.zeros_like() })
+        };
         match &self.kept {
             Kept::Whole { params, weights, low: Some((weight, bias)), .. } if x.kind() != Kind::Float => {
-                native::linear(x, weight, Some(&biased(bias)), params, *weights)
+                native::linear(x, weight, biased(bias).as_ref(), params, *weights)
             }
             Kept::Whole { params, weights, weight, .. } => {
                 let weight = weight.to_kind(Kind::Float);
-                native::linear(x, &weight, Some(&biased(&self.bias)), params, *weights)
+                native::linear(x, &weight, biased(&self.bias).as_ref(), params, *weights)
             }
             Kept::Nf4(kept) => {
-                let part = |(at, kept): (usize, &Rc<Nf4>)| {
-                    let bias = self.bias_of(at, kept.rows()).to_kind(x.kind());
-                    kept.f_linear(x, Some(&bias)).unwrap()
+                let ends: Vec<i64> = kept.iter().map(|kept| kept.rows()).collect();
+                let part = |(kept, place): (&Rc<Nf4>, Range<i64>)| {
+                    let bias = self.bias_of(&place).map(|bias| bias.to_kind(x.kind()));
+                    kept.f_linear(x, bias.as_ref()).unwrap()
                 };
-                let parts: Vec<Tensor> = kept.iter().enumerate().map(part).collect();
-                beside(parts)
+                beside(kept.iter().zip(places(&ends)).map(part).collect())
             }
         }
     }
 
     /// What the adapters make of `base`, that is what the layers give without them.
     fn with_adapters(&self, base: &Tensor, x: &Tensor, context: &Context) -> Tensor {
-        let outputs = base.size()[1] / self.adapters.len() as i64;
-        let part = |(at, adapted): (usize, &Adapted)| {
-            let base = base.narrow(1, at as i64 * outputs, outputs);
+        let part = |adapted: &Adapted| {
+            let Range { start, end } = adapted.outputs;
+            let base = base.narrow(1, start, end - start);
             match &adapted.low_rank {
                 None => base,
                 Some(low_rank) => {
-                    low_rank.add(&base, x, context, &adapted.frozen, &self.bias_of(at, outputs))
+                    let bias = self.bias_of(&adapted.outputs);
+                    low_rank.add(&base, x, context, &adapted.frozen, bias.as_ref())
                 }
             }
         };
-        beside(self.adapters.iter().enumerate().map(part).collect())
+        beside(self.adapters.iter().map(part).collect())
     }
 
-    fn bias_of(&self, at: usize, outputs: i64) -> Tensor {
-        self.bias.narrow(0, at as i64 * outputs, outputs)
+    fn bias_of(&self, place: &Range<i64>) -> Option<Tensor> {
+        self.bias.as_ref().map(|bias| rows(bias, place))
     }
+}
+
+/// Where layers of so many outputs lie beside each other.
+fn places(outputs: &[i64]) -> Vec<Range<i64>> {
+    let ends = outputs.iter().scan(0, |end, outputs| {
+        *end += outputs;
+        Some(*end - outputs..*end)
+    });
+    ends.collect()
+}
+
+fn rows(all: &Tensor, place: &Range<i64>) -> Tensor {
+    all.narrow(0, place.start, place.end - place.start)
 }
 
 /// `[n, out]` each, as one.

@@ -65,6 +65,8 @@ pub struct Loaded {
     pub copies: Copies,
     /// The adapters, where only these and the head are trained.
     pub adapters: Option<Adapters>,
+    /// Tables whose gradient comes by row.
+    pub by_row: BTreeSet<String>,
     /// What was dropped or made anew.
     pub report: LoadReport,
 }
@@ -96,6 +98,7 @@ pub(super) struct State {
     /// What cannot be cut into equal shares.
     pub misfits: Vec<String>,
     copies: Vec<(Tensor, Tensor)>,
+    pub by_row: BTreeSet<String>,
     pub taken: BTreeSet<String>,
     pub made: Vec<String>,
     pub missing: Vec<String>,
@@ -154,7 +157,8 @@ impl<'a> Loader<'a> {
 
     /// The root of the parameter names.
     pub fn root(&self) -> Path<'_> {
-        Path { loader: self, name: String::new(), may_be_new: self.from_scratch, full: false }
+        let may_be_new = self.from_scratch;
+        Path { loader: self, name: String::new(), may_be_new, full: false, biased: true }
     }
 
     /// The parameters by name in the order they were asked for; an error lists all that does not fit.
@@ -192,7 +196,8 @@ impl<'a> Loader<'a> {
         copies.refresh()?;
         let report = LoadReport { made: state.made, dropped };
         let adapters = self.wanted.map(|wanted| state.found.finish(wanted)).transpose()?;
-        Ok(Loaded { params: state.params, absent: state.absent, cuts: state.cuts, copies, adapters, report })
+        let State { params, absent, cuts, by_row, .. } = state;
+        Ok(Loaded { params, absent, cuts, copies, adapters, by_row, report })
     }
 }
 
@@ -203,6 +208,7 @@ pub struct Path<'a> {
     pub(super) name: String,
     pub(super) may_be_new: bool,
     full: bool,
+    biased: bool,
 }
 
 impl<'a> Path<'a> {
@@ -219,6 +225,21 @@ impl<'a> Path<'a> {
     /// The same place, where layers compute in full precision: heads, whose work is small and whose numbers are the answer.
     pub fn in_full(&self) -> Path<'a> {
         Path { full: true, ..self.clone() }
+    }
+
+    /// Where the model lives.
+    pub fn device(&self) -> Device {
+        self.loader.device
+    }
+
+    /// The same place, where linear layers have a bias or none.
+    pub fn biased(&self, biased: bool) -> Path<'a> {
+        Path { biased, ..self.clone() }
+    }
+
+    /// Whether linear layers have a bias here.
+    pub(super) fn is_biased(&self) -> bool {
+        self.biased
     }
 
     /// A parameter of the model. What is wrong with it is reported by [`Loader::finish`].
@@ -301,6 +322,11 @@ impl<'a> Path<'a> {
             Some(all.index_select(0, &Tensor::from_slice(rows)))
         });
         self.may_be_new().register(full, value, shape, init, None)
+    }
+
+    /// Notes that the gradient of the parameter of this name comes by row.
+    pub(super) fn comes_by_row(&self, name: &str) {
+        self.loader.state.borrow_mut().by_row.insert(self.join(name));
     }
 
     /// A number for each place where something is drawn, by the order in which the model is built.

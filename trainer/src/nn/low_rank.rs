@@ -97,7 +97,7 @@ impl LowRank {
         x: &Tensor,
         context: &Context,
         frozen: &Frozen,
-        bias: &Tensor,
+        bias: Option<&Tensor>,
     ) -> Tensor {
         let dropped = self.dropout.as_ref().filter(|_| context.draw.is_some()).map(|dropout| {
             // Heads, and a last layer of first tokens, have a row a sequence.
@@ -111,7 +111,7 @@ impl LowRank {
         let Some(magnitude) = &self.magnitude else { return base + low };
         let own = match &dropped {
             Some(dropped) => frozen.product(dropped),
-            None => base - bias.to_kind(base.kind()),
+            None => bias.map_or_else(|| base.shallow_clone(), |bias| base - bias.to_kind(base.kind())),
         };
         // The length is a constant to the gradient, as section 4.3 of the paper has it.
         let length = tch::no_grad(|| lengths(&(frozen.weight() + self.product())));

@@ -10,16 +10,20 @@ mod low_rank;
 mod names;
 mod packing;
 mod part;
+mod rotary;
 pub mod saved;
+mod vocabulary;
 
 pub use adapters::Adapters;
-pub use attention::{Reach, SelfAttention};
+pub use attention::{CausalAttention, Projection, Reach, SelfAttention};
 pub use copies::Copies;
-pub use layers::{Activation, Dropout, Embedding, LayerNorm};
+pub use layers::{Activation, Dropout, Embedding, LayerNorm, RmsNorm};
 pub use linear::Linear;
 pub use load::{Init, LoadReport, Loaded, Loader, Numbers, Path};
 pub use packing::Packing;
 pub use part::{Cuts, Part};
+pub use rotary::{Rope, Rotary};
+pub use vocabulary::Vocabulary;
 
 use tch::{Kind, Tensor};
 

@@ -7,7 +7,9 @@ pub(super) fn inner_name<'n>(full: &'n str, base: &str) -> Option<&'n str> {
 
 /// Constants that old versions of transformers saved beside the weights.
 pub(super) fn is_buffer(inner: &str) -> bool {
-    inner.ends_with("position_ids") || inner == "embeddings.token_type_ids"
+    inner.ends_with("position_ids")
+        || inner.ends_with("rotary_emb.inv_freq")
+        || inner == "embeddings.token_type_ids"
 }
 
 /// Parts that another task, or a bare encoder, has and this one may lack.

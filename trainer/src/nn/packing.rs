@@ -52,6 +52,16 @@ impl Packing {
         self.tokens
     }
 
+    /// Tokens of each sequence.
+    pub fn lengths(&self) -> Vec<i64> {
+        Vec::try_from(self.offsets.diff(1, 0, None::<&Tensor>, None::<&Tensor>)).expect("integers on the CPU")
+    }
+
+    /// Tokens of the longest sequence.
+    pub fn longest(&self) -> i64 {
+        self.lengths().into_iter().max().unwrap_or(0)
+    }
+
     /// Each sequence's first token alone.
     pub fn firsts(&self) -> Packing {
         let (count, device) = (self.starts.size()[0], self.starts.device());

@@ -79,6 +79,13 @@ impl Path<'_> {
         heads.part(part.number(), part.shares)
     }
 
+    /// Refuses shares of a layer, and says why.
+    pub fn not_shared(&self, why: &str) {
+        if self.loader.part.shares > 1 {
+            self.loader.misfit(why.to_owned());
+        }
+    }
+
     /// A share of so many rows or columns.
     pub(super) fn share(&self, whole: i64) -> i64 {
         let shares = self.loader.part.shares;

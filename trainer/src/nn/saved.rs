@@ -73,8 +73,8 @@ enum TargetModules {
     Word(String),
 }
 
-/// peft's configuration of adapters for sequence classification beside a base of this name.
-pub fn config(adapters: &Adapters, base: &str) -> Value {
+/// peft's configuration of adapters for a task, by its name of it, beside a base of this name.
+pub fn config(adapters: &Adapters, base: &str, task: &str) -> Value {
     let settings = &adapters.settings;
     let targets = match &settings.targets {
         Targets::Named(names) => names.clone(),
@@ -87,7 +87,7 @@ pub fn config(adapters: &Adapters, base: &str) -> Value {
     };
     json!({
         "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
+        "task_type": task,
         "base_model_name_or_path": base,
         "inference_mode": true,
         "r": settings.rank,

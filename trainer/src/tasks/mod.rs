@@ -1,3 +1,98 @@
-//! The tasks: one file each, with labels, loss and metrics.
+//! The tasks: one file each, with its loss, its metrics, and what is shown and written of it.
 
 pub mod text_classification;
+pub mod text_generation;
+
+use anyhow::Result;
+use serde_json::Value;
+use tch::Tensor;
+
+use crate::data::{Batch, Split};
+use crate::metrics::Metrics;
+use crate::models::{Head, TextModel};
+
+/// What the rows of a split are to be taken for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Targets {
+    /// A label id a row.
+    Classes(Vec<usize>),
+    /// Whether a row has each label, `[rows, labels]` row by row.
+    Flags(Vec<bool>),
+    /// A number a row.
+    Numbers(Vec<f64>),
+    /// Its own tokens, each foretold by those before it.
+    Tokens,
+}
+
+/// What the model said of a split.
+#[derive(Clone, Debug, Default)]
+pub struct Predictions {
+    /// `[rows, outputs]`, row by row: a classifier's logits; how many tokens of a row count, and how many were right.
+    pub outputs: Vec<f32>,
+    /// Loss of each row, not divided by anything.
+    pub losses: Vec<f64>,
+}
+
+/// What a model is trained for.
+///
+/// A loss is summed over rows (or tokens) and divided once by the weight of all rows of the optimizer step, so that
+/// accumulation and unequal batches give the mean over the rows (or tokens).
+pub trait Objective {
+    /// What the model is to give.
+    fn head(&self) -> Head;
+
+    /// Names of what is told apart; none where that has no names.
+    fn labels(&self) -> &[String] {
+        &[]
+    }
+
+    /// What the summed loss of these rows is divided by.
+    fn weight(&self, split: &Split, rows: &[usize]) -> f64;
+
+    /// The summed loss of a batch of these rows, times `by`; `top` is what the model's head gave.
+    fn loss(
+        &self,
+        model: &dyn TextModel,
+        top: &Tensor,
+        split: &Split,
+        batch: &Batch,
+        rows: &[usize],
+        by: f64,
+    ) -> Tensor;
+
+    /// How many numbers an evaluation keeps of a row.
+    fn outputs(&self) -> usize;
+
+    /// Those numbers, and the loss of each row.
+    fn look(
+        &self,
+        model: &dyn TextModel,
+        top: &Tensor,
+        split: &Split,
+        batch: &Batch,
+        rows: &[usize],
+    ) -> Result<(Vec<f32>, Vec<f32>)>;
+
+    /// The metrics of a split.
+    fn metrics(&self, split: &Split, predictions: &Predictions) -> Result<Metrics>;
+
+    /// Some rows with what the model said of them, as the event `examples` has them.
+    fn examples(&self, split: &Split, predictions: &Predictions, seed: u64) -> Option<Value>;
+
+    /// What the model said of each row, as CSV.
+    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<Option<String>>;
+
+    /// For each label its row in the head of a checkpoint with this `config.json`, where that head is kept.
+    fn kept_head(&self, _config: &Value) -> Option<Vec<i64>> {
+        None
+    }
+
+    /// The base model's `config.json`, as the tuned model has it.
+    fn tuned_config(&self, base: &Value) -> Result<Value>;
+
+    /// peft's name of the task.
+    fn peft_task(&self) -> &'static str;
+
+    /// How the finished model is used from Python, for its card: an adapter beside its base, or a checkpoint.
+    fn usage(&self, adapter: bool) -> &'static str;
+}

@@ -1,28 +1,20 @@
 //! Text classification: one label, several labels or a number for each text or pair of texts.
 //!
 //! Losses are those of transformers' `…ForSequenceClassification`: cross-entropy, binary cross-entropy on each label,
-//! mean squared error. A loss is summed over rows and divided once by the weight of all rows of the optimizer step, so
-//! that accumulation and unequal batches give the mean over the rows.
+//! mean squared error.
 
 use anyhow::{Result, ensure};
+use serde_json::{Map, Value, json};
 use store::spec::{ClassWeights, ProblemType, Training};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use crate::data::Split;
+use super::{Objective, Predictions, Targets};
+use crate::data::{Batch, Split};
 use crate::failure::Failure;
 use crate::metrics::examples::{Answer, Example, pick};
 use crate::metrics::{self, Metrics, MultiLabel, Regression, SingleLabel};
-
-/// What the rows of a split are to be taken for.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Targets {
-    /// A label id a row.
-    Classes(Vec<usize>),
-    /// Whether a row has each label, `[rows, labels]` row by row.
-    Flags(Vec<bool>),
-    /// A number a row.
-    Numbers(Vec<f64>),
-}
+use crate::models::{Head, TextModel};
+use crate::tensors::floats;
 
 impl Targets {
     /// Those of some rows, as the loss takes them.
@@ -39,13 +31,14 @@ impl Targets {
             Targets::Numbers(numbers) => {
                 Tensor::from_slice(&rows.iter().map(|&row| numbers[row] as f32).collect::<Vec<_>>())
             }
+            Targets::Tokens => unreachable!("rows of a classifier have labels"),
         };
         tensor.to_device(device)
     }
 }
 
 /// Labels and loss.
-pub struct Objective {
+pub struct TextClassification {
     /// What a label is.
     pub problem: ProblemType,
     /// Names by id; one made-up name for a regression.
@@ -56,16 +49,7 @@ pub struct Objective {
     smoothing: f64,
 }
 
-/// What the model said of a split.
-#[derive(Clone, Debug, Default)]
-pub struct Predictions {
-    /// `[rows, outputs]`, row by row.
-    pub logits: Vec<f32>,
-    /// Loss of each row.
-    pub losses: Vec<f64>,
-}
-
-impl Objective {
+impl TextClassification {
     /// The loss that the settings describe; class weights are counted from the training rows where they are balanced.
     pub fn new(
         problem: ProblemType,
@@ -82,10 +66,10 @@ impl Objective {
             let values: Vec<f32> = weight_of.iter().map(|&weight| weight as f32).collect();
             Tensor::from_slice(&values).to_device(device)
         });
-        Ok(Objective { problem, labels, weights, weight_of, smoothing: training.label_smoothing })
+        Ok(TextClassification { problem, labels, weights, weight_of, smoothing: training.label_smoothing })
     }
 
-    /// Loss of each row, `[b]`, and the weights of the rows together.
+    /// Loss of each row, `[b]`.
     pub fn row_losses(&self, logits: &Tensor, targets: &Targets, rows: &[usize]) -> Tensor {
         let target = targets.tensor(rows, self.labels.len(), logits.device());
         match self.problem {
@@ -104,19 +88,83 @@ impl Objective {
     }
 
     /// What the summed loss of these rows is divided by: their number, or the weights of their classes.
-    pub fn weight(&self, targets: &Targets, rows: &[usize]) -> f64 {
+    pub fn weight_of_rows(&self, targets: &Targets, rows: &[usize]) -> f64 {
         match targets {
             Targets::Classes(ids) => rows.iter().map(|&row| self.weight_of[ids[row]]).sum(),
             _ => rows.len() as f64,
         }
     }
 
-    /// The metrics of a split.
-    pub fn metrics(&self, targets: &Targets, predictions: &Predictions) -> Result<Metrics> {
+    /// The answer that a row of logits gives.
+    pub fn answer(&self, logits: &[f32]) -> Scored {
+        scored(self.problem, &self.labels, logits)
+    }
+
+    fn gold(&self, targets: &Targets, row: usize) -> Answer {
+        match targets {
+            Targets::Classes(ids) => Answer::Label(self.labels[ids[row]].clone()),
+            Targets::Flags(flags) => {
+                let own = &flags[row * self.labels.len()..][..self.labels.len()];
+                let names = self.labels.iter().zip(own).filter(|(_, flag)| **flag);
+                Answer::Labels(names.map(|(name, _)| name.clone()).collect())
+            }
+            Targets::Numbers(numbers) => Answer::Number(numbers[row]),
+            Targets::Tokens => unreachable!("rows of a classifier have labels"),
+        }
+    }
+
+    fn logits_of<'a>(&self, predictions: &'a Predictions, row: usize) -> &'a [f32] {
+        &predictions.outputs[row * self.labels.len()..][..self.labels.len()]
+    }
+}
+
+impl Objective for TextClassification {
+    fn head(&self) -> Head {
+        Head::Labels(self.labels.len() as i64)
+    }
+
+    fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    fn weight(&self, split: &Split, rows: &[usize]) -> f64 {
+        self.weight_of_rows(&split.targets, rows)
+    }
+
+    fn loss(
+        &self,
+        _model: &dyn TextModel,
+        top: &Tensor,
+        split: &Split,
+        _batch: &Batch,
+        rows: &[usize],
+        by: f64,
+    ) -> Tensor {
+        self.row_losses(top, &split.targets, rows).sum(Kind::Float) * by
+    }
+
+    fn outputs(&self) -> usize {
+        self.labels.len()
+    }
+
+    fn look(
+        &self,
+        _model: &dyn TextModel,
+        top: &Tensor,
+        split: &Split,
+        _batch: &Batch,
+        rows: &[usize],
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let losses = self.row_losses(top, &split.targets, rows);
+        Ok((floats(top)?, floats(&losses)?))
+    }
+
+    fn metrics(&self, split: &Split, predictions: &Predictions) -> Result<Metrics> {
+        let targets = &split.targets;
         let rows: Vec<usize> = (0..predictions.losses.len()).collect();
         let sum: f64 = predictions.losses.iter().sum();
-        let loss = Some(sum / self.weight(targets, &rows));
-        let (labels, logits) = (&self.labels, &predictions.logits);
+        let loss = Some(sum / self.weight_of_rows(targets, &rows));
+        let (labels, logits) = (&self.labels, &predictions.outputs);
         Ok(match targets {
             Targets::Classes(gold) => SingleLabel {
                 labels,
@@ -138,28 +186,12 @@ impl Objective {
                 let predicted: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
                 Regression { gold, predicted: &predicted, loss }.metrics()?
             }
+            Targets::Tokens => unreachable!("rows of a classifier have labels"),
         })
     }
 
-    /// The answer that a row of logits gives.
-    pub fn answer(&self, logits: &[f32]) -> Scored {
-        scored(self.problem, &self.labels, logits)
-    }
-
-    fn gold(&self, targets: &Targets, row: usize) -> Answer {
-        match targets {
-            Targets::Classes(ids) => Answer::Label(self.labels[ids[row]].clone()),
-            Targets::Flags(flags) => {
-                let own = &flags[row * self.labels.len()..][..self.labels.len()];
-                let names = self.labels.iter().zip(own).filter(|(_, flag)| **flag);
-                Answer::Labels(names.map(|(name, _)| name.clone()).collect())
-            }
-            Targets::Numbers(numbers) => Answer::Number(numbers[row]),
-        }
-    }
-
-    /// The best, worst and some random predictions of a split, as the event `examples` has them.
-    pub fn examples(&self, split: &Split, predictions: &Predictions, seed: u64) -> serde_json::Value {
+    /// The best, worst and some random predictions.
+    fn examples(&self, split: &Split, predictions: &Predictions, seed: u64) -> Option<Value> {
         const SHOWN: usize = 5;
         let picked = pick(&predictions.losses, SHOWN, seed);
         let show = |rows: &[usize]| -> Vec<Example> {
@@ -177,15 +209,15 @@ impl Objective {
             };
             rows.iter().map(example).collect()
         };
-        serde_json::json!({
+        Some(json!({
             "best": show(&picked.best),
             "worst": show(&picked.worst),
             "random": show(&picked.random),
-        })
+        }))
     }
 
-    /// Each row's prediction as CSV: row, label, predicted, and a score a label.
-    pub fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String> {
+    /// Row, label, predicted, and a score a label.
+    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<Option<String>> {
         let mut csv = csv::Writer::from_writer(Vec::new());
         let mut header = vec!["row".to_string(), "label".into(), "predicted".into()];
         header.extend(self.labels.iter().map(|label| format!("score {label}")));
@@ -197,13 +229,74 @@ impl Objective {
             record.extend(scored.scores.iter().map(f64::to_string));
             csv.write_record(&record)?;
         }
-        Ok(String::from_utf8(csv.into_inner()?)?)
+        Ok(Some(String::from_utf8(csv.into_inner()?)?))
     }
 
-    fn logits_of<'a>(&self, predictions: &'a Predictions, row: usize) -> &'a [f32] {
-        &predictions.logits[row * self.labels.len()..][..self.labels.len()]
+    /// Where the head is a classifier of exactly these labels, it is kept, matched by name.
+    fn kept_head(&self, config: &Value) -> Option<Vec<i64>> {
+        let class = config["architectures"][0].as_str()?;
+        if !class.ends_with("ForSequenceClassification") {
+            return None;
+        }
+        let stated = config.get("problem_type").and_then(Value::as_str);
+        let stated = stated.map(|name| serde_json::from_value::<ProblemType>(name.into()).ok());
+        if stated.is_some_and(|stated| stated != Some(self.problem)) {
+            return None;
+        }
+        let names = config["id2label"].as_object()?;
+        if names.len() != self.labels.len() {
+            return None;
+        }
+        let number = |label| names.iter().find(|(_, name)| name.as_str() == Some(label))?.0.parse().ok();
+        self.labels.iter().map(|label| number(label.as_str())).collect()
+    }
+
+    fn tuned_config(&self, base: &Value) -> Result<Value> {
+        let class = match base["model_type"].as_str().unwrap_or_default() {
+            "bert" => "BertForSequenceClassification",
+            "roberta" => "RobertaForSequenceClassification",
+            "xlm-roberta" => "XLMRobertaForSequenceClassification",
+            "distilbert" => "DistilBertForSequenceClassification",
+            other => {
+                return Err(Failure::internal("internal_error", format!("no class name for {other}")).into());
+            }
+        };
+        let mut config: Map<String, Value> = base.as_object().cloned().unwrap_or_default();
+        let ids = |(id, name): (usize, &String)| (id.to_string(), json!(name));
+        let names = |(id, name): (usize, &String)| (name.clone(), json!(id));
+        config.insert("architectures".into(), json!([class]));
+        config.insert("problem_type".into(), serde_json::to_value(self.problem)?);
+        config
+            .insert("id2label".into(), self.labels.iter().enumerate().map(ids).collect::<Map<_, _>>().into());
+        config.insert(
+            "label2id".into(),
+            self.labels.iter().enumerate().map(names).collect::<Map<_, _>>().into(),
+        );
+        for gone in ["num_labels", "_num_labels"] {
+            config.shift_remove(gone);
+        }
+        Ok(config.into())
+    }
+
+    fn peft_task(&self) -> &'static str {
+        "SEQ_CLS"
+    }
+
+    fn usage(&self, adapter: bool) -> &'static str {
+        if adapter { USE_OF_ADAPTER } else { USE }
     }
 }
+
+const USE: &str = "```python\nfrom transformers import pipeline\n\nclassify = pipeline(\"text-classification\", \
+                   model=\"path/to/this/folder\")\nprint(classify(\"…\"))\n```\n";
+
+const USE_OF_ADAPTER: &str = "This is an adapter; the model that it was trained on is in `base/`.\n\n```python\nfrom peft \
+                              import PeftModel\nfrom transformers import AutoConfig, \
+                              AutoModelForSequenceClassification, AutoTokenizer, pipeline\n\nfolder = \
+                              \"path/to/this/folder\"\nbase = AutoModelForSequenceClassification.from_pretrained(f\"{folder}/base\", \
+                              config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True)\nmodel = PeftModel.from_pretrained(base, \
+                              folder).merge_and_unload()\nclassify = pipeline(\"text-classification\", model=model, \
+                              tokenizer=AutoTokenizer.from_pretrained(folder))\nprint(classify(\"…\"))\n```\n";
 
 /// An answer with its scores.
 pub struct Scored {

@@ -36,7 +36,7 @@ fn long_bert(to: &Path) {
     tensors::save(&to.join("model.safetensors"), &[]).unwrap();
     let weights = Weights::open(to).unwrap();
     let loader = Loader::new(&weights, "bert", 1, Device::Cpu).from_scratch();
-    models::build(&config, &loader, 2, None).unwrap();
+    models::build(&config, &loader, models::Head::Labels(2), None).unwrap();
     tensors::save(&to.join("model.safetensors"), &loader.finish().unwrap().params).unwrap();
 }
 

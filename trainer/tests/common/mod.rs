@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use formats::checkpoint::Weights;
 use formats::tokenizer::Encoding;
-use luthier_trainer::data::{Batch, Tokens, collate};
+use luthier_trainer::data::{Batch, Row, Tokens, collate};
 use luthier_trainer::job::control::Control;
 use luthier_trainer::job::{self, JobArgs, Outcome};
 use luthier_trainer::models::{self, TextModel};
@@ -35,6 +35,12 @@ pub fn numbers(value: &Value) -> Vec<f64> {
     }
 }
 
+/// A row of an encoder.
+pub fn row_of(tokens: &Tokens, at: usize) -> Row<'_> {
+    let (ids, type_ids) = tokens.row(at);
+    Row { number: 0, ids, type_ids, counts: &[] }
+}
+
 /// The largest difference.
 pub fn distance(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
@@ -50,18 +56,24 @@ pub struct Job {
 impl Job {
     /// A job on a checkpoint of the fixtures, two classes that a word decides.
     pub fn new(model: &str, training: Value) -> Self {
-        let job = Job { dir: tempfile::tempdir().unwrap() };
-        std::fs::create_dir_all(job.path("data")).unwrap();
-        copy_folder(&fixture(model), &job.path("model"));
-        job.write("data/train.csv", &rows(24));
-        job.write("data/validation.csv", &rows(8));
-        job.spec(json!({
+        let job = Job::of(json!({
             "task": "text-classification",
             "columns": {"text": "text", "label": "label"},
             "data": {"train": "train.csv", "validation": "validation.csv"},
             "training": training,
             "resources": {"threads": 1},
         }));
+        copy_folder(&fixture(model), &job.path("model"));
+        job.write("data/train.csv", &rows(24));
+        job.write("data/validation.csv", &rows(8));
+        job
+    }
+
+    /// A job of this specification, without a model or data.
+    pub fn of(spec: Value) -> Self {
+        let job = Job { dir: tempfile::tempdir().unwrap() };
+        std::fs::create_dir_all(job.path("data")).unwrap();
+        job.spec(spec);
         job
     }
 
@@ -152,7 +164,7 @@ pub fn make_bert(folder: &Path, config: &Value) {
     tensors::save(&file, &[]).unwrap();
     let weights = Weights::open(folder).unwrap();
     let loader = Loader::new(&weights, "bert", 1, Device::Cpu).from_scratch();
-    models::build(config, &loader, 2, None).unwrap();
+    models::build(config, &loader, models::Head::Labels(2), None).unwrap();
     tensors::save(&file, &loader.finish().unwrap().params).unwrap();
 }
 
@@ -194,7 +206,7 @@ pub fn batch_of(batch: &Value) -> Batch {
         })
         .collect();
     let tokens = Tokens::of(&encodings);
-    let rows: Vec<_> = (0..tokens.len()).map(|row| tokens.row(row, 0)).collect();
+    let rows: Vec<_> = (0..tokens.len()).map(|row| row_of(&tokens, row)).collect();
     collate(&rows, (0, 0), Device::Cpu)
 }
 

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::ops::RangeBounds;
 
 use super::SpecError;
-use crate::spec::ProblemType;
 use crate::spec::reader::unknown;
+use crate::spec::{ProblemType, Task};
 
 /// Problems as they are found.
 #[derive(Default)]
@@ -56,8 +56,11 @@ impl Check {
         });
     }
 
-    pub(super) fn metric(&mut self, param: &str, name: &str, problem_type: Option<ProblemType>) {
-        let known = metric_names(problem_type);
+    pub(super) fn metric(&mut self, param: &str, name: &str, task: Task, problem_type: Option<ProblemType>) {
+        let known = match task {
+            Task::TextClassification => metric_names(problem_type),
+            Task::TextGeneration => vec!["loss", "perplexity", "mean_token_accuracy"],
+        };
         let plain = name.strip_prefix("eval_").unwrap_or(name);
         self.that(known.contains(&plain), param, || unknown(name, &known));
     }

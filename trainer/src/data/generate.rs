@@ -1,0 +1,162 @@
+//! The files of a text-generation job: chats, prompts with their completions, plain texts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use formats::chat::{Content, Encoder, Example, Loss, read_chats};
+use formats::chat_template::ChatTemplate;
+use formats::dataset::{SplitSizes, random_split};
+use formats::tokenizer::{Encoding, Tokenizer};
+use store::spec::{JobSpec, LossOn};
+
+use super::{Data, Split};
+use crate::failure::Failure;
+use crate::job::Events;
+use crate::tasks::Targets;
+
+/// How the examples of a job become tokens.
+struct Maker<'a> {
+    spec: &'a JobSpec,
+    tokenizer: &'a Tokenizer,
+    template: Option<ChatTemplate>,
+    max_length: usize,
+}
+
+impl Data {
+    /// Reads the files under `DIR/data`; `model` is the folder whose template writes chats. What is held out comes from
+    /// files of their own, or from the training file.
+    pub fn generated(
+        (dir, model): (&Path, &Path),
+        spec: &JobSpec,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+        events: &mut Events,
+    ) -> Result<Self> {
+        let template = template(model, spec, tokenizer)?;
+        let maker = Maker { spec, tokenizer, template, max_length };
+        let read = |file: &String| -> Result<Vec<Example>> {
+            Ok(read_chats(&dir.join("data").join(file), file, None)?)
+        };
+        let mut train = read(&spec.data.train)?;
+        let [mut validation, mut test] = [&spec.data.validation, &spec.data.test]
+            .map(|file| file.as_ref().map(&read).transpose())
+            .map(|held_out| held_out.map(Option::unwrap_or_default));
+        let sizes = SplitSizes {
+            validation: if spec.data.validation.is_some() { 0.0 } else { spec.split.fraction },
+            test: if spec.data.test.is_some() { 0.0 } else { spec.split.test_fraction },
+        };
+        let split = random_split(train.len(), sizes, u64::from(spec.split.seed));
+        let take = |rows: &[usize]| rows.iter().map(|&row| train[row].clone()).collect::<Vec<_>>();
+        for (held_out, rows) in [(&mut validation, &split.validation), (&mut test, &split.test)] {
+            if !rows.is_empty() {
+                *held_out = Ok(take(rows));
+            }
+        }
+        train = take(&split.train);
+        let held_out = |name: &str, file: &Option<String>, examples: Vec<Example>, events: &mut Events| {
+            if examples.is_empty() {
+                return Ok(None);
+            }
+            maker.split(name, file.as_ref().unwrap_or(&spec.data.train), &examples, events).map(Some)
+        };
+        Ok(Data {
+            train: Arc::new(maker.split("train", &spec.data.train, &train, events)?),
+            validation: held_out("validation", &spec.data.validation, validation?, events)?,
+            test: held_out("test", &spec.data.test, test?, events)?,
+        })
+    }
+}
+
+/// The template that is asked for by name or in full, or the checkpoint's own.
+fn template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+    let tokens = tokenizer.special_tokens().clone();
+    let made = match &spec.training.chat_template {
+        Some(source) if source.contains("{%") || source.contains("{{") => {
+            ChatTemplate::new(source, "chat_template", tokens).map(Some)
+        }
+        Some(name) => ChatTemplate::named(name, tokens).map(Some),
+        None => ChatTemplate::load(model, tokens),
+    };
+    made.map_err(|problem| {
+        Failure::user("bad_chat_template", format!("{problem}.")).at("training.chat_template").into()
+    })
+}
+
+impl Maker<'_> {
+    /// Tokens of a part of the data. What was cut, or has nothing to learn, is told by its number.
+    fn split(&self, part: &str, file: &str, examples: &[Example], events: &mut Events) -> Result<Split> {
+        let loss = match self.spec.training.loss_on {
+            LossOn::Assistant => Loss::Assistant,
+            LossOn::All => Loss::All,
+        };
+        let encoder = Encoder {
+            tokenizer: self.tokenizer,
+            template: self.template.as_ref(),
+            max_length: self.max_length,
+            loss,
+            file,
+        };
+        let encoder =
+            Encoder { max_length: if joins(examples) { usize::MAX } else { self.max_length }, ..encoder };
+        let made = encoder.encode_rows(examples)?;
+        for notice in made.notices(self.max_length) {
+            events.warn(0, format!("{part}: {notice}."))?;
+        }
+        let (numbers, rows) = match joins(examples) {
+            false => (made.numbers, made.rows.into_iter().map(|row| (row.ids, row.counts)).collect()),
+            true => {
+                let blocks = blocks(made.rows.into_iter().map(|row| row.ids), self.max_length);
+                ((0..blocks.len() as u64).collect(), blocks)
+            }
+        };
+        let encodings: Vec<Encoding> = rows
+            .into_iter()
+            .map(|(ids, counts)| Encoding {
+                ids,
+                type_ids: counts.into_iter().map(u32::from).collect(),
+                truncated: false,
+            })
+            .collect();
+        let tokens = super::Tokens::of(&encodings);
+        let counted: u64 =
+            encodings.iter().flat_map(|row| row.type_ids.iter().skip(1)).map(|&mark| u64::from(mark)).sum();
+        events.log(
+            0,
+            format!(
+                "{part}: {} rows, {} tokens, of which {counted} count in the loss",
+                encodings.len(),
+                tokens.total()
+            ),
+        )?;
+        Ok(Split { tokens, numbers, targets: Targets::Tokens, texts: Vec::new() })
+    }
+}
+
+/// Whether rows are plain texts, which are joined end to end.
+fn joins(examples: &[Example]) -> bool {
+    examples.first().is_some_and(|example| matches!(example.content, Content::Text(_)))
+}
+
+/// Texts end to end, cut into blocks of `length` tokens, of which all count; the last may be shorter. So does transformers'
+/// `run_clm.py`, but for the last one.
+fn blocks(texts: impl Iterator<Item = Vec<u32>>, length: usize) -> Vec<(Vec<u32>, Vec<bool>)> {
+    let ids: Vec<u32> = texts.flatten().collect();
+    ids.chunks(length)
+        .filter(|block| block.len() > 1)
+        .map(|block| (block.to_vec(), vec![true; block.len()]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_where_a_block_is_full() {
+        let made = blocks([vec![1, 2, 3], vec![4, 5], vec![6, 7]].into_iter(), 3);
+        let ids: Vec<Vec<u32>> = made.into_iter().map(|(ids, _)| ids).collect();
+        // A last block of one token has nothing that foretells it.
+        assert_eq!(ids, [vec![1, 2, 3], vec![4, 5, 6]]);
+    }
+}

@@ -1,0 +1,57 @@
+//! The matrix by which a language model tells tokens apart.
+
+use native::{CrossEntropy, Losses};
+use tch::{Kind, Tensor};
+
+use super::{Init, Path};
+
+/// One row a token: the output layer, which many families share with their word embedding.
+pub struct Vocabulary {
+    param: Tensor,
+    /// A copy in the kind of mixed precision.
+    low: Option<Tensor>,
+    /// Logits become `cap · tanh(logit / cap)`; 0 for no bound.
+    cap: f64,
+}
+
+impl Vocabulary {
+    /// Takes `weight` `[tokens, size]` below `path`.
+    pub fn new(path: &Path, tokens: i64, size: i64, std: f64, cap: f64) -> Self {
+        let param = path.param("weight", &[tokens, size], Init::Normal(std));
+        let low = path.low("weight", &param);
+        Vocabulary { param, low, cap }
+    }
+
+    /// The matrix as a table of embeddings.
+    pub(super) fn table(&self) -> Tensor {
+        self.param.shallow_clone()
+    }
+
+    /// The loss of each of the tokens `targets`, Int64 `[n]`, after states `[n, size]`; all of them times `weights`, fp32
+    /// `[n]`, summed.
+    pub fn losses(&self, states: &Tensor, targets: &Tensor, weights: &Tensor) -> Losses {
+        let weight = self.weight(states.kind());
+        native::cross_entropy(CrossEntropy {
+            states,
+            weight: &weight,
+            param: &self.param,
+            targets,
+            weights,
+            cap: self.cap,
+        })
+    }
+
+    /// Logits of states `[n, size]`: fp32 `[n, tokens]`, all at once.
+    pub fn logits(&self, states: &Tensor) -> Tensor {
+        let logits = states.matmul(&self.weight(states.kind()).transpose(0, 1)).to_kind(Kind::Float);
+        if self.cap > 0.0 { (logits / self.cap).tanh() * self.cap } else { logits }
+    }
+
+    /// The numbers that are multiplied by, which have no gradient of their own.
+    fn weight(&self, kind: Kind) -> Tensor {
+        match &self.low {
+            Some(low) if kind != Kind::Float => low.shallow_clone(),
+            _ => self.param.detach().to_kind(kind),
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Text generation: each token that counts is foretold by those before it in its row.
+//!
+//! The loss is that of transformers' `…ForCausalLM`: the cross-entropy of the next token. Which tokens count is a matter of
+//! the data (`formats::chat`): what the assistant says, or all.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tch::{Kind, Tensor};
+
+use super::{Objective, Predictions};
+use crate::data::{Batch, Split};
+use crate::metrics::{LanguageModel, Metrics};
+use crate::models::{Head, TextModel};
+use crate::tensors::floats;
+
+/// Numbers of a row: tokens that count, and those of them that were right.
+const OUTPUTS: usize = 2;
+
+/// The next token.
+pub struct TextGeneration;
+
+impl TextGeneration {
+    /// The losses of a batch, each times `by` in the total.
+    fn losses(model: &dyn TextModel, top: &Tensor, batch: &Batch, by: f64) -> native::Losses {
+        let counted = &batch.counted;
+        let vocabulary = model.vocabulary().expect("a language model has a vocabulary");
+        // Only where a token counts are the states multiplied by the whole vocabulary.
+        let states = top.index_select(0, &counted.places); // [m, d]
+        let weights = Tensor::full(counted.targets.size(), by, (Kind::Float, top.device()));
+        vocabulary.losses(&states, &counted.targets, &weights)
+    }
+}
+
+impl Objective for TextGeneration {
+    fn head(&self) -> Head {
+        Head::Tokens
+    }
+
+    fn weight(&self, split: &Split, rows: &[usize]) -> f64 {
+        rows.iter().map(|&row| split.row(row).counted() as f64).sum::<f64>().max(1.0)
+    }
+
+    fn loss(
+        &self,
+        model: &dyn TextModel,
+        top: &Tensor,
+        _split: &Split,
+        batch: &Batch,
+        _rows: &[usize],
+        by: f64,
+    ) -> Tensor {
+        Self::losses(model, top, batch, by).total
+    }
+
+    fn outputs(&self) -> usize {
+        OUTPUTS
+    }
+
+    fn look(
+        &self,
+        model: &dyn TextModel,
+        top: &Tensor,
+        _split: &Split,
+        batch: &Batch,
+        _rows: &[usize],
+    ) -> Result<(Vec<f32>, Vec<f32>)> {
+        let losses = Self::losses(model, top, batch, 1.0);
+        let (each, right) = (floats(&losses.each)?, floats(&losses.right)?);
+        let (mut outputs, mut sums, mut at) = (Vec::new(), Vec::new(), 0);
+        for &count in &batch.counted.of_row {
+            let span = at..at + count;
+            outputs.extend([count as f32, right[span.clone()].iter().sum()]);
+            sums.push(each[span].iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32);
+            at += count;
+        }
+        Ok((outputs, sums))
+    }
+
+    fn metrics(&self, _split: &Split, predictions: &Predictions) -> Result<Metrics> {
+        let sum = |which: usize| {
+            predictions.outputs.iter().skip(which).step_by(OUTPUTS).map(|&number| f64::from(number)).sum()
+        };
+        let loss = predictions.losses.iter().sum();
+        Ok(LanguageModel { loss, tokens: sum(0), right: sum(1) }.metrics())
+    }
+
+    fn examples(&self, _split: &Split, _predictions: &Predictions, _seed: u64) -> Option<Value> {
+        None
+    }
+
+    /// Row, tokens that count, their mean loss, and the share of them that was right.
+    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<Option<String>> {
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        csv.write_record(["row", "tokens", "loss", "mean_token_accuracy"])?;
+        for (at, number) in split.numbers.iter().enumerate() {
+            let tokens = f64::from(predictions.outputs[at * OUTPUTS]);
+            let right = f64::from(predictions.outputs[at * OUTPUTS + 1]);
+            let mean = |sum: f64| if tokens > 0.0 { (sum / tokens).to_string() } else { String::new() };
+            csv.write_record([
+                number.to_string(),
+                tokens.to_string(),
+                mean(predictions.losses[at]),
+                mean(right),
+            ])?;
+        }
+        Ok(Some(String::from_utf8(csv.into_inner()?)?))
+    }
+
+    fn tuned_config(&self, base: &Value) -> Result<Value> {
+        let mut config = base.clone();
+        let class = match base["model_type"].as_str().unwrap_or_default() {
+            "llama" => "LlamaForCausalLM",
+            "mistral" => "MistralForCausalLM",
+            "qwen2" => "Qwen2ForCausalLM",
+            "qwen3" => "Qwen3ForCausalLM",
+            "smollm3" => "SmolLM3ForCausalLM",
+            "phi3" => "Phi3ForCausalLM",
+            "gemma2" => "Gemma2ForCausalLM",
+            "gemma3_text" => "Gemma3ForCausalLM",
+            other => anyhow::bail!("no class name for {other}"),
+        };
+        config["architectures"] = json!([class]);
+        Ok(config)
+    }
+
+    fn peft_task(&self) -> &'static str {
+        "CAUSAL_LM"
+    }
+
+    fn usage(&self, adapter: bool) -> &'static str {
+        if adapter { USE_OF_ADAPTER } else { USE }
+    }
+}
+
+const USE: &str = "```python\nfrom transformers import pipeline\n\ngenerate = pipeline(\"text-generation\", \
+                   model=\"path/to/this/folder\")\nprint(generate(\"…\", max_new_tokens=64))\n```\n";
+
+const USE_OF_ADAPTER: &str = "This is an adapter; the model that it was trained on is in `base/`.\n\n```python\nfrom peft \
+                              import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer, \
+                              pipeline\n\nfolder = \"path/to/this/folder\"\nbase = \
+                              AutoModelForCausalLM.from_pretrained(f\"{folder}/base\")\nmodel = \
+                              PeftModel.from_pretrained(base, folder).merge_and_unload()\ngenerate = \
+                              pipeline(\"text-generation\", model=model, \
+                              tokenizer=AutoTokenizer.from_pretrained(folder))\nprint(generate(\"…\", \
+                              max_new_tokens=64))\n```\n";
