@@ -7,7 +7,7 @@ use store::notify::Listener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::openai::dry_run::Samples;
+use crate::openai::sample::Samples;
 use crate::predictor::Predictors;
 use crate::telemetry::Requests;
 

@@ -18,7 +18,7 @@ const field = (kind, name, label, smoothed) => () => [{ kind, field: name, name:
 const has = (known, kind, name) => known.of(kind).fields[name]?.some((number) => number != null);
 
 // Shown at first; the rest of the metrics wait in the legend.
-const FIRST_METRICS = ["accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman"];
+const FIRST_METRICS = ["mean_token_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman"];
 
 const CHARTS = {
   loss: {
@@ -30,11 +30,12 @@ const CHARTS = {
   },
   metrics: {
     lines: (known) => {
-      const names = Object.keys(known.of("eval").fields).filter((name) => name !== "loss" && has(known, "eval", name));
+      const names = Object.keys(known.of("eval").fields).filter((name) => name !== "loss" && name !== "perplexity" && has(known, "eval", name));
       const first = names.filter((name) => FIRST_METRICS.includes(name));
       return names.map((name) => ({ kind: "eval", field: name, name: name.replaceAll("_", " "), smoothed: false, hidden: first.length > 0 && !first.includes(name) }));
     },
   },
+  perplexity: { log: true, lines: field("eval", "perplexity", "validation", false) },
   learning_rate: { lines: field("train", "learning_rate", "learning rate", false) },
   throughput: {
     lines: (known) => [

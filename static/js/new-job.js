@@ -53,14 +53,21 @@ function askForEstimate() {
   }, 400);
 }
 
+/** What is learnt follows from the checkpoint. */
+function settleTask() {
+  const task = form.querySelector('input[name="model"]:checked')?.dataset.task;
+  if (task) form.elements.namedItem("task").value = task;
+}
+
 function refresh() {
+  settleTask();
   showFields();
   summarize();
   askForEstimate();
 }
 
 form.addEventListener("change", (event) => {
-  if (event.target.name === "training_file" || event.target.name.startsWith("columns.")) askForColumns();
+  if (event.target.name === "training_file" || event.target.name === "model" || event.target.name.startsWith("columns.")) askForColumns();
   refresh();
 });
 form.addEventListener("input", (event) => {
@@ -81,7 +88,7 @@ document.addEventListener("uploaded", async ({ detail }) => {
   const answer = await fetch(`/jobs/new/picker?name=${detail.name}&chosen=${encodeURIComponent(detail.id)}`);
   if (!answer.ok) return;
   document.getElementById(`picker-${detail.name}`).outerHTML = await answer.text();
-  if (detail.name === "training_file") askForColumns();
+  askForColumns();
   refresh();
 });
 

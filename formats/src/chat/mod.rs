@@ -15,6 +15,7 @@
 mod encode;
 mod layout;
 mod message;
+mod preview;
 mod row;
 mod spans;
 mod survey;
@@ -26,6 +27,7 @@ use serde_json::{Map, Value};
 
 pub use encode::{Encoded, EncodedPair, EncodedRows, Encoder, Loss};
 pub use layout::Layout;
+pub use preview::{PreviewExample, PreviewTurn};
 pub use survey::{Survey, survey};
 
 use crate::problem::{LineRange, Problem, Problems};
@@ -117,6 +119,13 @@ pub struct Example {
     pub content: Content,
     /// The list of tools that the assistant may call, for the template.
     pub tools: Option<Value>,
+}
+
+impl Content {
+    /// Whether a chat template writes it.
+    pub fn is_chat(&self) -> bool {
+        matches!(self, Self::Chat(_) | Self::Preference { .. })
+    }
 }
 
 /// Reads all rows of a file; with `layout`, in that one, else in the one that its keys tell.

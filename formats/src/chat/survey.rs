@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::preview::{PREVIEW_ROWS, PreviewExample};
 use super::{Content, Example, Layout, Role, each_example};
 use crate::problem::{LineRange, Problem, ProblemKind, Problems};
 
@@ -36,6 +37,9 @@ pub struct Survey {
     pub problems: Problems,
     /// What is no error and yet worth a look.
     pub notices: Vec<String>,
+    /// The first rows that can be used.
+    #[serde(default)]
+    pub preview: Vec<PreviewExample>,
 }
 
 impl Survey {
@@ -78,6 +82,9 @@ pub fn survey(path: &Path, name: &str, layout: Option<Layout>) -> Survey {
 impl Survey {
     fn add(&mut self, example: &Example, seen: &mut Seen) {
         self.rows += 1;
+        if self.preview.len() < PREVIEW_ROWS {
+            self.preview.push(PreviewExample::of(example));
+        }
         self.with_tools += u64::from(example.tools.is_some());
         let messages: Vec<_> = match &example.content {
             Content::Chat(messages) => {

@@ -13,6 +13,20 @@ const CONFIG: &str = "tokenizer_config.json";
 const FIELD: &str = "chat_template";
 
 impl ChatTemplate {
+    /// The template that `chosen` gives, by name or in full; the checkpoint's own where nothing is chosen.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`], [`ChatTemplate::named`] and [`ChatTemplate::load`].
+    pub fn choose(dir: &Path, chosen: Option<&str>, tokens: SpecialTokens) -> Result<Option<Self>, Problem> {
+        match chosen {
+            Some(source) if source.contains("{%") || source.contains("{{") => {
+                Self::new(source, FIELD, tokens).map(Some)
+            }
+            Some(name) => Self::named(name, tokens).map(Some),
+            None => Self::load(dir, tokens),
+        }
+    }
+
     /// The template of a checkpoint folder: `chat_template.jinja`, else `chat_template` of `tokenizer_config.json`, of several
     /// the one named `default`. `None` where the checkpoint has none.
     ///

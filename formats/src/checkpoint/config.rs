@@ -14,6 +14,11 @@ pub const ENCODERS: [&str; 4] = ["bert", "roberta", "xlm-roberta", "distilbert"]
 pub const DECODERS: [&str; 8] =
     ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma2", "gemma3_text"];
 
+/// Whether models of this type are language models.
+pub(super) fn is_decoder(model_type: Option<&str>) -> bool {
+    model_type.is_some_and(|name| DECODERS.contains(&name))
+}
+
 /// What of a `config.json` matters before a model is built. Unknown fields are ignored.
 ///
 /// DistilBERT's own names of the sizes are read into BERT's.
@@ -154,7 +159,7 @@ impl Config {
 
     /// Whether it is a language model.
     pub fn is_decoder(&self) -> bool {
-        self.model_type.as_deref().is_some_and(|name| DECODERS.contains(&name))
+        is_decoder(self.model_type.as_deref())
     }
 
     /// The model type, if there is an implementation for it.

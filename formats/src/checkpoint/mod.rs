@@ -85,6 +85,11 @@ impl CheckpointInfo {
         self.problems.is_empty()
     }
 
+    /// Whether it is a language model.
+    pub fn is_decoder(&self) -> bool {
+        config::is_decoder(self.model_type.as_deref())
+    }
+
     fn add(&mut self, problem: Problem) {
         self.problems.push(problem);
     }

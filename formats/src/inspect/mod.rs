@@ -124,7 +124,8 @@ fn preview(cell: &Cell) -> Option<String> {
     cell.written().map(|text| shortened(&text, PREVIEW_CHARACTERS))
 }
 
-fn shortened(text: &str, characters: usize) -> String {
+/// At most so many characters of a text, `…` where there are more.
+pub(crate) fn shortened(text: &str, characters: usize) -> String {
     match text.char_indices().nth(characters) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -1,51 +1,20 @@
 //! What a job would take, without making it: memory, steps, time.
 
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
-
 use chrono::Utc;
-use formats::checkpoint::Config;
-use formats::dataset::{ProblemType, SplitSizes, read_classification, split_examples};
-use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 use store::agent::{self, Agent};
-use store::estimate::{self, Estimate, Machine, Model, Rows, Way};
+use store::estimate::{self, Estimate, Machine, Way};
 use store::job::{self, Job, Status};
 use store::queue::NewJob;
 use store::spec::{Device, JobSpec, Precision};
-use store::{FileId, StoredFile, model};
-use tempfile::TempDir;
 
+use super::sample::{Shares, sample};
+use super::views::columns_json;
 use crate::operations::SILENCE;
 use crate::{AppState, Error, Result};
 
-/// Rows that are tokenized to know how long rows are.
-const SAMPLE: usize = 2000;
-
-/// Samples that are kept.
-const KEPT: usize = 64;
-
 /// Finished jobs that are looked through for one whose speed says something.
 const LOOKED_THROUGH: i64 = 20;
-
-/// Lengths of rows that were sampled before, by data, columns and tokenizer.
-#[derive(Clone, Debug, Default)]
-pub struct Samples(Arc<Mutex<HashMap<String, Arc<Sample>>>>);
-
-/// What a job's data and model say about its size.
-#[derive(Debug)]
-struct Sample {
-    model: Model,
-    /// Rows to train on, and bytes of the file.
-    rows: u64,
-    bytes: u64,
-    /// Tokens of sampled rows, as long as the model has positions for.
-    lengths: Vec<u64>,
-    /// The longest input that the tokenizer says it was made for.
-    stated: Option<u64>,
-}
 
 /// What a job would take.
 #[derive(Debug)]
@@ -56,6 +25,8 @@ pub struct DryRun {
     pub tokens: (f64, u64),
     /// Rows to train on, and how many of them were looked at.
     pub rows: (u64, u64),
+    /// Rows that are cut and tokens that count, in text generation.
+    pub shares: Option<Shares>,
     /// Seconds of a step, and the finished job by whose speed, where there is one.
     pub speed: Option<(f64, Job)>,
     /// Agents that live, and whether the job fits each; `None` where its memory is not known.
@@ -80,8 +51,16 @@ impl DryRun {
             "model": new.model_id,
             "task": new.spec.task,
             "problem_type": new.spec.problem_type,
-            "columns": new.spec.columns,
-            "rows": {"training": self.rows.0, "sampled": self.rows.1, "mean_tokens": self.tokens.0, "longest_tokens": self.tokens.1},
+            "columns": columns_json(&new.spec),
+            "rows": {
+                "training": self.rows.0,
+                "sampled": self.rows.1,
+                "mean_tokens": self.tokens.0,
+                "longest_tokens": self.tokens.1,
+                "truncated_share": self.shares.map(|shares| shares.truncated),
+                "counted_share": self.shares.map(|shares| shares.counted),
+                "left_out_share": self.shares.map(|shares| shares.left_out),
+            },
             "memory": {
                 "weights": estimate.weights,
                 "copies": estimate.copies,
@@ -144,7 +123,8 @@ pub async fn dry_run(state: &AppState, new: &NewJob) -> Result<DryRun> {
     Ok(DryRun {
         estimate,
         tokens: (rows.mean(), rows.longest()),
-        rows: (rows.count, sample.lengths.len() as u64),
+        rows: (rows.count, sample.looked_at),
+        shares: sample.shares,
         speed,
         agents,
         suggestion,
@@ -198,99 +178,4 @@ async fn seconds_per_step(
     let seconds = job.progress["step_seconds"].as_f64().unwrap_or_default();
     let known = other.flops_per_step > 0.0 && seconds > 0.0;
     Ok(known.then(|| (seconds * estimate.flops_per_step / other.flops_per_step, job)))
-}
-
-impl Sample {
-    fn rows_of(&self, spec: &JobSpec) -> Rows {
-        let length = self.model.max_length(&spec.training, self.stated);
-        Rows::new(self.rows, self.bytes, self.lengths.iter().copied(), length)
-    }
-}
-
-/// Looks at data and model, or finds what was seen before.
-async fn sample(state: &AppState, spec: &JobSpec, model_id: &str, file: FileId) -> Result<Arc<Sample>> {
-    let gone = || Error::not_found("the data or the model is not there any more");
-    let file = store::file::get(&state.store.db, file).await?.ok_or_else(gone)?;
-    let files = model::files(&state.store.db, model_id).await?;
-    let problem = spec.problem_type.unwrap_or(ProblemType::SingleLabel);
-    let key = key(&[
-        &json!(file.hash),
-        &json!([spec.columns, problem, spec.split, spec.data]),
-        &json!(files.iter().map(|file| &file.hash).collect::<Vec<_>>()),
-    ]);
-    let known = state.samples.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-    if let Some(known) = known {
-        return Ok(known);
-    }
-    let folder = TempDir::with_prefix_in("estimate-", state.config.data.join("cache"))?;
-    lay_out(state, &files, folder.path()).await?;
-    let data = folder.path().join(&spec.data.train);
-    state.store.objects.fetch(&file.hash, &data).await?;
-    let (spec, bytes) = (spec.clone(), file.bytes.try_into().unwrap_or(0));
-    let look = move || look(folder.path(), &data, &spec, problem, bytes);
-    let made = tokio::task::spawn_blocking(look).await.map_err(|error| Error::Internal(error.into()))?;
-    let made = Arc::new(made.map_err(|problem| Error::invalid("model", problem.to_string()))?);
-    let mut samples = state.samples.0.lock().unwrap_or_else(PoisonError::into_inner);
-    if samples.len() >= KEPT {
-        samples.clear();
-    }
-    samples.insert(key, made.clone());
-    Ok(made)
-}
-
-fn key(parts: &[&Value]) -> String {
-    let text: Vec<String> = parts.iter().map(|part| part.to_string()).collect();
-    hex::encode(Sha256::digest(text.join("\n")))
-}
-
-/// Puts the model's files but its weights into a folder.
-async fn lay_out(state: &AppState, files: &[StoredFile], folder: &Path) -> Result<()> {
-    let plain = |file: &&StoredFile| {
-        !file.path.contains('/') && [".json", ".txt", ".model"].iter().any(|end| file.path.ends_with(end))
-    };
-    for file in files.iter().filter(plain) {
-        state.store.objects.fetch(&file.hash, &folder.join(&file.path)).await?;
-    }
-    Ok(())
-}
-
-fn look(
-    folder: &Path,
-    data: &Path,
-    spec: &JobSpec,
-    problem: ProblemType,
-    bytes: u64,
-) -> std::result::Result<Sample, anyhow::Error> {
-    let config: Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
-    let name = &spec.data.train;
-    let examples = read_classification(data, name, &spec.columns, problem)?;
-    let sizes = SplitSizes {
-        validation: if spec.data.validation.is_some() { 0.0 } else { spec.split.fraction },
-        test: if spec.data.test.is_some() { 0.0 } else { spec.split.test_fraction },
-    };
-    let split = split_examples(name, &examples, sizes, spec.split.stratify, spec.split.seed.into())?;
-    let labels = match problem {
-        ProblemType::Regression => 1,
-        _ => {
-            formats::dataset::LabelMap::from_train(name, examples.iter().map(|example| &example.label))?.len()
-        }
-    };
-    let model = Model::new(&config, labels as u64)?;
-    let tokenizer = Tokenizer::load(folder)?;
-    // Evenly from the whole file: the head of a sorted one says little.
-    let every = split.train.len().div_ceil(SAMPLE).max(1);
-    let texts: Vec<(&str, Option<&str>)> = split
-        .train
-        .iter()
-        .step_by(every)
-        .map(|&row| (examples[row].text.as_str(), examples[row].text_pair.as_deref()))
-        .collect();
-    let encodings = tokenizer.encode_pairs(&texts, model.positions.max(8) as usize)?;
-    Ok(Sample {
-        model,
-        rows: split.train.len() as u64,
-        bytes,
-        lengths: encodings.iter().map(|encoding| encoding.ids.len() as u64).collect(),
-        stated: tokenizer.model_max_length().map(|length| length as u64),
-    })
 }

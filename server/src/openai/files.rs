@@ -12,6 +12,7 @@ use store::FileId;
 use store::file::{self, Deleted, File, FileStatus, Inspected, NewFile};
 use store::objects::Scratch;
 
+use super::report::Report;
 use super::views::file_json;
 use super::{retries, upload};
 use crate::extract::{Query, id_of};
@@ -165,19 +166,20 @@ fn expiry(anchor: Option<&str>, seconds: Option<&str>) -> Result<Option<chrono::
     }
 }
 
-/// Reads a table from end to end; files for other purposes are taken as they are.
+/// Reads a file from end to end; files for other purposes are taken as they are.
 async fn look_into(scratch: &Scratch, name: &str, purpose: &str) -> Result<Inspected> {
     if purpose != "fine-tune" {
         return Ok(Inspected { status: FileStatus::Processed, details: None, report: None });
     }
     let (path, name) = (scratch.path().to_owned(), name.to_owned());
-    let inspection = tokio::task::spawn_blocking(move || formats::inspect::inspect(&path, &name))
+    let report = tokio::task::spawn_blocking(move || Report::of(&path, &name))
         .await
         .map_err(|error| Error::Internal(error.into()))?;
+    // Conversations are judged by the job that wants them: the same rows may be a table to another.
     Ok(Inspected {
-        status: if inspection.is_usable() { FileStatus::Processed } else { FileStatus::Error },
-        details: why_unusable(&inspection),
-        report: Some(serde_json::to_value(&inspection).map_err(anyhow::Error::from)?),
+        status: if report.table.is_usable() { FileStatus::Processed } else { FileStatus::Error },
+        details: why_unusable(&report.table),
+        report: Some(serde_json::to_value(&report).map_err(anyhow::Error::from)?),
     })
 }
 

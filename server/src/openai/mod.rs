@@ -10,9 +10,11 @@ pub mod models;
 mod predictions;
 mod prepare;
 mod range;
+pub mod report;
 mod request;
 mod rerun;
 mod retries;
+pub mod sample;
 mod upload;
 mod views;
 

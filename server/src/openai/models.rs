@@ -78,6 +78,12 @@ pub async fn find_model(state: &AppState, id: &str) -> Result<Model> {
     model::get(&state.store.db, id).await?.ok_or_else(|| missing(id))
 }
 
+/// What a model can learn: a language model generates, an encoder classifies.
+pub fn task_of(model: &Model) -> Task {
+    let info: CheckpointInfo = serde_json::from_value(model.report.clone()).unwrap_or_default();
+    if info.is_decoder() { Task::TextGeneration } else { Task::TextClassification }
+}
+
 fn missing(id: &str) -> Error {
     Error::not_found(format!("there is no model \"{id}\""))
 }
@@ -297,10 +303,14 @@ fn list_files(folder: &FsPath, prefix: &str, found: &mut Vec<String>) -> std::io
 async fn insert(state: &AppState, id: &str, info: &CheckpointInfo, files: Vec<StoredFile>) -> Result<Model> {
     let architecture = info.architectures.first().cloned();
     let has_head = architecture.as_ref().is_some_and(|name| name.ends_with("ForSequenceClassification"));
+    let task = match info.is_decoder() {
+        true => Some(Task::TextGeneration),
+        false => has_head.then_some(Task::TextClassification),
+    };
     let new = NewModel {
         model_id: id.to_owned(),
         kind: ModelKind::Base,
-        task: has_head.then(|| Task::TextClassification.as_str().to_owned()),
+        task: task.map(|task| task.as_str().to_owned()),
         architecture,
         parameters: i64::try_from(info.parameters).ok(),
         base_model: None,

@@ -4,8 +4,9 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 use store::model;
-use store::spec::Reader;
+use store::spec::{Reader, Task};
 
+use super::models::task_of;
 use crate::extract::JsonObject;
 use crate::{AppState, Error, Result};
 
@@ -31,6 +32,12 @@ pub async fn create_prediction(
     if model.task.is_none() {
         let message = format!(
             "{id} has no head that could answer; ask a tuned model, or one that was uploaded with a head"
+        );
+        return Err(Error::invalid("model", message));
+    }
+    if task_of(&model) == Task::TextGeneration {
+        let message = format!(
+            "{id} is a language model, and text generation is not served yet; download the model to generate with it"
         );
         return Err(Error::invalid("model", message));
     }

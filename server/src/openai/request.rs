@@ -20,7 +20,8 @@ pub struct CreateJob {
     pub seed: Option<u32>,
     pub metadata: BTreeMap<String, String>,
     pub priority: i32,
-    pub task: Task,
+    /// What to learn; `None` for what the model is there for.
+    pub task: Option<Task>,
     pub problem_type: Option<ProblemType>,
     pub columns: Roles,
     pub split: Split,
@@ -152,9 +153,8 @@ fn priority(reader: &mut Reader) -> Result<i32> {
     }
 }
 
-fn task(reader: &mut Reader) -> Result<Task> {
-    let names = [(Task::TextClassification.as_str(), Task::TextClassification)];
-    Ok(reader.word("task", &names)?.unwrap_or(Task::TextClassification))
+fn task(reader: &mut Reader) -> Result<Option<Task>> {
+    Ok(reader.word("task", &Task::ALL.map(|task| (task.as_str(), task)))?)
 }
 
 fn problem_type(reader: &mut Reader) -> Result<Option<ProblemType>> {
@@ -239,7 +239,7 @@ fn supervised_only(method: &mut Reader) -> Result<()> {
         Some(other @ ("dpo" | "reinforcement")) => Err(Error::invalid(
             "method.type",
             format!(
-                "\"{other}\" is not supported for text classification; leave it out or say \"supervised\""
+                "\"{other}\" is not supported yet; leave it out or say \"supervised\", with rows that show the right answers"
             ),
         )),
         Some(other) => {

@@ -9,6 +9,7 @@ use store::file::File;
 use store::job::{Asked, Job, Status};
 use store::model::{Model, checkpoint_id};
 use store::spec::request::BASE_LEARNING_RATE;
+use store::spec::{JobSpec, Task};
 
 /// A file.
 pub fn file_json(file: &File) -> Value {
@@ -66,7 +67,7 @@ fn our_fields(job: &Job) -> Value {
         "name": job.name,
         "task": job.task,
         "problem_type": job.spec.problem_type,
-        "columns": job.spec.columns,
+        "columns": columns_json(&job.spec),
         "validation_split": job.spec.split,
         "test_file": job.test_file,
         "resources": job.spec.resources,
@@ -86,6 +87,14 @@ fn our_fields(job: &Job) -> Value {
         "last_event_at": seconds(job.last_event_at),
         "manifest": job.manifest,
     })
+}
+
+/// Role → column; null where rows say by their keys what they are.
+pub fn columns_json(spec: &JobSpec) -> Value {
+    match spec.task {
+        Task::TextClassification => json!(spec.columns),
+        Task::TextGeneration => Value::Null,
+    }
 }
 
 /// The finer state: what the trainer is at, or what it was asked for and has not done yet.

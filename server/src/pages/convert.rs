@@ -117,7 +117,7 @@ fn capital(text: &str) -> String {
 
 /// The metric that says most about a job, as "accuracy 0.847"; empty before the first evaluation.
 pub fn headline(metrics: &Value) -> String {
-    ["accuracy", "subset_accuracy", "f1_macro", "f1", "r2", "pearson", "loss"]
+    ["accuracy", "subset_accuracy", "f1_macro", "f1", "r2", "pearson", "perplexity", "loss"]
         .iter()
         .find_map(|name| metrics.get(name)?.as_f64().map(|value| (name, value)))
         .map(|(name, value)| format!("{} {}", lower_first(&metric_name(name)), text::value(value)))

@@ -13,13 +13,15 @@ use formats::{LineRange, Problem};
 use serde::Deserialize;
 use store::FileId;
 use store::file::{Deleted, File, Filter};
+use store::spec::Task;
 
 use super::job::ask;
 use super::view::data::{ColumnRow, DataDetail, DataList, DataRow, LabelRow, Preview, PreviewRow, Problems};
 use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging, ProblemRow};
-use super::{convert, html, sentence};
+use super::{chat, convert, html, sentence};
 use crate::openai::files::create_file;
+use crate::openai::report::Report;
 use crate::{AppState, Error, Result};
 
 /// Files on a page of the list.
@@ -81,16 +83,12 @@ async fn upload(State(state): State<AppState>, headers: HeaderMap, request: Requ
     }
 }
 
-/// What inspection found in a file; nothing for files that were not inspected.
-pub fn inspection_of(file: &File) -> Option<Inspection> {
-    serde_json::from_value(file.report.clone()?).ok()
-}
-
 fn data_row(file: &File) -> DataRow {
-    let inspection = inspection_of(file).unwrap_or_default();
+    let report = Report::of_file(file).unwrap_or_default();
+    let inspection = &report.table;
     let columns: Vec<&str> = inspection.column_names().collect();
-    let problems = inspection.problems.total;
-    let state = if inspection.is_usable() {
+    let problems = inspection.problems.total + report.chat.as_ref().map_or(0, |chat| chat.problems.total);
+    let state = if report.is_usable() {
         ("good", "ready".to_owned())
     } else if problems > 0 {
         ("bad", text::plural(problems, "problem", "problems"))
@@ -116,8 +114,9 @@ async fn find_file(state: &AppState, id: &str) -> Result<File> {
 
 async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
     let file = find_file(&state, &id).await?;
-    let inspection = inspection_of(&file).unwrap_or_default();
-    let guess = guess_columns(&inspection, "text-classification").ok();
+    let report = Report::of_file(&file).unwrap_or_default();
+    let inspection = &report.table;
+    let guess = guess_columns(inspection, Task::TextClassification.as_str()).ok();
     let label = guess.as_ref().and_then(|guess| inspection.column(&guess.columns.label));
     let (labels, more_labels) = label.map(label_rows).unwrap_or_default();
     let href = convert::data_href(file.file_id);
@@ -125,25 +124,29 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
         page: Page::new(&file.name, "data"),
         id: file.file_id.to_string(),
         name: file.name.clone(),
-        usable: inspection.is_usable(),
-        facts: facts(&file, &inspection),
+        usable: report.is_usable(),
+        facts: facts(&file, &report),
         columns: inspection.columns.iter().map(|column| column_row(column, guess.as_ref())).collect(),
         label_column: label.map(|column| column.name.clone()).unwrap_or_default(),
         labels,
         more_labels,
-        preview: preview(&inspection, |name| role_of(name, guess.as_ref())),
-        problems: problems(&inspection),
+        preview: match report.chat {
+            None => preview(inspection, |name| role_of(name, guess.as_ref())),
+            Some(_) => Preview::default(),
+        },
+        chats: report.chat.as_ref().map(chat::conversations).unwrap_or_default(),
+        problems: problems(&report),
         jobs: jobs_with(&state, file.file_id).await?,
         download: format!("/v1/files/{}/content", file.file_id),
         href,
     })
 }
 
-fn facts(file: &File, inspection: &Inspection) -> Vec<Fact> {
-    let mut facts = vec![
-        Fact::new("Rows", text::count(inspection.rows)),
-        Fact::new("Size", text::bytes(file.bytes.max(0) as u64)),
-    ];
+fn facts(file: &File, report: &Report) -> Vec<Fact> {
+    let inspection = &report.table;
+    let mut facts = vec![Fact::new("Rows", text::count(inspection.rows))];
+    facts.extend(report.chat.as_ref().map(chat::facts).unwrap_or_default());
+    facts.push(Fact::new("Size", text::bytes(file.bytes.max(0) as u64)));
     facts.extend(inspection.format.map(|format| Fact::new("Format", format_words(format, inspection))));
     facts.push(Fact::new("Uploaded", file.created_at.format("%Y-%m-%d %H:%M UTC").to_string()));
     facts.push(Fact::new("SHA-256", file.hash.to_string()));
@@ -247,7 +250,7 @@ pub fn preview(inspection: &Inspection, role: impl Fn(&str) -> &'static str) -> 
 }
 
 /// "3", or "6–7" for a row on more lines.
-fn lines_of(lines: LineRange) -> String {
+pub fn lines_of(lines: LineRange) -> String {
     if lines.first == lines.last {
         lines.first.to_string()
     } else {
@@ -255,14 +258,21 @@ fn lines_of(lines: LineRange) -> String {
     }
 }
 
-/// What is wrong with a table, and what is worth a look.
-pub fn problems(inspection: &Inspection) -> Problems {
-    let problems = &inspection.problems;
+/// What is wrong with a file, as a table or as conversations, and what is worth a look.
+pub fn problems(report: &Report) -> Problems {
+    match &report.chat {
+        Some(chat) if report.table.is_usable() => problem_rows(&chat.problems, &chat.notices),
+        _ => problem_rows(&report.table.problems, &report.table.notices),
+    }
+}
+
+/// The first problems, and the notices.
+pub fn problem_rows(problems: &formats::Problems, notices: &[String]) -> Problems {
     let mut rows: Vec<ProblemRow> = problems.listed.iter().take(SHOWN_PROBLEMS).map(problem_row).collect();
     let more = problems.total.saturating_sub(rows.len() as u64);
     let notice =
         |notice: &String| ProblemRow { place: String::new(), message: sentence(notice), fatal: false };
-    rows.extend(inspection.notices.iter().map(notice));
+    rows.extend(notices.iter().map(notice));
     let more = if more == 0 { String::new() } else { format!("and {} more", text::count(more)) };
     Problems { rows, more }
 }
@@ -334,11 +344,15 @@ async fn delete(State(state): State<AppState>, Path(id): Path<String>) -> Result
 
 /// A line about a file for a list of choices.
 pub fn choice_note(file: &File) -> String {
-    let inspection = inspection_of(file).unwrap_or_default();
+    let report = Report::of_file(file).unwrap_or_default();
     let moment = Moment::at(file.created_at, Utc::now());
-    if !inspection.is_usable() {
+    if !report.is_usable() {
         return format!("cannot be trained on · {}", moment.ago);
     }
+    if let Some(chat) = &report.chat {
+        return format!("{} · {}", chat::words(chat), moment.ago);
+    }
+    let inspection = report.table;
     let columns: Vec<&str> = inspection.column_names().collect();
     let columns = if columns.len() > 5 { format!("{} columns", columns.len()) } else { columns.join(", ") };
     format!("{} · {columns} · {}", text::plural(inspection.rows, "row", "rows"), moment.ago)

@@ -9,10 +9,11 @@ use store::JobId;
 use store::event::Kind;
 use store::job::Job;
 use store::queue::{self, OrderError};
+use store::spec::Task;
 
 use super::view::job::{ChartCard, JobPage, JobResults, JobStatus, LogLine, LogPage};
 use super::view::{Confirm, ConfirmQuestion, Page};
-use super::{convert, html, is_fragment, job_results, job_view, sentence, series};
+use super::{convert, html, is_fragment, job_results, job_settings, job_view, sentence, series};
 use crate::{AppState, Error, Result};
 
 /// Lines of the log on the job's page.
@@ -45,25 +46,34 @@ pub async fn show_job(State(state): State<AppState>, Path(id): Path<String>) -> 
         name,
         status: status_of(db, &job).await?,
         results: results_of(db, &job).await?,
-        charts: CHARTS.to_vec(),
+        charts: charts(job.spec.task),
         // Read before the log: the stream goes on from here, and the page passes over lines that it has.
         last_event: job.last_event,
         log,
         older_log: format!("{href}/log"),
-        settings: job_view::settings(db, &job).await?,
+        settings: job_settings::settings(db, &job).await?,
         manifest: job_view::manifest(&job),
         evaluations: series::evaluations(db, job.job_id).await?,
     })
 }
 
-const CHARTS: [ChartCard; 6] = [
-    ChartCard { key: "loss", title: "Loss", width: "wide" },
-    ChartCard { key: "metrics", title: "Validation metrics", width: "half" },
-    ChartCard { key: "learning_rate", title: "Learning rate", width: "half" },
-    ChartCard { key: "throughput", title: "Throughput", width: "third" },
-    ChartCard { key: "grad_norm", title: "Gradient norm", width: "third" },
-    ChartCard { key: "memory", title: "Memory", width: "third" },
-];
+/// The charts of a job. Perplexity has one of its own: its scale is not that of shares.
+fn charts(task: Task) -> Vec<ChartCard> {
+    let card = |key, title, width| ChartCard { key, title, width };
+    let last = match task {
+        Task::TextClassification => "third",
+        Task::TextGeneration => "half",
+    };
+    let perplexity = card("perplexity", "Perplexity of the validation rows", "half");
+    let mut cards = vec![card("loss", "Loss", "wide")];
+    cards.extend((task == Task::TextGeneration).then_some(perplexity));
+    cards.push(card("metrics", "Validation metrics", "half"));
+    cards.push(card("learning_rate", "Learning rate", "half"));
+    cards.push(card("throughput", "Throughput", last));
+    cards.push(card("grad_norm", "Gradient norm", last));
+    cards.push(card("memory", "Memory", last));
+    cards
+}
 
 async fn log_lines(db: &PgPool, id: JobId) -> Result<Vec<LogLine>> {
     let events = store::event::latest(db, id, &LOGGED, LINES).await?;

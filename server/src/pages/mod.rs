@@ -4,12 +4,14 @@
 //! the same functions as the API.
 
 mod assets;
+mod chat;
 mod convert;
 mod data;
 mod events;
 mod home;
 mod job;
 mod job_results;
+mod job_settings;
 mod job_view;
 mod models;
 mod new_job;

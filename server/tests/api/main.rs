@@ -1,8 +1,10 @@
 //! The API as a client sees it: handlers behind every layer, on a database of each test's own.
 
 mod cases;
+mod chats;
 mod clients;
 mod common;
+mod decoder;
 mod description;
 mod events;
 mod files;

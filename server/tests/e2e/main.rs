@@ -2,6 +2,8 @@
 //!
 //! Needs `luthier-trainer` beside the server's program, and an installed Postgres.
 
+#[path = "../api/decoder.rs"]
+mod decoder;
 mod faults;
 mod running;
 mod whole_way;

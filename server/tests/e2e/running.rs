@@ -136,22 +136,32 @@ impl Running {
     /// Uploads the tiny checkpoint and a small table; gives the request of a job on them.
     pub async fn prepare(&self, steps: u64) -> Value {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/fixtures/bert_encoder");
-        let mut form = Form::new().text("id", "tiny");
+        self.upload_model("tiny", &folder).await;
+        let word = |n: usize| ["good", "fine", "bad", "poor"][n % 4];
+        let label = |n: usize| if n % 4 < 2 { "pos" } else { "neg" };
+        let rows: String = (0..64).map(|n| format!("a {} film number {n},{}\n", word(n), label(n))).collect();
+        let file = self.upload_data("rows.csv", format!("text,label\n{rows}")).await;
+        let settings = json!({"max_steps": steps, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 25,
+            "eval_every": {"steps": 50}});
+        json!({"model": "tiny", "training_file": file, "seed": 5, "hyperparameters": settings})
+    }
+
+    /// Uploads the files of a folder as a model.
+    pub async fn upload_model(&self, id: &str, folder: &Path) {
+        let mut form = Form::new().text("id", id.to_owned());
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             form = form.part("files", Part::bytes(std::fs::read(path).unwrap()).file_name(name));
         }
         self.upload("/v1/models", form).await;
-        let word = |n: usize| ["good", "fine", "bad", "poor"][n % 4];
-        let label = |n: usize| if n % 4 < 2 { "pos" } else { "neg" };
-        let rows: String = (0..64).map(|n| format!("a {} film number {n},{}\n", word(n), label(n))).collect();
-        let table = Part::bytes(format!("text,label\n{rows}").into_bytes()).file_name("rows.csv");
-        let file =
-            self.upload("/v1/files", Form::new().text("purpose", "fine-tune").part("file", table)).await;
-        let settings = json!({"max_steps": steps, "batch_size": 4, "learning_rate": 1e-3, "checkpoint_every": 25,
-            "eval_every": {"steps": 50}});
-        json!({"model": "tiny", "training_file": file["id"], "seed": 5, "hyperparameters": settings})
+    }
+
+    /// Uploads rows to learn from; gives the file's id.
+    pub async fn upload_data(&self, name: &str, content: String) -> String {
+        let part = Part::bytes(content.into_bytes()).file_name(name.to_owned());
+        let form = Form::new().text("purpose", "fine-tune").part("file", part);
+        self.upload("/v1/files", form).await["id"].as_str().unwrap().to_owned()
     }
 
     async fn upload(&self, path: &str, form: Form) -> Value {

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::decoder::{chats, tiny_llama};
 use crate::running::{Running, check_curve, data_folder, is_built, start_another};
 
 #[tokio::test]
@@ -43,6 +44,41 @@ async fn a_job_ends_with_a_model_that_predicts_downloads_and_is_made_again_bit_f
     for needed in ["config.json", "model.safetensors", "tokenizer.json"] {
         assert!(names.iter().any(|name| name.ends_with(needed)), "{needed} in {names:?}");
     }
+
+    let again = server.create(&json!({"manifest": job["manifest"]})).await;
+    let again = server.wait_for_success(&again).await;
+    assert_eq!(server.weights(&again).await, server.weights(&job).await);
+    assert!(server.stop().await.success());
+}
+
+#[tokio::test]
+async fn a_language_model_learns_chats_and_says_its_perplexity() {
+    if !is_built("a_language_model_learns_chats_and_says_its_perplexity") {
+        return;
+    }
+    let data = data_folder();
+    let mut server = Running::start(data.path()).await;
+    server.upload_model("llama", tiny_llama().path()).await;
+    let file = server.upload_data("chats.jsonl", chats(40)).await;
+    let settings = json!({"max_steps": 30, "batch_size": 4, "learning_rate": 1e-2, "chat_template": "chatml",
+        "eval_every": {"steps": 10}});
+    let request = json!({"model": "llama", "training_file": file, "seed": 5, "hyperparameters": settings});
+    let id = server.create(&request).await;
+    let job = server.wait_for_success(&id).await;
+    let events = server.events(&id).await;
+    check_curve(&events, 30);
+    let perplexities: Vec<f64> = events
+        .iter()
+        .filter(|event| event["kind"] == "eval")
+        .map(|event| event["data"]["perplexity"].as_f64().unwrap_or_else(|| panic!("{event}")))
+        .collect();
+    assert!(perplexities.len() >= 3 && perplexities.last() < perplexities.first(), "{perplexities:?}");
+    assert!(job["metrics"]["mean_token_accuracy"].is_f64(), "{job}");
+    assert!(job["trained_tokens"].as_u64().unwrap() > 0, "{job}");
+    let model = job["fine_tuned_model"].as_str().unwrap();
+    let models = server.get("/v1/models").await;
+    let listed = models["data"].as_array().unwrap().iter().find(|listed| listed["id"] == model);
+    assert_eq!(listed.expect("the model is listed")["task"], "text-generation");
 
     let again = server.create(&json!({"manifest": job["manifest"]})).await;
     let again = server.wait_for_success(&again).await;

@@ -129,6 +129,15 @@ impl LossOn {
     }
 }
 
+impl From<LossOn> for formats::chat::Loss {
+    fn from(loss_on: LossOn) -> Self {
+        match loss_on {
+            LossOn::Assistant => Self::Assistant,
+            LossOn::All => Self::All,
+        }
+    }
+}
+
 /// Number format of the arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

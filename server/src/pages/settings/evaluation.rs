@@ -17,7 +17,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     field(
         "best_metric",
         "Best checkpoint by",
-        "The metric that chooses the weights you get: loss, accuracy, f1, f1_macro, matthews_correlation, r2, …",
+        "The metric that chooses the weights you get: loss, accuracy, f1, f1_macro, matthews_correlation, r2, …; of a language model loss, perplexity or mean_token_accuracy.",
         Kind::Text,
     )
     .empty("loss"),

@@ -24,7 +24,7 @@ pub(super) const SETTINGS: &[Setting] = &[
     field(
         "max_length",
         "Longest text",
-        "Longer ones are cut. Empty for the model's own limit, at most 512. Shorter is faster.",
+        "Longer ones are cut. Empty for the model's own limit, at most 512, or 1,024 for a language model. Shorter is faster.",
         Kind::Number,
     )
     .unit("tokens")

@@ -4,6 +4,7 @@
 mod adapter;
 mod evaluation;
 mod first;
+mod generation;
 mod length;
 mod loss;
 mod machine;
@@ -45,6 +46,8 @@ struct Setting {
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
+    /// A text of several lines.
+    Long,
     Number,
     /// A number or the word "auto".
     Auto,
@@ -71,24 +74,25 @@ impl Setting {
         self.when = when;
         self
     }
-
-    /// Whether it means something beside the other values.
-    fn counts(&self, values: &Values) -> bool {
-        self.when.split_once('=').is_none_or(|(name, wanted)| {
-            let value = values.get(name).map(String::as_str).unwrap_or_default();
-            wanted.split(',').any(|wanted| wanted == value)
-        })
-    }
 }
 
-/// Title, note and settings of each group under "More settings".
+/// Whether a condition, `name=value,value`, holds; an empty one always does.
+fn holds(when: &str, values: &Values) -> bool {
+    when.split_once('=').is_none_or(|(name, wanted)| {
+        let value = values.get(name).map(String::as_str).unwrap_or_default();
+        wanted.split(',').any(|wanted| wanted == value)
+    })
+}
+
+/// Title, condition and settings of each group under "More settings".
 const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Length and batches", "", length::SETTINGS),
     ("Optimizer", "", optimizer::SETTINGS),
     ("Learning rate", "", schedule::SETTINGS),
     ("What is trained", "", trained::SETTINGS),
     ("Adapter", "", adapter::SETTINGS),
-    ("Loss", "", loss::SETTINGS),
+    ("Text generation", "task=text-generation", generation::SETTINGS),
+    ("Loss", "task=text-classification", loss::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
     ("Model and machine", "", machine::SETTINGS),
@@ -96,6 +100,22 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
 
 fn all() -> impl Iterator<Item = &'static Setting> {
     first::SETTINGS.iter().chain(GROUPS.iter().flat_map(|(_, _, settings)| settings.iter()))
+}
+
+/// The settings that mean something beside the other values.
+fn counted(
+    groups: impl Iterator<Item = (&'static str, &'static [Setting])>,
+    values: &Values,
+) -> impl Iterator<Item = &'static Setting> {
+    groups
+        .filter(|(when, _)| holds(when, values))
+        .flat_map(|(_, settings)| settings)
+        .filter(|setting| holds(setting.when, values))
+}
+
+/// Conditions and settings of the groups.
+fn groups() -> impl Iterator<Item = (&'static str, &'static [Setting])> {
+    GROUPS.iter().map(|(_, when, settings)| (*when, *settings))
 }
 
 /// The settings of a job as values of the form; those of the default job are the defaults.
@@ -107,6 +127,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         schedule::values,
         trained::values,
         adapter::values,
+        generation::values,
         loss::values,
         evaluation::values,
         split::values,
@@ -115,6 +136,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
     let mut values: Values = groups.iter().flat_map(|values| values(spec)).collect();
     let problem = spec.problem_type.map(problem_word).unwrap_or_default();
     values.insert("problem_type".to_owned(), problem.to_owned());
+    values.insert("task".to_owned(), spec.task.as_str().to_owned());
     values
 }
 
@@ -159,7 +181,7 @@ pub fn defaults() -> Values {
 pub fn fields(values: &Values, errors: &Values) -> (Vec<Field>, Vec<Group>) {
     let make = |settings: &'static [Setting]| settings.iter().map(|s| as_field(s, values, errors)).collect();
     let groups =
-        GROUPS.iter().map(|(title, note, settings)| Group { title, note, fields: make(settings) }).collect();
+        GROUPS.iter().map(|(title, when, settings)| Group { title, when, fields: make(settings) }).collect();
     (make(first::SETTINGS), groups)
 }
 
@@ -173,6 +195,7 @@ fn as_field(setting: &Setting, values: &Values, errors: &Values) -> Field {
         placeholder: setting.placeholder.to_owned(),
         kind: match setting.kind {
             Kind::Text | Kind::Auto => FieldKind::Text,
+            Kind::Long => FieldKind::Long,
             Kind::Number => FieldKind::Number,
             Kind::Flag => FieldKind::Check,
             Kind::Choice(options) => FieldKind::Select(options.iter().map(as_choice).collect()),
@@ -184,13 +207,7 @@ fn as_field(setting: &Setting, values: &Values, errors: &Values) -> Field {
 }
 
 fn as_choice((value, name): &(&str, &str)) -> Choice {
-    Choice {
-        value: (*value).to_owned(),
-        name: (*name).to_owned(),
-        note: String::new(),
-        checked: false,
-        disabled: false,
-    }
+    Choice { value: (*value).to_owned(), name: (*name).to_owned(), ..Choice::default() }
 }
 
 /// Says "off" for every switch that a submitted form does not name: a box that is not ticked sends nothing.
@@ -204,13 +221,7 @@ pub fn fill_switches(values: &mut Values) {
 pub fn changed(values: &Values) -> Vec<&'static str> {
     let defaults = defaults();
     let differs = |setting: &&Setting| {
-        setting.counts(values)
-            && values.get(setting.name).is_some_and(|value| Some(value) != defaults.get(setting.name))
+        values.get(setting.name).is_some_and(|value| Some(value) != defaults.get(setting.name))
     };
-    GROUPS
-        .iter()
-        .flat_map(|(_, _, group)| group.iter())
-        .filter(differs)
-        .map(|setting| setting.label)
-        .collect()
+    counted(groups(), values).filter(differs).map(|setting| setting.label).collect()
 }

@@ -2,14 +2,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Kind, Setting, Values, adapter, all, evaluation, loss, optimizer};
+use super::{
+    Kind, Setting, Values, adapter, all, counted, evaluation, first, generation, groups, loss, optimizer,
+};
 
 /// The part of a request that these values make, or what cannot be read, by name of the input.
 ///
 /// An empty value is left out, so that the API's own default holds.
 pub fn request(values: &Values) -> Result<Value, Values> {
     let (mut top, mut below, mut errors) = (Map::new(), Map::new(), Values::new());
-    for setting in all().filter(|setting| setting.counts(values)) {
+    let first = std::iter::once(("", first::SETTINGS));
+    for setting in counted(first.chain(groups()), values) {
         let text = values.get(setting.name).map(|value| value.trim()).unwrap_or_default();
         match parse(setting, text) {
             Ok(None) => {}
@@ -21,8 +24,10 @@ pub fn request(values: &Values) -> Result<Value, Values> {
     optimizer::join(&mut below);
     adapter::join(&mut below);
     evaluation::join(&mut below);
-    if let Err((name, message)) = loss::join(&mut below) {
-        errors.insert(name.to_owned(), message);
+    for joined in [loss::join(&mut below), generation::join(&mut below)] {
+        if let Err((name, message)) = joined {
+            errors.insert(name.to_owned(), message);
+        }
     }
     if !errors.is_empty() {
         return Err(errors);
@@ -42,7 +47,7 @@ fn parse(setting: &Setting, text: &str) -> Result<Option<Value>, String> {
     match setting.kind {
         Kind::Flag => Ok(Some(matches!(text, "true" | "on").into())),
         _ if text.is_empty() => Ok(None),
-        Kind::Text | Kind::Choice(_) => Ok(Some(text.into())),
+        Kind::Text | Kind::Long | Kind::Choice(_) => Ok(Some(text.into())),
         Kind::Auto if text.eq_ignore_ascii_case("auto") => Ok(Some("auto".into())),
         Kind::Auto => number(text).map(Some).ok_or_else(|| format!("“{text}” is neither a number nor auto.")),
         Kind::Number => number(text).map(Some).ok_or_else(|| format!("“{text}” is not a number.")),

@@ -23,7 +23,8 @@ pub(super) const SETTINGS: &[Setting] = &[
         "Keep the shares of the classes",
         "Each class has the same share in every part.",
         Kind::Flag,
-    ),
+    )
+    .when("task=text-classification"),
     field("validation_split.seed", "Seed of the split", "Another seed holds out other rows.", Kind::Number),
     field(
         "seed",

@@ -139,3 +139,39 @@ fn an_adapter_is_sent_where_one_is_chosen_and_its_rate_is_the_apis() {
     assert_eq!(lora.targets, store::spec::Targets::Named(vec!["query".into(), "value".into()]));
     assert_eq!(changed(&with(&[("lora.kind", "qlora")])), ["Adapter"]);
 }
+
+#[test]
+fn the_settings_of_text_generation_come_back_through_the_form_and_no_others_go_with_them() {
+    for (template, choice) in [(None, ""), (Some("chatml"), "chatml"), (Some("{{ messages }}"), "jinja")] {
+        let spec = json!({"task": "text-generation", "data": {"train": "x"},
+            "training": {"loss_on": "all", "chat_template": template}});
+        let spec: JobSpec = serde_json::from_value(spec).expect("a specification");
+        let mut values = values_of(&spec);
+        assert_eq!(values["chat_template"], choice);
+        values.extend(with(&[]).into_iter().filter(|(name, _)| name.starts_with("class_weights")));
+        values.insert("class_weights".to_owned(), "balanced".to_owned());
+        let request = request(&values).expect("can be read");
+        let fields = request["method"]["supervised"]["hyperparameters"].as_object().expect("an object");
+        let read = store::spec::request::hyperparameters(fields, None).expect("accepted");
+        assert_eq!(read.training, spec.training);
+        assert!(request["validation_split"].get("stratify").is_none(), "{request}");
+    }
+    let untouched = with(&[("loss_on", "all"), ("chat_template", "chatml")]);
+    let sent = request(&untouched).expect("can be read");
+    assert!(sent["method"]["supervised"]["hyperparameters"].get("loss_on").is_none(), "{sent}");
+    assert!(changed(&untouched).is_empty(), "a table is classified");
+    let empty = with(&[("task", "text-generation"), ("chat_template", "jinja")]);
+    assert!(request(&empty).expect_err("no template is written").contains_key("chat_template.jinja"));
+}
+
+#[test]
+fn the_form_offers_every_template_that_has_a_name() {
+    let (_, groups) = fields(&defaults(), &Values::new());
+    let field = groups.iter().flat_map(|group| &group.fields).find(|field| field.name == "chat_template");
+    let FieldKind::Select(choices) = &field.expect("a field for the template").kind else {
+        panic!("the template is a choice")
+    };
+    let offered: Vec<_> = choices.iter().map(|choice| choice.value.as_str()).collect();
+    let named = formats::chat_template::named_templates().iter().map(|template| template.name);
+    assert_eq!(offered, std::iter::once("").chain(named).chain(["jinja"]).collect::<Vec<_>>());
+}

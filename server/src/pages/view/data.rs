@@ -65,6 +65,8 @@ pub struct DataDetail {
     pub more_labels: String,
     /// The first rows.
     pub preview: Preview,
+    /// The first rows as conversations; none for a table of other things.
+    pub chats: Conversations,
     /// What is wrong with it.
     pub problems: Problems,
     /// Jobs that used it.
@@ -130,4 +132,35 @@ pub struct PreviewRow {
     pub line: String,
     /// Its cells; none for a missing value.
     pub cells: Vec<Option<String>>,
+}
+
+/// The first rows that a language model would learn from.
+#[derive(Clone, Debug, Default)]
+pub struct Conversations {
+    /// The rows.
+    pub rows: Vec<Conversation>,
+    /// Rows in all, in words.
+    pub total: String,
+}
+
+/// A row as it is read.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    /// Where it is in the file.
+    pub line: String,
+    /// What is said.
+    pub turns: Vec<Turn>,
+    /// "and 3 more turns"; empty for none.
+    pub more: String,
+}
+
+/// What somebody says.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    /// Who.
+    pub role: String,
+    /// What.
+    pub text: String,
+    /// Whether it is learnt.
+    pub counts: bool,
 }

@@ -2,7 +2,7 @@
 
 use askama::Template;
 
-use super::data::{Preview, Problems};
+use super::data::{Conversations, Preview, Problems};
 use super::{Choice, Page};
 
 /// The whole form.
@@ -13,6 +13,8 @@ pub struct NewJob {
     pub page: Page,
     /// Makes a second click on Start the same request as the first.
     pub token: String,
+    /// What is learnt, by the chosen checkpoint.
+    pub task: String,
     /// What is wrong with the form as a whole; empty for nothing.
     pub error: String,
     /// Data to choose from.
@@ -69,6 +71,8 @@ pub struct ColumnsPart {
     pub summary: String,
     /// The first rows.
     pub preview: Preview,
+    /// The first rows as conversations, where a language model learns from them.
+    pub chats: Conversations,
     /// What is wrong with the data.
     pub problems: Problems,
     /// Whether it cannot be trained on as it is.
@@ -99,8 +103,8 @@ pub struct HeldOut {
 pub struct Group {
     /// Heading.
     pub title: &'static str,
-    /// What belongs together here; empty for nothing.
-    pub note: &'static str,
+    /// Shown only while another field has one of these values, as in [`Field::when`].
+    pub when: &'static str,
     /// Fields.
     pub fields: Vec<Field>,
 }
@@ -134,6 +138,8 @@ pub enum FieldKind {
     /// A line of text.
     #[default]
     Text,
+    /// Several lines of text.
+    Long,
     /// A number, with the keyboard of a phone for it.
     Number,
     /// One of some values.

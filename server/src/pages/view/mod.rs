@@ -138,7 +138,7 @@ impl Fact {
 }
 
 /// A choice of a list: one file, one model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Choice {
     /// Value of the input.
     pub value: String,
@@ -150,6 +150,8 @@ pub struct Choice {
     pub checked: bool,
     /// Whether it cannot be chosen; the note says why.
     pub disabled: bool,
+    /// The task that the form is about once it is chosen; empty where that does not change.
+    pub task: &'static str,
 }
 
 /// Where an older part of a list continues.

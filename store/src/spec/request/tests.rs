@@ -2,8 +2,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Hyperparameters, hyperparameters};
 use crate::spec::{
-    Adapter, ClassWeights, EarlyStopping, Every, Freeze, Optimizer, Precision, Quantization, Schedule,
-    ScheduleName, SpecError, Targets, Training,
+    Adapter, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Optimizer, Precision, Quantization,
+    Schedule, ScheduleName, SpecError, Targets, Training,
 };
 
 fn read(value: Value) -> Result<Hyperparameters, SpecError> {
@@ -70,6 +70,8 @@ fn every_field_of_ours_is_read() {
         weight_decay: 0.05,
         max_grad_norm: 0.0,
         max_length: Some(128),
+        loss_on: LossOn::Assistant,
+        chat_template: None,
         precision: Precision::Bf16Pure,
         label_smoothing: 0.1,
         class_weights: Some(ClassWeights::ByName([("neg".to_owned(), 1.0), ("pos".to_owned(), 2.0)].into())),

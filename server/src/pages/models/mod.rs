@@ -1,7 +1,10 @@
 //! Models: list, upload without script, one model's page, trying it, its files, deletion.
 
+mod lineage;
+mod try_out;
+
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Form, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
@@ -9,19 +12,22 @@ use axum::{Json, Router};
 use chrono::Utc;
 use formats::checkpoint::CheckpointInfo;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 use store::StoredFile;
 use store::file::Deleted;
 use store::job::Job;
 use store::model::{Filter, Model, ModelKind};
+use store::spec::Task;
 
+use self::lineage::{descendants, lineage};
+use self::try_out::try_model;
 use super::job::ask;
 use super::job_results::metric_facts;
-use super::view::model::{Ancestor, FileRow, ModelDetail, ModelList, ModelRow, Score, Tried};
+use super::view::model::{FileRow, ModelDetail, ModelList, ModelRow, Tried};
 use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging};
 use super::{convert, data, html, sentence};
-use crate::openai::models::create_model;
+use crate::openai::models::{create_model, task_of};
 use crate::{AppState, Error, Result};
 
 /// Models on a page of the list.
@@ -119,6 +125,14 @@ pub fn architecture_words(model: &Model) -> String {
         "roberta" => "RoBERTa".to_owned(),
         "xlm-roberta" => "XLM-RoBERTa".to_owned(),
         "distilbert" => "DistilBERT".to_owned(),
+        "llama" => "Llama".to_owned(),
+        "mistral" => "Mistral".to_owned(),
+        "qwen2" => "Qwen 2".to_owned(),
+        "qwen3" => "Qwen 3".to_owned(),
+        "smollm3" => "SmolLM3".to_owned(),
+        "phi3" => "Phi-3".to_owned(),
+        "gemma2" => "Gemma 2".to_owned(),
+        "gemma3_text" => "Gemma 3".to_owned(),
         other => other.to_owned(),
     });
     let family = family.or_else(|| model.architecture.clone());
@@ -132,6 +146,7 @@ fn task_words(model: &Model) -> String {
     let classes = info_of(model).labels.len() as u64;
     match (&model.task, classes) {
         (None, _) => "encoder, without a head".to_owned(),
+        _ if task_of(model) == Task::TextGeneration => "language model".to_owned(),
         (Some(task), 0 | 1) => task.replace('-', " "),
         (Some(task), classes) => {
             format!("{}, {}", task.replace('-', " "), text::plural(classes, "class", "classes"))
@@ -198,7 +213,7 @@ async fn detail(state: &AppState, id: &str, tried: Option<Tried>) -> Result<Mode
         descendants: descendants(state, id).await?,
         files: files.iter().map(|file| file_row(&href, file)).collect(),
         readme: readme(state, &files).await?,
-        can_try: model.task.is_some(),
+        can_try: model.task.is_some() && task_of(&model) == Task::TextClassification,
         pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
         tried,
         can_tune: info.problems.is_empty(),
@@ -267,102 +282,18 @@ async fn readme(state: &AppState, files: &[StoredFile]) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// From the first base to this model, with the jobs between.
-async fn lineage(state: &AppState, model: &Model) -> Result<Vec<Ancestor>> {
-    const MOST: usize = 8;
-    let db = &state.store.db;
-    let mut steps = vec![Ancestor {
-        role: "this model",
-        name: convert::short_model(&model.model_id),
-        href: convert::model_href(&model.model_id),
-        current: true,
-    }];
-    let mut job = model.job_id;
-    let mut base = model.base_model.clone();
-    while steps.len() < MOST {
-        if let Some(id) = job {
-            let row = store::job::get(db, id).await?;
-            steps.push(Ancestor {
-                role: "fine-tune",
-                name: row.as_ref().map_or_else(|| "a deleted run".to_owned(), convert::job_name),
-                href: row.map(|row| convert::job_href(row.job_id)).unwrap_or_default(),
-                current: false,
-            });
-        }
-        let Some(id) = base.take() else { break };
-        let parent = store::model::get(db, &id).await?;
-        let role =
-            if parent.as_ref().is_some_and(|parent| parent.base_model.is_some()) { "model" } else { "base" };
-        let href = parent.as_ref().map(|parent| convert::model_href(&parent.model_id)).unwrap_or_default();
-        steps.push(Ancestor { role, name: convert::short_model(&id), href, current: false });
-        job = parent.as_ref().and_then(|parent| parent.job_id);
-        base = parent.and_then(|parent| parent.base_model);
-    }
-    steps.reverse();
-    Ok(steps)
-}
-
-async fn descendants(state: &AppState, id: &str) -> Result<Vec<Fact>> {
-    let filter = store::job::Filter { model_id: Some(id.to_owned()), ..store::job::Filter::default() };
-    let jobs = store::job::list(&state.store.db, &filter, 12).await?.items;
-    let fact = |job: &Job| {
-        Fact::linked(
-            convert::job_name(job),
-            convert::status(job).label.to_lowercase(),
-            convert::job_href(job.job_id),
-        )
-    };
-    Ok(jobs.iter().map(fact).collect())
-}
-
 fn snippet(model: &Model) -> String {
+    if task_of(model) == Task::TextGeneration {
+        return "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
+                write = pipeline(\"text-generation\", model=\".\")\nprint(write(\"The first words\", max_new_tokens=50))"
+            .to_owned();
+    }
     if model.task.is_none() {
         return String::new();
     }
     "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
      classify = pipeline(\"text-classification\", model=\".\")\nprint(classify(\"A text of yours.\"))"
         .to_owned()
-}
-
-#[derive(Deserialize)]
-struct TryForm {
-    text: String,
-    #[serde(default)]
-    text_pair: String,
-}
-
-/// The try-it box without script.
-async fn try_model(
-    State(state): State<AppState>,
-    Path(id): Path<String>,
-    Form(form): Form<TryForm>,
-) -> Result<Response> {
-    let files = store::model::files(&state.store.db, &find_model(&state, &id).await?.model_id).await?;
-    let input = match form.text_pair.is_empty() {
-        true => json!({"text": form.text}),
-        false => json!({"text": form.text, "text_pair": form.text_pair}),
-    };
-    let mut tried = Tried { text: form.text, text_pair: form.text_pair, ..Tried::default() };
-    match state.predictors.predict(&id, &files, &[input]).await {
-        Ok(predicted) => tried.scores = predicted.outputs.first().map(scores).unwrap_or_default(),
-        Err(error @ Error::Internal(_)) => return Err(error),
-        Err(error) => tried.error = sentence(&error.to_string()),
-    }
-    html(&detail(&state, &id, Some(tried)).await?)
-}
-
-fn scores(output: &Value) -> Vec<Score> {
-    let pairs = output.get("scores").and_then(Value::as_object).into_iter().flatten();
-    let mut pairs: Vec<(&String, f64)> =
-        pairs.filter_map(|(label, score)| Some((label, score.as_f64()?))).collect();
-    pairs.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let probabilities = pairs.iter().all(|(_, score)| (0.0..=1.0).contains(score));
-    let score = |(label, score): (&String, f64)| Score {
-        label: label.clone(),
-        share: probabilities.then_some(score),
-        text: if probabilities { text::percent(score) } else { text::value(score) },
-    };
-    pairs.into_iter().map(score).collect()
 }
 
 /// One file of a model, as a download of no type that a browser would run.
@@ -421,15 +352,6 @@ async fn delete(State(state): State<AppState>, Path(id): Path<String>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn scores_are_shown_highest_first_and_numbers_of_a_regression_as_they_are() {
-        let shown = scores(&json!({"label": "b", "score": 0.9, "scores": {"a": 0.1, "b": 0.9}}));
-        assert_eq!(shown[0].label, "b");
-        assert_eq!(shown[0].text, "90.0 %");
-        let shown = scores(&json!({"label": "score", "score": 3.5, "scores": {"score": 3.5}}));
-        assert_eq!((shown[0].share, shown[0].text.as_str()), (None, "3.500"));
-    }
 
     #[test]
     fn a_path_in_an_address_is_escaped_part_by_part() {

@@ -1,25 +1,29 @@
 //! The form of a new fine-tune. What it sends goes through the same function as `POST /v1/fine_tuning/jobs`.
 
+mod columns;
+mod estimate;
+
 use axum::Form;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
-use formats::dataset::{ClassCount, ProblemType};
-use formats::inspect::{Column, ColumnKind, Inspection, guess_columns};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use store::FileId;
 use store::file::{File, Filter};
 use store::queue::Dedup;
+use store::spec::Task;
 
+use self::columns::columns_part;
+pub use self::estimate::show_estimate;
 use super::job::find_job;
 use super::settings::{self, Values};
-use super::view::data::Preview;
-use super::view::form::{ColumnsPart, EstimateLine, Field, FieldKind, HeldOut, NewJob, Picker};
+use super::view::form::{Field, FieldKind, HeldOut, NewJob, Picker};
 use super::view::text;
-use super::view::{Choice, Page, ProblemRow};
+use super::view::{Choice, Page};
 use super::{convert, data, html, models, sentence};
-use crate::openai::dry_run::{self, DryRun};
 use crate::openai::jobs;
+use crate::openai::models::task_of;
+use crate::openai::report::Report;
 use crate::{AppState, Error, Result};
 
 /// Files and models to choose from.
@@ -62,7 +66,11 @@ fn values_of(job: &store::job::Job) -> Values {
 }
 
 /// `GET /jobs/new/columns`
-pub async fn show_columns(State(state): State<AppState>, Query(values): Query<Values>) -> Result<Response> {
+pub async fn show_columns(
+    State(state): State<AppState>,
+    Query(mut values): Query<Values>,
+) -> Result<Response> {
+    settle_task(&state, &mut values).await?;
     let files = offered_files(&state, &values).await?;
     html(&columns_part(&files, &values, &Values::new()))
 }
@@ -80,58 +88,10 @@ pub async fn show_picker(State(state): State<AppState>, Query(query): Query<Valu
     html(&picker)
 }
 
-/// `GET /jobs/new/estimate`: what the form as it stands would take; empty while it cannot be started.
-pub async fn show_estimate(
-    State(state): State<AppState>,
-    Query(mut values): Query<Values>,
-) -> Result<Response> {
-    settings::fill_switches(&mut values);
-    let Ok(body) = request(&values) else { return html(&EstimateLine::default()) };
-    let new = match jobs::checked(&state, &body).await {
-        Ok(new) => new,
-        // Start says it at its field.
-        Err(error) if error.status().is_client_error() => return html(&EstimateLine::default()),
-        Err(error) => return Err(error),
-    };
-    html(&estimate_line(&dry_run::dry_run(&state, &new).await?))
-}
-
-fn estimate_line(run: &DryRun) -> EstimateLine {
-    let estimate = &run.estimate;
-    let mut text = format!(
-        "About {} of memory, {}, {} tokens a step",
-        text::bytes(estimate.total()),
-        text::plural(estimate.steps, "step", "steps"),
-        text::count(estimate.tokens_per_step)
-    );
-    match &run.speed {
-        Some((seconds, job)) => text.push_str(&format!(
-            "; {} of training at the speed of {}.",
-            text::duration(seconds * estimate.steps as f64),
-            convert::job_name(job)
-        )),
-        None => text.push('.'),
-    }
-    let largest = run.agents.iter().filter_map(|(agent, _)| agent.memory_bytes).max().unwrap_or_default();
-    let warning = match (run.fits(), &run.suggestion) {
-        (Some(true) | None, _) => String::new(),
-        (Some(false), None) => format!(
-            "No trainer has so much memory: the largest has {}. Take a smaller model, or a machine with more.",
-            text::bytes(largest.unsigned_abs())
-        ),
-        (Some(false), Some(way)) => format!(
-            "No trainer has so much memory: the largest has {}. With {} it needs about {}.",
-            text::bytes(largest.unsigned_abs()),
-            way.setting,
-            text::bytes(way.total)
-        ),
-    };
-    EstimateLine { text, warning }
-}
-
 /// `POST /jobs`
 pub async fn create_job(State(state): State<AppState>, Form(mut values): Form<Values>) -> Result<Response> {
     settings::fill_switches(&mut values);
+    settle_task(&state, &mut values).await?;
     let body = match request(&values) {
         Ok(body) => body,
         Err(errors) => return refused(&state, values, errors).await,
@@ -173,18 +133,51 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
     if !errors.is_empty() {
         return Err(errors);
     }
-    for name in ["training_file", "validation_file", "test_file", "model", "problem_type"] {
+    for name in ["training_file", "validation_file", "test_file", "model", "task"] {
         if let Some(value) = given(name) {
             body.insert(name.to_owned(), value.into());
         }
     }
+    if is_generation(values) {
+        return Ok(body);
+    }
+    body.extend(given("problem_type").map(|problem| ("problem_type".to_owned(), problem.into())));
     let columns: Map<String, Value> = ["text", "text_pair", "label"]
         .into_iter()
         .filter_map(|role| Some((role.to_owned(), given(&format!("columns.{role}"))?.into())))
         .collect();
     body.insert("columns".to_owned(), columns.into());
-    body.insert("task".to_owned(), json!("text-classification"));
     Ok(body)
+}
+
+/// Says what is learnt: what the chosen model is there for or, before one is chosen, what the data looks like.
+async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
+    let db = &state.store.db;
+    let given = |name: &str| values.get(name).filter(|value| !value.is_empty());
+    let model = match given("model") {
+        Some(id) => store::model::get(db, id).await?,
+        None => Some(models::whole_models(state, None, 2).await?.items)
+            .filter(|models| models.len() == 1)
+            .and_then(|mut models| models.pop()),
+    };
+    let task = match (model, given("training_file").and_then(|id| id.parse::<FileId>().ok())) {
+        (Some(model), _) => task_of(&model),
+        (None, Some(file)) => {
+            let file = store::file::get(db, file).await?;
+            match file.as_ref().and_then(Report::of_file).is_some_and(|report| report.chat.is_some()) {
+                true => Task::TextGeneration,
+                false => Task::TextClassification,
+            }
+        }
+        (None, None) => Task::TextClassification,
+    };
+    values.insert("task".to_owned(), task.as_str().to_owned());
+    Ok(())
+}
+
+/// Whether the form is about text generation.
+fn is_generation(values: &Values) -> bool {
+    values.get("task").is_some_and(|task| task == Task::TextGeneration.as_str())
 }
 
 /// The input that a refusal belongs to, and its words; an empty name for the form as a whole.
@@ -203,6 +196,8 @@ fn place_of(error: &Error) -> (String, String) {
         "columns.text_pair",
         "columns.label",
     ];
+    // The task follows from the model.
+    let param = param.map(|param| if param == "task" { "model" } else { param });
     let input = param.and_then(|param| {
         own.iter()
             .find(|name| **name == param)
@@ -225,6 +220,7 @@ async fn form(state: &AppState, mut values: Values, errors: Values, from: String
         "training_file",
         files.iter().filter(|file| is_usable(file)).map(|file| file.file_id.to_string()),
     );
+    settle_task(state, &mut values).await?;
     let (first, groups) = settings::fields(&values, &errors);
     let changed = settings::changed(&values);
     let error_of = |name: &str| errors.get(name).cloned().unwrap_or_default();
@@ -238,6 +234,7 @@ async fn form(state: &AppState, mut values: Values, errors: Values, from: String
     };
     Ok(NewJob {
         page: Page::new("New fine-tune", "new").with(&["js/upload.js", "js/new-job.js"]),
+        task: values.get("task").cloned().unwrap_or_default(),
         token: uuid::Uuid::new_v4().simple().to_string(),
         error,
         data: data_picker(&files, &values, error_of("training_file")),
@@ -295,6 +292,7 @@ fn data_picker(files: &[File], values: &Values, error: String) -> Picker {
             name: file.name.clone(),
             note: data::choice_note(file),
             value: id,
+            task: "",
         }
     };
     Picker {
@@ -317,6 +315,7 @@ async fn model_picker(state: &AppState, values: &Values, error: String) -> Resul
         disabled: false,
         name: convert::short_model(&model.model_id),
         note: models::choice_note(model),
+        task: task_of(model).as_str(),
         value: model.model_id.clone(),
     };
     Ok(Picker {
@@ -361,206 +360,5 @@ fn held_out(files: &[File], values: &Values, errors: &Values) -> HeldOut {
 }
 
 fn option(value: &str, name: &str) -> Choice {
-    Choice {
-        value: value.to_owned(),
-        name: name.to_owned(),
-        note: String::new(),
-        checked: false,
-        disabled: false,
-    }
-}
-
-/// Columns, preview and problems of the chosen file.
-fn columns_part(files: &[File], values: &Values, errors: &Values) -> ColumnsPart {
-    let chosen = values.get("training_file").map(String::as_str).unwrap_or_default();
-    let Some(file) = files.iter().find(|file| file.file_id.to_string() == chosen) else {
-        return ColumnsPart::default();
-    };
-    let inspection = data::inspection_of(file).unwrap_or_default();
-    if !inspection.is_usable() {
-        let problems = data::problems(&inspection);
-        return ColumnsPart {
-            chosen: true,
-            unusable: true,
-            problems,
-            of: chosen.to_owned(),
-            ..ColumnsPart::default()
-        };
-    }
-    let roles = Roles::of(chosen, values, &inspection);
-    let missing = roles.missing(&inspection);
-    let mut problems = data::problems(&inspection);
-    problems.rows.splice(0..0, missing);
-    ColumnsPart {
-        chosen: true,
-        of: chosen.to_owned(),
-        label: roles.label.clone(),
-        guess: roles.guess_words().to_owned(),
-        summary: roles.summary(&inspection),
-        preview: preview(&inspection, &roles),
-        unusable: problems.rows.iter().any(|problem| problem.fatal),
-        roles: roles.fields(&inspection, errors),
-        problems,
-    }
-}
-
-fn preview(inspection: &Inspection, roles: &Roles) -> Preview {
-    let mut preview = data::preview(inspection, |name| roles.of_column(name));
-    preview.rows.truncate(6);
-    preview
-}
-
-/// Which column plays which role; empty for none.
-struct Roles {
-    text: String,
-    text_pair: String,
-    label: String,
-    problem: ProblemType,
-    /// Whether these are the guess.
-    guessed: bool,
-}
-
-impl Roles {
-    /// What the form says of this very file, or the guess.
-    fn of(file: &str, values: &Values, inspection: &Inspection) -> Roles {
-        let value = |name: &str| values.get(name).cloned().unwrap_or_default();
-        let is_own = value("columns.of") == file;
-        let known = |name: &str| {
-            Some(value(name)).filter(|column| inspection.column(column).is_some()).unwrap_or_default()
-        };
-        let guess = guess_columns(inspection, "text-classification").ok();
-        let (text, text_pair, label) = match &guess {
-            _ if is_own => (known("columns.text"), known("columns.text_pair"), known("columns.label")),
-            Some(guess) => {
-                let columns = guess.columns.clone();
-                (columns.text, columns.text_pair.unwrap_or_default(), columns.label)
-            }
-            None => Default::default(),
-        };
-        let said = match value("problem_type").as_str() {
-            "single_label" => Some(ProblemType::SingleLabel),
-            "multi_label" => Some(ProblemType::MultiLabel),
-            "regression" => Some(ProblemType::Regression),
-            _ => None,
-        };
-        // Another label column is another kind of label, until the person says otherwise.
-        let same_label = is_own && value("columns.label_was") == label;
-        let problem = said.filter(|_| same_label || (is_own && value("columns.label_was").is_empty()));
-        let problem =
-            problem.unwrap_or_else(|| inspection.column(&label).map_or(ProblemType::SingleLabel, kind_of));
-        Roles { text, text_pair, label, problem, guessed: guess.is_some() && !is_own }
-    }
-
-    fn of_column(&self, name: &str) -> &'static str {
-        match name {
-            _ if name == self.text => "text",
-            _ if name == self.text_pair => "second text",
-            _ if name == self.label => "label",
-            _ => "",
-        }
-    }
-
-    fn guess_words(&self) -> &'static str {
-        if self.guessed {
-            "Chosen by the names and values of the columns; change it where it is wrong."
-        } else if self.text.is_empty() || self.label.is_empty() {
-            "Say which column is the text and which the label."
-        } else {
-            ""
-        }
-    }
-
-    fn fields(&self, inspection: &Inspection, errors: &Values) -> Vec<Field> {
-        let select = |name: &str, label: &str, help: &str, value: &str, none: &str| {
-            let names = inspection.column_names().map(|column| option(column, column));
-            Field {
-                name: name.to_owned(),
-                label: label.to_owned(),
-                help: help.to_owned(),
-                value: value.to_owned(),
-                error: errors.get(name).cloned().unwrap_or_default(),
-                kind: FieldKind::Select(std::iter::once(option("", none)).chain(names).collect()),
-                ..Field::default()
-            }
-        };
-        vec![
-            select("columns.text", "Text", "What the model reads.", &self.text, "choose"),
-            select(
-                "columns.text_pair",
-                "Second text",
-                "For pairs, such as a question and an answer.",
-                &self.text_pair,
-                "none",
-            ),
-            select("columns.label", "Label", "What the model learns to say.", &self.label, "choose"),
-            self.problem_field(errors),
-        ]
-    }
-
-    fn problem_field(&self, errors: &Values) -> Field {
-        let options = [
-            ("single_label", "One class a row"),
-            ("multi_label", "Several classes a row"),
-            ("regression", "A number"),
-        ];
-        Field {
-            name: "problem_type".to_owned(),
-            label: "Kind of label".to_owned(),
-            help: "Decides the loss and the metrics.".to_owned(),
-            value: settings::problem_word(self.problem).to_owned(),
-            error: errors.get("problem_type").cloned().unwrap_or_default(),
-            kind: FieldKind::Select(options.iter().map(|(value, name)| option(value, name)).collect()),
-            ..Field::default()
-        }
-    }
-
-    /// Rows without a text or a label, which cannot be trained on.
-    fn missing(&self, inspection: &Inspection) -> Vec<ProblemRow> {
-        let of = |column: &str, what: &str| {
-            let missing = inspection.column(column).map_or(0, |column| column.missing);
-            (missing > 0).then(|| ProblemRow {
-                place: format!("Column {column}"),
-                message: format!(
-                    "{} without a {what}; fill them in, or take these rows out.",
-                    text::plural(missing, "row is", "rows are")
-                ),
-                fatal: true,
-            })
-        };
-        let label = if self.problem == ProblemType::MultiLabel { None } else { of(&self.label, "label") };
-        [of(&self.text, "text"), label].into_iter().flatten().collect()
-    }
-
-    /// "9,514 rows, 2 classes: positive 5,832, negative 3,682".
-    fn summary(&self, inspection: &Inspection) -> String {
-        let rows = text::plural(inspection.rows, "row", "rows");
-        let Some(column) = inspection.column(&self.label) else { return rows };
-        if self.problem == ProblemType::Regression {
-            return format!("{rows}, each with a number");
-        }
-        let mut classes = column.classes.clone();
-        if classes.is_empty() {
-            return format!(
-                "{rows}, {}",
-                text::plural(column.distinct, "different label", "different labels")
-            );
-        }
-        classes.sort_by(|a, b| b.rows.cmp(&a.rows).then_with(|| a.label.cmp(&b.label)));
-        let named = |class: &ClassCount| format!("{} {}", class.label, text::count(class.rows));
-        let named: Vec<String> = classes.iter().take(6).map(named).collect();
-        let more = if classes.len() > 6 { ", …" } else { "" };
-        format!(
-            "{rows}, {}: {}{more}",
-            text::plural(classes.len() as u64, "class", "classes"),
-            named.join(", ")
-        )
-    }
-}
-
-fn kind_of(label: &Column) -> ProblemType {
-    match label.kind {
-        ColumnKind::List => ProblemType::MultiLabel,
-        ColumnKind::Number if label.has_fractions => ProblemType::Regression,
-        _ => ProblemType::SingleLabel,
-    }
+    Choice { value: value.to_owned(), name: name.to_owned(), ..Choice::default() }
 }

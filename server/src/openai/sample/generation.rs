@@ -1,0 +1,167 @@
+//! Chats, prompts and texts, as the trainer encodes them.
+
+use std::path::Path;
+
+use formats::chat::{Content, Encoder, Example, read_chats};
+use formats::chat_template::{ChatTemplate, named_templates};
+use formats::checkpoint::{Config, read_json};
+use formats::dataset::random_split;
+use formats::tokenizer::Tokenizer;
+use formats::{Problem, ProblemKind};
+use serde_json::{Value, json};
+use store::estimate::Model;
+use store::spec::{JobSpec, Task};
+
+use super::{SAMPLE, Sample, Shares, evenly, held_out};
+use crate::openai::prepare::{code_of, refusal};
+use crate::{Error, Result};
+
+/// Where the settings stand in a request that uses the older place.
+const TEMPLATE: &str = "hyperparameters.chat_template";
+const MAX_LENGTH: &str = "hyperparameters.max_length";
+
+/// The settings that decide how rows become tokens.
+pub(super) fn settings(spec: &JobSpec) -> Value {
+    let training = &spec.training;
+    match spec.task {
+        Task::TextClassification => Value::Null,
+        Task::TextGeneration => json!([training.loss_on, training.chat_template, training.max_length]),
+    }
+}
+
+/// Encodes some rows; what would end the job is an answer here. `shown` is the data's name as its owner knows it.
+pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, bytes: u64) -> Result<Sample> {
+    let of_model = |problem: Problem| wrong("model", &problem);
+    let config: Config = read_json(folder, "config.json", ProblemKind::Config).map_err(of_model)?;
+    let model = Model::new(&config, 0).map_err(of_model)?;
+    let tokenizer = Tokenizer::load(folder).map_err(of_model)?;
+    let stated = tokenizer.model_max_length().map(|length| length as u64);
+    let max_length = max_length(&model, spec, stated)?;
+    let chosen = spec.training.chat_template.as_deref();
+    let template = ChatTemplate::choose(folder, chosen, tokenizer.special_tokens().clone())
+        .map_err(|problem| wrong(TEMPLATE, &problem))?;
+    let examples = read_chats(data, shown, None).map_err(|problems| refusal("training_file", &problems))?;
+    let split = random_split(examples.len(), held_out(spec), spec.split.seed.into());
+    let encoder = Encoder {
+        tokenizer: &tokenizer,
+        template: template.as_ref(),
+        max_length: usize::MAX,
+        loss: spec.training.loss_on.into(),
+        file: shown,
+    };
+    let mut found = Found::default();
+    for row in evenly(&split.train) {
+        found.add(&encoder, &examples[row], max_length)?;
+    }
+    let joined = examples.first().is_some_and(|example| matches!(example.content, Content::Text(_)));
+    let (rows, lengths) = match joined {
+        true => found.blocks(split.train.len(), max_length),
+        false => found.kept(split.train.len()),
+    };
+    if lengths.is_empty() && found.looked_at > 0 {
+        let message = format!(
+            "{shown}: no row has anything to learn within {max_length} tokens; choose a greater max_length, or shorten the prompts"
+        );
+        return Err(Error::Invalid {
+            message,
+            param: Some(MAX_LENGTH.to_owned()),
+            code: "conversation".into(),
+        });
+    }
+    let shares = if joined { Shares { counted: 1.0, ..Shares::default() } } else { found.shares() };
+    Ok(Sample {
+        model,
+        rows,
+        bytes,
+        looked_at: found.looked_at,
+        lengths,
+        stated,
+        shares: Some(shares),
+        has_template: template.is_some(),
+    })
+}
+
+/// What a checkpoint without a chat template is answered where rows need one.
+pub fn no_template(file: &str) -> Error {
+    let names: Vec<&str> = named_templates().iter().map(|template| template.name).collect();
+    let message = format!(
+        "{file}: the rows are conversations, and the checkpoint has no chat template to write them with; choose one of {}, \
+         or give one in Jinja",
+        names.join(", ")
+    );
+    let code = code_of(ProblemKind::ChatTemplate).into();
+    Error::Invalid { message, param: Some(TEMPLATE.to_owned()), code }
+}
+
+fn wrong(param: &str, problem: &Problem) -> Error {
+    let code = code_of(problem.kind).into();
+    Error::Invalid { message: problem.to_string(), param: Some(param.to_owned()), code }
+}
+
+fn max_length(model: &Model, spec: &JobSpec, stated: Option<u64>) -> Result<u64> {
+    match spec.training.max_length {
+        Some(asked) if u64::from(asked) > model.positions => Err(Error::invalid(
+            MAX_LENGTH,
+            format!("is {asked}, and this model has {} positions", model.positions),
+        )),
+        _ => Ok(model.max_length(&spec.training, stated)),
+    }
+}
+
+/// Sums over the rows that were encoded.
+#[derive(Default)]
+struct Found {
+    looked_at: u64,
+    /// Tokens of the rows that have something to learn, uncut.
+    lengths: Vec<u64>,
+    /// Tokens of all rows, uncut; of those kept, cut; and those of them that count.
+    all: u64,
+    tokens: u64,
+    counted: u64,
+    truncated: u64,
+}
+
+impl Found {
+    fn add(&mut self, encoder: &Encoder<'_>, example: &Example, max_length: u64) -> Result<()> {
+        if example.content.is_chat() && encoder.template.is_none() {
+            return Err(no_template(encoder.file));
+        }
+        let row = encoder.encode(example).map_err(|problem| wrong("training_file", &problem))?;
+        let length = row.ids.len() as u64;
+        let counted = row.counts.iter().take(max_length as usize).filter(|counts| **counts).count() as u64;
+        self.looked_at += 1;
+        self.all += length;
+        if counted > 0 {
+            self.lengths.push(length);
+            self.tokens += length.min(max_length);
+            self.counted += counted;
+            self.truncated += u64::from(length > max_length);
+        }
+        Ok(())
+    }
+
+    /// The rows with something to learn, of so many, and their lengths.
+    fn kept(&self, rows: usize) -> (u64, Vec<u64>) {
+        let kept = rows as f64 * self.lengths.len() as f64 / self.looked_at.max(1) as f64;
+        (kept.round() as u64, self.lengths.clone())
+    }
+
+    /// Texts are joined end to end and cut into blocks.
+    fn blocks(&self, rows: usize, max_length: u64) -> (u64, Vec<u64>) {
+        let all = (rows as f64 * self.all as f64 / self.looked_at.max(1) as f64).round() as u64;
+        let (full, rest) = (all / max_length.max(1), all % max_length.max(1));
+        let mut lengths = vec![max_length; full.min(SAMPLE as u64) as usize];
+        // A last block of one token has nothing that foretells it.
+        lengths.extend(Some(rest).filter(|rest| *rest > 1));
+        (full + u64::from(rest > 1), lengths)
+    }
+
+    fn shares(&self) -> Shares {
+        let share = |part: u64, of: u64| part as f64 / of.max(1) as f64;
+        Shares {
+            truncated: share(self.truncated, self.looked_at),
+            counted: share(self.counted, self.tokens),
+            left_out: share(self.looked_at - self.lengths.len() as u64, self.looked_at),
+        }
+    }
+}

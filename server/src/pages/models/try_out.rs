@@ -1,0 +1,76 @@
+//! Trying a model without script.
+
+use axum::extract::{Form, Path, State};
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store::spec::Task;
+
+use super::{detail, find_model};
+use crate::openai::models::task_of;
+use crate::pages::view::model::{Score, Tried};
+use crate::pages::view::text;
+use crate::pages::{html, sentence};
+use crate::{AppState, Error, Result};
+
+#[derive(Deserialize)]
+pub struct TryForm {
+    text: String,
+    #[serde(default)]
+    text_pair: String,
+}
+
+/// The try-it box without script.
+pub async fn try_model(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    Form(form): Form<TryForm>,
+) -> Result<Response> {
+    let model = find_model(&state, &id).await?;
+    if task_of(&model) == Task::TextGeneration {
+        return Err(Error::invalid(
+            "model",
+            format!("{id} is a language model, and text generation is not served yet"),
+        ));
+    }
+    let files = store::model::files(&state.store.db, &id).await?;
+    let input = match form.text_pair.is_empty() {
+        true => json!({"text": form.text}),
+        false => json!({"text": form.text, "text_pair": form.text_pair}),
+    };
+    let mut tried = Tried { text: form.text, text_pair: form.text_pair, ..Tried::default() };
+    match state.predictors.predict(&id, &files, &[input]).await {
+        Ok(predicted) => tried.scores = predicted.outputs.first().map(scores).unwrap_or_default(),
+        Err(error @ Error::Internal(_)) => return Err(error),
+        Err(error) => tried.error = sentence(&error.to_string()),
+    }
+    html(&detail(&state, &id, Some(tried)).await?)
+}
+
+fn scores(output: &Value) -> Vec<Score> {
+    let pairs = output.get("scores").and_then(Value::as_object).into_iter().flatten();
+    let mut pairs: Vec<(&String, f64)> =
+        pairs.filter_map(|(label, score)| Some((label, score.as_f64()?))).collect();
+    pairs.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let probabilities = pairs.iter().all(|(_, score)| (0.0..=1.0).contains(score));
+    let score = |(label, score): (&String, f64)| Score {
+        label: label.clone(),
+        share: probabilities.then_some(score),
+        text: if probabilities { text::percent(score) } else { text::value(score) },
+    };
+    pairs.into_iter().map(score).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_are_shown_highest_first_and_numbers_of_a_regression_as_they_are() {
+        let shown = scores(&json!({"label": "b", "score": 0.9, "scores": {"a": 0.1, "b": 0.9}}));
+        assert_eq!(shown[0].label, "b");
+        assert_eq!(shown[0].text, "90.0 %");
+        let shown = scores(&json!({"label": "score", "score": 3.5, "scores": {"score": 3.5}}));
+        assert_eq!((shown[0].share, shown[0].text.as_str()), (None, "3.500"));
+    }
+}

@@ -1,0 +1,67 @@
+//! What a language model learns of a conversation, and how that is written.
+
+use formats::chat_template::named_templates;
+use serde_json::{Map, Value};
+use store::spec::JobSpec;
+
+use super::{Kind, Setting, Values, field, named};
+
+/// The choice for a template that is written into the form.
+const OWN: &str = "jinja";
+
+pub(super) const SETTINGS: &[Setting] = &[
+    field(
+        "loss_on",
+        "Learns",
+        "Which part of a conversation counts in the loss. Prompts are not learnt beside their completions unless all is.",
+        Kind::Choice(&[("assistant", "What the assistant says"), ("all", "All of it")]),
+    ),
+    field(
+        "chat_template",
+        "Chat template",
+        "How conversations are written as text. A model that was made for chats brings its own; others need one.",
+        Kind::Choice(&[
+            ("", "The checkpoint's own"),
+            ("chatml", "chatml"),
+            ("alpaca", "alpaca"),
+            ("zephyr", "zephyr"),
+            ("llama-3", "llama-3"),
+            ("llama-2", "llama-2"),
+            ("mistral", "mistral"),
+            ("gemma", "gemma"),
+            ("phi-3", "phi-3"),
+            (OWN, "Written below"),
+        ]),
+    ),
+    field("chat_template.jinja", "Template in Jinja", "As transformers renders it.", Kind::Long)
+        .when("chat_template=jinja"),
+];
+
+/// Those of a job, as values of the form.
+pub(super) fn values(spec: &JobSpec) -> Values {
+    let (choice, jinja) = match spec.training.chat_template.as_deref() {
+        None => ("", ""),
+        Some(name) if named_templates().iter().any(|template| template.name == name) => (name, ""),
+        Some(jinja) => (OWN, jinja),
+    };
+    named([
+        ("loss_on", spec.training.loss_on.name().to_owned()),
+        ("chat_template", choice.to_owned()),
+        ("chat_template.jinja", jinja.to_owned()),
+    ])
+}
+
+/// Makes the API's `chat_template` of the two inputs.
+pub(super) fn join(fields: &mut Map<String, Value>) -> Result<(), (&'static str, String)> {
+    match fields.remove("chat_template") {
+        Some(Value::Object(mut own)) => {
+            fields.extend(own.remove(OWN).map(|jinja| ("chat_template".to_owned(), jinja)));
+        }
+        Some(Value::String(word)) if word == OWN => {
+            return Err(("chat_template.jinja", "Write the template, or choose one by name.".to_owned()));
+        }
+        Some(name) => drop(fields.insert("chat_template".to_owned(), name)),
+        None => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! Text generation: chats are looked at, checked and counted.
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::common::{Server, rows};
+use crate::decoder::{POSITIONS, chats, tiny_llama};
+
+/// Six rows: one that is right, and what people get wrong.
+const WRONG: &str = r#"{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+{"messages": [{"role": "user", "content": "a"}]}
+{"messages": [{"role": "usr", "content": "a"}, {"role": "assistant", "content": "b"}]}
+{"messages": []}
+{"messages": [{"role": "user", "content": 5}, {"role": "assistant", "content": "b"}]}
+{"prompt": "a", "completion": "b"}
+"#;
+
+const PAIRS: &str = r#"{"prompt": "1+1=", "completion": "2"}
+{"prompt": "1+2=", "completion": "3"}
+{"prompt": "2+2=", "completion": "4"}
+"#;
+
+const PREFERENCES: &str = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}
+{"prompt": "d", "chosen": "e", "rejected": "f"}
+"#;
+
+impl Server {
+    /// The tiny language model, uploaded.
+    async fn tiny_llama(&self) -> String {
+        let made = self.upload_model("llama", tiny_llama().path()).await;
+        assert_eq!(made.status, StatusCode::OK, "{}", made.text());
+        assert_eq!(made.json()["task"], "text-generation");
+        "llama".to_owned()
+    }
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_file_of_chats_is_looked_at_turn_by_turn_and_a_table_is_none(db: PgPool) {
+    let server = Server::new(db).await;
+    let report = server.upload("chats.jsonl", chats(3).as_bytes()).await.json()["report"].clone();
+    let chat = &report["chat"];
+    assert_eq!(chat["layout"], "messages");
+    assert_eq!((&chat["rows"], &chat["turns"], &chat["counted_turns"]), (&json!(3), &json!(6), &json!(3)));
+    assert_eq!(
+        chat["preview"][1]["turns"][1],
+        json!({"role": "assistant", "text": "1 is odd", "counts": true})
+    );
+    assert_eq!(chat["preview"][1]["lines"], json!({"first": 2, "last": 2}));
+    assert_eq!(report["rows"], 3, "it is a table as well");
+
+    let wrong = server.upload("wrong.jsonl", WRONG.as_bytes()).await.json();
+    let problems = wrong["report"]["chat"]["problems"]["listed"].as_array().unwrap().clone();
+    let places: Vec<(u64, &str)> = problems
+        .iter()
+        .map(|problem| (problem["line"]["first"].as_u64().unwrap(), problem["column"].as_str().unwrap()))
+        .collect();
+    for place in [(3, "messages[0].role"), (5, "messages[0].content")] {
+        assert!(places.contains(&place), "{places:?}");
+    }
+    for line in [2, 4, 6] {
+        assert!(places.iter().any(|place| place.0 == line), "{places:?}");
+    }
+    let table = server.upload("rows.csv", rows(4).as_bytes()).await.json();
+    assert_eq!(table["report"].get("chat"), None);
+    let texts = server.upload("texts.csv", b"text\nonce\nupon\n").await.json();
+    assert_eq!(texts["report"]["chat"]["layout"], "text");
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn the_task_follows_the_model_and_chats_need_no_columns(db: PgPool) {
+    let server = Server::new(db).await;
+    let (model, file) = (server.tiny_llama().await, server.table("chats.jsonl", &chats(40)).await);
+    let settings = json!({"chat_template": "chatml", "loss_on": "all", "n_epochs": 1});
+    let body = json!({"model": model, "training_file": file, "validation_split": {"fraction": 0.2},
+        "method": {"type": "supervised", "supervised": {"hyperparameters": settings}}});
+    let made = server.post("/v1/fine_tuning/jobs", &body).await;
+    assert_eq!(made.status, StatusCode::OK, "{}", made.text());
+    let job = made.json();
+    assert_eq!(job["task"], "text-generation");
+    assert!(job["columns"].is_null() && job["problem_type"].is_null(), "{job}");
+    assert_eq!(job["validation_split"]["stratify"], false);
+    let shown = &job["method"]["supervised"]["hyperparameters"];
+    assert_eq!((&shown["chat_template"], &shown["loss_on"]), (&json!("chatml"), &json!("all")));
+    let events = server.get(&format!("/v1/fine_tuning/jobs/{}/events", job["id"].as_str().unwrap())).await;
+    assert!(events.text().contains("messages, 40 rows, 80 turns, of which 40 count"), "{}", events.text());
+    // What is shown can be sent again.
+    let again = json!({"manifest": job["manifest"]});
+    let again = server.post("/v1/fine_tuning/jobs", &again).await;
+    assert_eq!(again.status, StatusCode::OK, "{}", again.text());
+    assert_eq!(again.json()["task"], "text-generation");
+
+    let encoder = server.tiny_model().await;
+    let table = server.table("rows.csv", &rows(40)).await;
+    let job = server.post("/v1/fine_tuning/jobs", &json!({"model": encoder, "training_file": table})).await;
+    assert_eq!(job.json()["task"], "text-classification");
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn what_a_language_model_cannot_learn_is_refused_by_field(db: PgPool) {
+    let server = Server::new(db).await;
+    let (model, file) = (server.tiny_llama().await, server.table("chats.jsonl", &chats(40)).await);
+    let encoder = server.tiny_model().await;
+    let wrong = server.table("wrong.jsonl", WRONG).await;
+    let table = server.table("rows.csv", "question,reply\na,b\nc,d\n").await;
+    let preferences = server.table("preferences.jsonl", PREFERENCES).await;
+    let few = server.table("few.jsonl", &chats(1)).await;
+    let hyper = |value: Value| {
+        let mut settings = json!({"chat_template": "chatml"});
+        settings.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        json!({"hyperparameters": settings})
+    };
+    let template = "hyperparameters.chat_template";
+    let cases: Vec<(Value, &str, &str)> = vec![
+        (json!({"training_file": wrong}), "training_file", "line 3, `messages[0].role`"),
+        (json!({"training_file": wrong}), "training_file", "line 5, `messages[0].content`"),
+        (json!({"validation_file": wrong}), "validation_file", "wrong.jsonl, line 2"),
+        (json!({"training_file": table}), "training_file", "no layout to train a language model on"),
+        (json!({"training_file": preferences}), "training_file", "preferences"),
+        (json!({"training_file": few}), "validation_split", "too few"),
+        (json!({"hyperparameters": {}}), template, "no chat template"),
+        (json!({"hyperparameters": {}}), template, "chatml, alpaca, zephyr"),
+        (hyper(json!({"chat_template": "chatlm"})), template, "no chat template `chatlm`"),
+        (hyper(json!({"chat_template": "{% for %}"})), template, "cannot be used"),
+        (hyper(json!({"loss_on": "assistent"})), "hyperparameters.loss_on", "assistant"),
+        (hyper(json!({"max_length": 5000})), "hyperparameters.max_length", "256 positions"),
+        (hyper(json!({"max_length": 8})), "hyperparameters.max_length", "anything to learn"),
+        (hyper(json!({"class_weights": "balanced"})), "hyperparameters.class_weights", "text classification"),
+        (hyper(json!({"best_metric": "f1"})), "hyperparameters.best_metric", "f1"),
+        (json!({"columns": {"text": "messages"}}), "columns", "leave it out"),
+        (json!({"problem_type": "regression"}), "problem_type", "text classification"),
+        (
+            json!({"task": "text-classification"}),
+            "task",
+            "llama is a language model, which learns text-generation",
+        ),
+        (json!({"model": encoder, "task": "text-generation"}), "task", "tiny is an encoder"),
+        (json!({"task": "text-generatoin"}), "task", "text-generation"),
+        (json!({"method": {"type": "dpo"}}), "method.type", "\"dpo\" is not supported yet"),
+    ];
+    for (change, param, words) in cases {
+        let mut body = hyper(json!({}));
+        body["model"] = json!(model);
+        body["training_file"] = json!(file);
+        body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let refused = server.post("/v1/fine_tuning/jobs", &body).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{change}: {}", refused.text());
+        let error = refused.error();
+        assert_eq!(error["param"], param, "{change}: {error}");
+        assert!(error["message"].as_str().unwrap().contains(words), "{change}: {error}");
+    }
+    let method = json!({"type": "supervised", "supervised": {"hyperparameters": {}}});
+    let body = json!({"model": model, "training_file": file, "method": method});
+    let refused = server.post("/v1/fine_tuning/jobs", &body).await.error();
+    assert_eq!(refused["param"], "method.supervised.hyperparameters.chat_template");
+    assert_eq!(server.get("/v1/fine_tuning/jobs").await.json()["data"], json!([]));
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_dry_run_counts_tokens_that_are_cut_and_tokens_that_count(db: PgPool) {
+    let server = Server::new(db).await;
+    let model = server.tiny_llama().await;
+    let run = async |file: &str, settings: Value| {
+        let body = json!({"model": model, "training_file": file, "dry_run": true,
+            "validation_split": {"fraction": 0}, "hyperparameters": settings});
+        let answer = server.post("/v1/fine_tuning/jobs", &body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()
+    };
+    let share = |answer: &Value, name: &str| answer["rows"][name].as_f64().unwrap();
+    let file = server.table("chats.jsonl", &chats(40)).await;
+    let of_chats = run(&file, json!({"chat_template": "chatml", "n_epochs": 2, "batch_size": 4})).await;
+    assert_eq!((&of_chats["rows"]["training"], &of_chats["steps"]), (&json!(40), &json!(20)));
+    assert!(of_chats["memory"]["total"].as_u64().unwrap() > 100_000_000, "{of_chats}");
+    assert_eq!((share(&of_chats, "truncated_share"), share(&of_chats, "left_out_share")), (0.0, 0.0));
+    let counted = share(&of_chats, "counted_share");
+    assert!(counted > 0.0 && counted < 0.6, "{of_chats}");
+    let longest = of_chats["rows"]["longest_tokens"].as_u64().unwrap();
+    assert!(longest > 20 && longest < POSITIONS, "{of_chats}");
+    let cut = run(&file, json!({"chat_template": "chatml", "max_length": longest - 1})).await;
+    assert!(share(&cut, "truncated_share") > 0.0, "{cut}");
+    let all = run(&file, json!({"chat_template": "chatml", "loss_on": "all"})).await;
+    assert!(share(&all, "counted_share") > 0.9, "{all}");
+
+    // Prompts need no template, and texts are joined to full rows.
+    let pairs = server.table("pairs.jsonl", PAIRS).await;
+    assert_eq!(run(&pairs, json!({})).await["rows"]["training"], 3);
+    let text = format!("text\n{}", "a line of a long story\n".repeat(50));
+    let texts = run(&server.table("story.csv", &text).await, json!({"max_length": 64})).await;
+    assert!(texts["rows"]["training"].as_u64().unwrap() < 50, "{texts}");
+    assert_eq!((share(&texts, "counted_share"), &texts["rows"]["longest_tokens"]), (1.0, &json!(64)));
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_template_of_the_checkpoint_writes_the_chats_and_refuses_what_it_does_not_know(db: PgPool) {
+    let server = Server::new(db).await;
+    let folder = tiny_llama();
+    let template = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system here') }}{% endif %}\
+        {{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    assert_eq!(server.upload_model("mine", folder.path()).await.status, StatusCode::OK);
+    let file = server.table("chats.jsonl", &chats(20)).await;
+    let made = server.post("/v1/fine_tuning/jobs", &json!({"model": "mine", "training_file": file})).await;
+    assert_eq!(made.status, StatusCode::OK, "{}", made.text());
+    let system = chats(20).replace(r#""role":"user""#, r#""role":"system""#);
+    let file = server.table("system.jsonl", &system).await;
+    let refused = server.post("/v1/fine_tuning/jobs", &json!({"model": "mine", "training_file": file})).await;
+    let error = refused.error();
+    assert_eq!((&error["param"], &error["code"]), (&json!("training_file"), &json!("chat_template")));
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("system.jsonl, line") && message.contains("no system here"), "{message}");
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_language_model_is_not_asked_for_predictions(db: PgPool) {
+    let server = Server::new(db).await;
+    let model = server.tiny_llama().await;
+    let refused = server.post("/v1/predictions", &json!({"model": model, "inputs": ["a"]})).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let error = refused.error();
+    assert_eq!(error["param"], "model");
+    assert!(error["message"].as_str().unwrap().contains("not served yet"), "{error}");
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn pages_show_turns_and_what_belongs_to_a_language_model(db: PgPool) {
+    let server = Server::new(db).await;
+    let (model, file) = (server.tiny_llama().await, server.table("chats.jsonl", &chats(40)).await);
+    let wrong = server.table("wrong.jsonl", WRONG).await;
+    let encoder = server.tiny_model().await;
+    let text = async |path: String| {
+        let page = server.get(&path).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text());
+        page.text()
+    };
+    let data = text(format!("/data/{file}")).await;
+    assert!(data.contains("Turns that are learnt") && data.contains("10 of 40 rows"), "{data}");
+    assert!(data.contains("is 1 even?") && data.contains("Fine-tune on this"), "{data}");
+    let data = text(format!("/data/{wrong}")).await;
+    assert!(
+        data.contains("cannot be trained on") && data.contains("Line 3, column messages[0].role"),
+        "{data}"
+    );
+
+    let form = text(format!("/jobs/new?training_file={file}&model={model}")).await;
+    assert!(form.contains(r#"name="task" value="text-generation""#), "{form}");
+    assert!(form.contains("40 rows, 80 turns, of which 40 are learnt"), "{form}");
+    assert!(!form.contains(r#"name="columns.text""#) && form.contains(r#"name="loss_on""#), "{form}");
+    let columns = text(format!("/jobs/new/columns?training_file={file}&model={encoder}")).await;
+    assert!(columns.contains(r#"name="columns.text""#), "{columns}");
+
+    let values = format!(
+        "training_file={file}&model={model}&loss_on=assistant&chat_template=&validation_split.fraction=0.1&\
+         columns.text=messages&label_smoothing=0.1"
+    );
+    let send = async |values: &str| {
+        let request = axum::http::Request::post("/jobs")
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(values.to_owned().into());
+        server.send(request.unwrap()).await
+    };
+    let refused = send(&values).await;
+    assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.text());
+    assert!(refused.text().contains("no chat template to write them with"), "{}", refused.text());
+    let made = send(&values.replace("chat_template=", "chat_template=chatml")).await;
+    assert_eq!(made.status, StatusCode::SEE_OTHER, "{}", made.text());
+    let job = text(made.headers["location"].to_str().unwrap().to_owned()).await;
+    assert!(job.contains("Perplexity of the validation rows") && job.contains("what the assistant says"));
+    assert!(!job.contains("Label column"), "{job}");
+
+    let page = text(format!("/models/{model}")).await;
+    assert!(page.contains("text-generation") && !page.contains("/try"), "{page}");
+    assert!(text("/models".to_owned()).await.contains("language model"));
+}
