@@ -68,13 +68,13 @@ fn every_supported_family_is_usable_with_or_without_a_head() {
 #[test]
 fn a_model_that_is_not_supported_is_named_with_those_that_are() {
     let folder = copy("bert");
-    change_config(folder.path(), "model_type", "llama".into());
+    change_config(folder.path(), "model_type", "t5".into());
     let (kind, text) = only_problem(&inspect_checkpoint(folder.path()));
     assert_eq!(kind, ProblemKind::UnsupportedModel);
     assert_eq!(
         text,
-        "config.json, `model_type`: the model type `llama` is not supported; supported are bert, roberta, xlm-roberta, \
-         distilbert"
+        "config.json, `model_type`: the model type `t5` is not supported; supported are bert, roberta, xlm-roberta, \
+         distilbert, llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text"
     );
 }
 

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use formats::chat::{Content, Encoder, Example, Loss, read_chats};
+use formats::chat::{Content, Encoder, Example, read_chats};
 use formats::chat_template::ChatTemplate;
 use formats::dataset::{SplitSizes, random_split};
 use formats::tokenizer::{Encoding, Tokenizer};
-use store::spec::{JobSpec, LossOn};
+use store::spec::JobSpec;
 
 use super::{Data, Split};
 use crate::failure::Failure;
@@ -71,13 +71,7 @@ impl Data {
 /// The template that is asked for by name or in full, or the checkpoint's own.
 fn template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
     let tokens = tokenizer.special_tokens().clone();
-    let made = match &spec.training.chat_template {
-        Some(source) if source.contains("{%") || source.contains("{{") => {
-            ChatTemplate::new(source, "chat_template", tokens).map(Some)
-        }
-        Some(name) => ChatTemplate::named(name, tokens).map(Some),
-        None => ChatTemplate::load(model, tokens),
-    };
+    let made = ChatTemplate::choose(model, spec.training.chat_template.as_deref(), tokens);
     made.map_err(|problem| {
         Failure::user("bad_chat_template", format!("{problem}.")).at("training.chat_template").into()
     })
@@ -86,19 +80,13 @@ fn template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> Result<Optio
 impl Maker<'_> {
     /// Tokens of a part of the data. What was cut, or has nothing to learn, is told by its number.
     fn split(&self, part: &str, file: &str, examples: &[Example], events: &mut Events) -> Result<Split> {
-        let loss = match self.spec.training.loss_on {
-            LossOn::Assistant => Loss::Assistant,
-            LossOn::All => Loss::All,
-        };
         let encoder = Encoder {
             tokenizer: self.tokenizer,
             template: self.template.as_ref(),
-            max_length: self.max_length,
-            loss,
+            max_length: if joins(examples) { usize::MAX } else { self.max_length },
+            loss: self.spec.training.loss_on.into(),
             file,
         };
-        let encoder =
-            Encoder { max_length: if joins(examples) { usize::MAX } else { self.max_length }, ..encoder };
         let made = encoder.encode_rows(examples)?;
         for notice in made.notices(self.max_length) {
             events.warn(0, format!("{part}: {notice}."))?;
