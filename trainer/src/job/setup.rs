@@ -115,7 +115,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let cache = Cache::open(&dir.join("cache"), &base)?;
     let (data, objective) = read((dir, &base), &spec, &tokenizer, &cache, max_length, device, events)?;
     let outputs = objective.labels().len();
-    plan_memory(dir, &spec, &config, &data, outputs, max_length, &precision, events)?;
+    plan_memory(dir, &spec, (&config, outputs), &data, max_length, &precision, events)?;
 
     let weights = Weights::open(&base)?;
     let part = divide::part(&config, &weights, &spec, objective.head(), &ranks)?;
@@ -215,9 +215,8 @@ fn read(
 fn plan_memory(
     dir: &Path,
     spec: &JobSpec,
-    config: &Value,
+    (config, labels): (&Value, usize),
     data: &Data,
-    labels: usize,
     max_length: usize,
     precision: &Settled,
     events: &mut Events,
