@@ -35,7 +35,6 @@ LUTHIER_INLINE Said row_of(float* x, int64_t v, int64_t target, float weight, bo
       slope[j] = 1.0f - part * part;
     }
   }
-  float top = x[0];
   int64_t j = 0;
   vec::Floats<false> most;
   vec::fill(most, -INFINITY);
@@ -44,7 +43,7 @@ LUTHIER_INLINE Said row_of(float* x, int64_t v, int64_t target, float weight, bo
     vec::load(part, x + j);
     vec::greater(most, part);
   }
-  top = vec::max(most);
+  float top = vec::max(most);
   for (; j < v; j++) {
     top = x[j] > top ? x[j] : top;
   }

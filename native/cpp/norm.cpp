@@ -34,16 +34,6 @@ struct Stats {
   float mean, rstd;
 };
 
-LUTHIER_INLINE float row_sum(const float* x, int64_t dp) {
-  vec::Floats<false> total{};
-  for (int64_t j = 0; j < dp; j += vec::kWidth) {
-    vec::Floats<false> v;
-    vec::load(v, x + j);
-    vec::add(total, v);
-  }
-  return vec::sum(total);
-}
-
 // y = residual + dropout(x); out = (y - mean) · rstd · weight + bias. `y`, `work`: `[dp]`, 0 past d.
 template <typename T>
 LUTHIER_INLINE Stats forward_row(const T* x, const T* residual, const float* weight,
@@ -64,12 +54,12 @@ LUTHIER_INLINE Stats forward_row(const T* x, const T* residual, const float* wei
     }
   }
   const float inverse = 1.0f / static_cast<float>(d);
-  const float mean = row_sum(y, dp) * inverse;
+  const float mean = vec::row_sum(y, dp) * inverse;
   for (int64_t j = 0; j < d; j++) {
     const float centred = y[j] - mean;
     work[j] = centred * centred;
   }
-  const float rstd = 1.0f / std::sqrt(row_sum(work, dp) * inverse + eps);
+  const float rstd = 1.0f / std::sqrt(vec::row_sum(work, dp) * inverse + eps);
   if (sum != nullptr) {
     vec::narrow(sum, y, d);
   }
@@ -98,7 +88,7 @@ LUTHIER_INLINE void backward_row(const T* dout, const T* y, const Stats& stats,
     work[j] = grads[j] * normed[j];
   }
   const float inverse = 1.0f / static_cast<float>(d);
-  const float mean = row_sum(grads, dp) * inverse, along = row_sum(work, dp) * inverse;
+  const float mean = vec::row_sum(grads, dp) * inverse, along = vec::row_sum(work, dp) * inverse;
   for (int64_t j = 0; j < d; j++) {
     grads[j] = (grads[j] - mean - normed[j] * along) * stats.rstd;
   }

@@ -21,16 +21,6 @@ using torch::autograd::tensor_list;
 // the number of threads.
 constexpr int64_t kChunk = 64;
 
-LUTHIER_INLINE float row_sum(const float* x, int64_t dp) {
-  vec::Floats<false> total{};
-  for (int64_t j = 0; j < dp; j += vec::kWidth) {
-    vec::Floats<false> v;
-    vec::load(v, x + j);
-    vec::add(total, v);
-  }
-  return vec::sum(total);
-}
-
 // y = residual + x; out = y · rstd · (add + weight). `y`, `work`: `[dp]`, 0 past d. Returns rstd.
 template <typename T>
 LUTHIER_INLINE float forward_row(const T* x, const T* residual, const float* weight, float add,
@@ -48,7 +38,7 @@ LUTHIER_INLINE float forward_row(const T* x, const T* residual, const float* wei
     work[j] = y[j] * y[j];
   }
   const float rstd =
-      1.0f / std::sqrt(row_sum(work, vec::rounded(d)) / static_cast<float>(d) + eps);
+      1.0f / std::sqrt(vec::row_sum(work, vec::rounded(d)) / static_cast<float>(d) + eps);
   for (int64_t j = 0; j < d; j++) {
     work[j] = y[j] * rstd * (add + weight[j]);
   }
@@ -70,7 +60,7 @@ LUTHIER_INLINE void backward_row(const T* dout, const T* dsum, const T* y, float
     grads[j] *= add + weight[j];
     work[j] = grads[j] * normed[j];
   }
-  const float along = row_sum(work, vec::rounded(d)) / static_cast<float>(d);
+  const float along = vec::row_sum(work, vec::rounded(d)) / static_cast<float>(d);
   for (int64_t j = 0; j < d; j++) {
     grads[j] = (grads[j] - normed[j] * along) * rstd;
   }

@@ -102,6 +102,17 @@ LUTHIER_INLINE float sum(const V& x) {
   return s[0];
 }
 
+// The sum of a row whose length is a multiple of vectors.
+LUTHIER_INLINE float row_sum(const float* x, int64_t dp) {
+  Floats<false> total{};
+  for (int64_t j = 0; j < dp; j += kWidth) {
+    Floats<false> v;
+    load(v, x + j);
+    add(total, v);
+  }
+  return sum(total);
+}
+
 template <typename V>
 LUTHIER_INLINE float max(const V& x) {
   float s[kWidth];

@@ -140,10 +140,7 @@ mod tests {
     use tch::{Device, Kind};
 
     use super::*;
-
-    fn randn(shape: &[i64], kind: Kind) -> Tensor {
-        Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true)
-    }
+    use crate::ffi::tests::leaf;
 
     fn difference(a: &Tensor, b: &Tensor) -> f64 {
         let (a, b) = (a.to_kind(Kind::Double), b.to_kind(Kind::Double));
@@ -163,9 +160,9 @@ mod tests {
         let ids = Tensor::arange(lengths.len() as i64, (Kind::Int64, Device::Cpu));
         let keys = crate::keys(1, 2, 3, &ids);
         let drop = (p > 0.0).then_some((p, &keys));
-        let q = randn(&[tokens, heads.query * heads.width], kind);
-        let k = randn(&[tokens, heads.key * heads.width], kind);
-        let v = randn(&[tokens, heads.key * heads.width], kind);
+        let q = leaf(&[tokens, heads.query * heads.width], kind);
+        let k = leaf(&[tokens, heads.key * heads.width], kind);
+        let v = leaf(&[tokens, heads.key * heads.width], kind);
         let seen = Tensor::randn([tokens, heads.query * heads.width], (Kind::Float, Device::Cpu));
         let run = |by_ops: bool, joined: bool| {
             let all = Tensor::cat(&[&q, &k, &v], 1);
@@ -219,8 +216,8 @@ mod tests {
         ] {
             let heads = Heads { causal, key: 2, ..Heads::bidirectional(4, 8) };
             let drop = (p > 0.0).then_some((p, &keys));
-            let query = randn(&[35, 32], Kind::Float);
-            let key_value = randn(&[35, 32], Kind::Float);
+            let query = leaf(&[35, 32], Kind::Float);
+            let key_value = leaf(&[35, 32], Kind::Float);
             // The first token of each, or the last where those before it cannot be seen otherwise.
             let chosen: Vec<i64> = match causal {
                 false => vec![0, 5, 6],
