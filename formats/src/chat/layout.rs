@@ -134,7 +134,10 @@ fn listed(keys: &[&str]) -> String {
 }
 
 /// The layout of a file: that of its first row that is in any.
-pub(super) fn guess(path: &Path, name: &str) -> Result<Layout, Problem> {
+///
+/// # Errors
+/// A file that cannot be read, or whose first rows are in no layout, with the keys that they have.
+pub fn layout_of(path: &Path, name: &str) -> Result<Layout, Problem> {
     let mut rows = Rows::open(path, name)?;
     let mut first_problem = None;
     for _ in 0..LOOKED_AT {

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use encode::{Encoded, EncodedPair, EncodedRows, Encoder, Loss};
-pub use layout::Layout;
+pub use layout::{Layout, layout_of};
 pub use preview::{PreviewExample, PreviewTurn};
 pub use survey::{Survey, survey};
 
@@ -128,6 +128,11 @@ impl Content {
     }
 }
 
+/// Whether rows are plain texts; those of a file all are, or none is.
+pub fn are_texts(examples: &[Example]) -> bool {
+    examples.first().is_some_and(|example| matches!(example.content, Content::Text(_)))
+}
+
 /// Reads all rows of a file; with `layout`, in that one, else in the one that its keys tell.
 ///
 /// # Errors
@@ -156,7 +161,7 @@ fn each_example(
     let mut rows = Rows::open(path, name)?;
     let layout = match stated {
         Some(layout) => layout,
-        None => layout::guess(path, name)?,
+        None => layout_of(path, name)?,
     };
     let mut number = 0;
     while let Some(row) = rows.next() {

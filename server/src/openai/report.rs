@@ -22,9 +22,8 @@ impl Report {
     /// Reads a file from end to end.
     pub fn of(path: &Path, name: &str) -> Report {
         let table = inspect::inspect(path, name);
-        let chat = chat::survey(path, name, None);
-        let is_chat = chat.layout.is_some_and(|layout| is_meant(layout, &table));
-        Report { chat: is_chat.then_some(chat), table }
+        let layout = chat::layout_of(path, name).ok().filter(|layout| is_meant(*layout, &table));
+        Report { chat: layout.map(|layout| chat::survey(path, name, Some(layout))), table }
     }
 
     /// The report of an uploaded file; `None` for one that was not inspected.
