@@ -80,8 +80,10 @@ pub async fn find_model(state: &AppState, id: &str) -> Result<Model> {
 
 /// What a model can learn: a language model generates, an encoder classifies.
 pub fn task_of(model: &Model) -> Task {
-    let info: CheckpointInfo = serde_json::from_value(model.report.clone()).unwrap_or_default();
-    if info.is_decoder() { Task::TextGeneration } else { Task::TextClassification }
+    match model.task.as_deref() == Some(Task::TextGeneration.as_str()) {
+        true => Task::TextGeneration,
+        false => Task::TextClassification,
+    }
 }
 
 fn missing(id: &str) -> Error {
