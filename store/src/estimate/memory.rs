@@ -169,12 +169,11 @@ impl Kept<'_> {
 
     /// Gradients on their way through a layer, at their most.
     fn backward(&self, flow: &[Flow]) -> u64 {
-        let (d, mut m) = (self.model.hidden, self.model.intermediate);
+        let (d, m) = (self.model.hidden, self.model.intermediate);
         if let Some(sizes) = &self.model.decoder {
             // Gate and up; states, their gradients and a chunk of logits where tokens count.
-            m *= 2;
             let logits = 2 * CHUNK.max(FP32 * sizes.vocabulary);
-            return self.bytes.activation * self.tokens * (4 * d + m) + logits;
+            return self.bytes.activation * self.tokens * (4 * d + 2 * m) + logits;
         }
         let passes = flow.iter().any(|flow| flow.enters || flow.trained);
         let through = if passes { 2 * d + m } else { 5 * d + m };

@@ -114,18 +114,9 @@ impl Model {
 
     fn of_decoder(config: &Config) -> Result<Model, Problem> {
         let sizes = DecoderSizes::of(config)?;
-        let place = |name: &str| match name.strip_prefix("model.layers.") {
-            Some(rest) => rest
-                .split('.')
-                .next()
-                .and_then(|number| number.parse().ok())
-                .map_or(Place::Head, Place::Layer),
-            None if name.starts_with("model.embed_tokens") => Place::Embeddings,
-            None => Place::Head,
-        };
         let parameters = decoder_tensors(config)?
             .into_iter()
-            .map(|(name, shape)| Parameter { place: place(&name), name, shape })
+            .map(|(name, shape)| Parameter { place: place_of(&name), name, shape })
             .collect();
         Ok(Model {
             hidden: sizes.hidden,
@@ -222,9 +213,7 @@ impl Model {
             })
             .sum()
     }
-}
 
-impl Model {
     /// [`Model::flops`] of a language model whose tokens all count; half of the pairs of tokens see each other.
     fn decoder_flops(&self, sizes: &DecoderSizes, training: &Training, tokens: f64, squares: f64) -> f64 {
         let trained = self.trained(training);
@@ -257,8 +246,11 @@ pub(super) struct Flow {
 
 fn place_of(name: &str) -> Place {
     let number = |prefix: &str| name.strip_prefix(prefix)?.split('.').next()?.parse().ok();
-    match number("encoder.layer.").or_else(|| number("transformer.layer.")) {
+    let layer =
+        ["encoder.layer.", "transformer.layer.", "model.layers."].iter().find_map(|prefix| number(prefix));
+    match layer {
         Some(layer) => Place::Layer(layer),
+        None if name.starts_with("model.norm.") || name.starts_with("lm_head.") => Place::Head,
         None => Place::Embeddings,
     }
 }
