@@ -12,7 +12,7 @@ use luthier_trainer::models::{self, Head, TextModel};
 use luthier_trainer::nn::{self, Context, Loader};
 use luthier_trainer::optim::{Optimizer, clip_coefficient};
 use luthier_trainer::tasks::text_generation::TextGeneration;
-use luthier_trainer::tasks::{Objective, Targets};
+use luthier_trainer::tasks::{Given, Objective, Targets};
 use luthier_trainer::tensors;
 use serde_json::Value;
 use store::spec::{self, Training};
@@ -90,7 +90,7 @@ fn loss(model: &dyn TextModel, split: &Split, rows: &[usize]) -> Tensor {
     let batch = collate(&own, (0, 0), Device::Cpu);
     let top = model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));
     let by = TextGeneration.weight(split, rows).recip();
-    TextGeneration.loss(model, &top, split, &batch, rows, by)
+    TextGeneration.loss(&Given { model, top: &top, split, rows, batch: &batch }, by)
 }
 
 fn sequences() -> Split {
@@ -212,7 +212,8 @@ fn an_evaluation_counts_tokens_and_those_that_are_right() {
     let batch = collate(&own, (0, 0), Device::Cpu);
     let _guard = tch::no_grad_guard();
     let top = model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));
-    let (outputs, losses) = TextGeneration.look(model, &top, &sequences, &batch, &rows).unwrap();
+    let given = Given { model, top: &top, split: &sequences, rows: &rows, batch: &batch };
+    let (outputs, losses) = TextGeneration.look(&given).unwrap();
     let counted: f32 = outputs.iter().step_by(2).sum();
     let expected = expected("llama");
     assert_eq!(f64::from(counted), expected["step"]["counted"].as_f64().unwrap());

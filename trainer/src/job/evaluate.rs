@@ -1,11 +1,12 @@
 //! What the model says of rows, without gradients.
 
+use anyhow::Result;
+
 use super::pipeline;
 use super::setup::Session;
 use crate::data::{Split, collate};
 use crate::metrics::Metrics;
-use crate::tasks::Predictions;
-use anyhow::Result;
+use crate::tasks::{Given, Predictions};
 
 /// Metrics of a split, and the predictions behind them.
 pub struct Evaluation {
@@ -33,7 +34,8 @@ pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
             continue;
         };
         let model = session.model.as_ref();
-        let (said, losses) = session.objective.look(model, &top, split, &batch, rows)?;
+        let given = Given { model, top: &top, split, rows, batch: &batch };
+        let (said, losses) = session.objective.look(&given)?;
         for (at, &row) in rows.iter().enumerate() {
             predictions.outputs[row * outputs..][..outputs].copy_from_slice(&said[at * outputs..][..outputs]);
             predictions.losses[row] = f64::from(losses[at]);

@@ -87,9 +87,8 @@ fn write_model(
     let parts = [("validation", validation, &session.data.validation), ("test", test, &session.data.test)];
     for (name, evaluation, split) in parts {
         if let (Some(evaluation), Some(split)) = (evaluation, split) {
-            if let Some(csv) = session.objective.predictions_csv(split, &evaluation.predictions)? {
-                write_synced(&folder.join(format!("predictions-{name}.csv")), csv.as_bytes())?;
-            }
+            let csv = session.objective.predictions_csv(split, &evaluation.predictions)?;
+            write_synced(&folder.join(format!("predictions-{name}.csv")), csv.as_bytes())?;
         }
     }
     Ok(())

@@ -17,6 +17,7 @@ use super::setup::Session;
 use super::train::Window;
 use crate::data::{Batch, MicroBatch};
 use crate::nn::{Context, Draw};
+use crate::tasks::Given;
 
 /// A micro-batch between its two passes.
 struct Underway<'a> {
@@ -78,7 +79,8 @@ fn forward<'a>(session: &Session, micro: &'a MicroBatch, number: usize, weight: 
     let share_of = |top: &Tensor| {
         // A copy that has no row of this batch computes one for the exchange, and it counts for nothing.
         let by = if micro.idle { 0.0 } else { weight.recip() };
-        objective.loss(model.as_ref(), top, &data.train, &micro.batch, &micro.rows, by)
+        let (split, rows, batch) = (&*data.train, micro.rows.as_slice(), &micro.batch);
+        objective.loss(&Given { model: model.as_ref(), top, split, rows, batch }, by)
     };
     let passed = stage.forward(model.as_ref(), &micro.batch.inputs, sent, &context, share_of, factor);
     let sent = match stage.last {

@@ -33,6 +33,20 @@ pub struct Predictions {
     pub losses: Vec<f64>,
 }
 
+/// What a model gave for a batch.
+pub struct Given<'a> {
+    /// The model.
+    pub model: &'a dyn TextModel,
+    /// What its head gave.
+    pub top: &'a Tensor,
+    /// Where the rows are from.
+    pub split: &'a Split,
+    /// The rows.
+    pub rows: &'a [usize],
+    /// The same as tensors.
+    pub batch: &'a Batch,
+}
+
 /// What a model is trained for.
 ///
 /// A loss is summed over rows (or tokens) and divided once by the weight of all rows of the optimizer step, so that
@@ -49,29 +63,14 @@ pub trait Objective {
     /// What the summed loss of these rows is divided by.
     fn weight(&self, split: &Split, rows: &[usize]) -> f64;
 
-    /// The summed loss of a batch of these rows, times `by`; `top` is what the model's head gave.
-    fn loss(
-        &self,
-        model: &dyn TextModel,
-        top: &Tensor,
-        split: &Split,
-        batch: &Batch,
-        rows: &[usize],
-        by: f64,
-    ) -> Tensor;
+    /// The summed loss of a batch, times `by`.
+    fn loss(&self, of: &Given, by: f64) -> Tensor;
 
     /// How many numbers an evaluation keeps of a row.
     fn outputs(&self) -> usize;
 
     /// Those numbers, and the loss of each row.
-    fn look(
-        &self,
-        model: &dyn TextModel,
-        top: &Tensor,
-        split: &Split,
-        batch: &Batch,
-        rows: &[usize],
-    ) -> Result<(Vec<f32>, Vec<f32>)>;
+    fn look(&self, of: &Given) -> Result<(Vec<f32>, Vec<f32>)>;
 
     /// The metrics of a split.
     fn metrics(&self, split: &Split, predictions: &Predictions) -> Result<Metrics>;
@@ -80,7 +79,7 @@ pub trait Objective {
     fn examples(&self, split: &Split, predictions: &Predictions, seed: u64) -> Option<Value>;
 
     /// What the model said of each row, as CSV.
-    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<Option<String>>;
+    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String>;
 
     /// For each label its row in the head of a checkpoint with this `config.json`, where that head is kept.
     fn kept_head(&self, _config: &Value) -> Option<Vec<i64>> {

@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use store::spec::{ClassWeights, ProblemType, Training};
 use tch::{Device, Kind, Reduction, Tensor};
 
-use super::{Objective, Predictions, Targets};
-use crate::data::{Batch, Split};
+use super::{Given, Objective, Predictions, Targets};
+use crate::data::Split;
 use crate::failure::Failure;
 use crate::metrics::examples::{Answer, Example, pick};
 use crate::metrics::{self, Metrics, MultiLabel, Regression, SingleLabel};
-use crate::models::{Head, TextModel};
+use crate::models::Head;
 use crate::tensors::floats;
 
 impl Targets {
@@ -131,32 +131,17 @@ impl Objective for TextClassification {
         self.weight_of_rows(&split.targets, rows)
     }
 
-    fn loss(
-        &self,
-        _model: &dyn TextModel,
-        top: &Tensor,
-        split: &Split,
-        _batch: &Batch,
-        rows: &[usize],
-        by: f64,
-    ) -> Tensor {
-        self.row_losses(top, &split.targets, rows).sum(Kind::Float) * by
+    fn loss(&self, of: &Given, by: f64) -> Tensor {
+        self.row_losses(of.top, &of.split.targets, of.rows).sum(Kind::Float) * by
     }
 
     fn outputs(&self) -> usize {
         self.labels.len()
     }
 
-    fn look(
-        &self,
-        _model: &dyn TextModel,
-        top: &Tensor,
-        split: &Split,
-        _batch: &Batch,
-        rows: &[usize],
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
-        let losses = self.row_losses(top, &split.targets, rows);
-        Ok((floats(top)?, floats(&losses)?))
+    fn look(&self, of: &Given) -> Result<(Vec<f32>, Vec<f32>)> {
+        let losses = self.row_losses(of.top, &of.split.targets, of.rows);
+        Ok((floats(of.top)?, floats(&losses)?))
     }
 
     fn metrics(&self, split: &Split, predictions: &Predictions) -> Result<Metrics> {
@@ -217,7 +202,7 @@ impl Objective for TextClassification {
     }
 
     /// Row, label, predicted, and a score a label.
-    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<Option<String>> {
+    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String> {
         let mut csv = csv::Writer::from_writer(Vec::new());
         let mut header = vec!["row".to_string(), "label".into(), "predicted".into()];
         header.extend(self.labels.iter().map(|label| format!("score {label}")));
@@ -229,7 +214,7 @@ impl Objective for TextClassification {
             record.extend(scored.scores.iter().map(f64::to_string));
             csv.write_record(&record)?;
         }
-        Ok(Some(String::from_utf8(csv.into_inner()?)?))
+        Ok(String::from_utf8(csv.into_inner()?)?)
     }
 
     /// Where the head is a classifier of exactly these labels, it is kept, matched by name.

@@ -7,10 +7,10 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};
 
-use super::{Objective, Predictions};
-use crate::data::{Batch, Split};
+use super::{Given, Objective, Predictions};
+use crate::data::Split;
 use crate::metrics::{LanguageModel, Metrics};
-use crate::models::{Head, TextModel};
+use crate::models::Head;
 use crate::tensors::floats;
 
 /// Numbers of a row: tokens that count, and those of them that were right.
@@ -21,12 +21,12 @@ pub struct TextGeneration;
 
 impl TextGeneration {
     /// The losses of a batch, each times `by` in the total.
-    fn losses(model: &dyn TextModel, top: &Tensor, batch: &Batch, by: f64) -> native::Losses {
-        let counted = &batch.counted;
-        let vocabulary = model.vocabulary().expect("a language model has a vocabulary");
+    fn losses(of: &Given, by: f64) -> native::Losses {
+        let counted = &of.batch.counted;
+        let vocabulary = of.model.vocabulary().expect("a language model has a vocabulary");
         // Only where a token counts are the states multiplied by the whole vocabulary.
-        let states = top.index_select(0, &counted.places); // [m, d]
-        let weights = Tensor::full(counted.targets.size(), by, (Kind::Float, top.device()));
+        let states = of.top.index_select(0, &counted.places); // [m, d]
+        let weights = Tensor::full(counted.targets.size(), by, (Kind::Float, of.top.device()));
         vocabulary.losses(&states, &counted.targets, &weights)
     }
 }
@@ -40,34 +40,19 @@ impl Objective for TextGeneration {
         rows.iter().map(|&row| split.row(row).counted() as f64).sum::<f64>().max(1.0)
     }
 
-    fn loss(
-        &self,
-        model: &dyn TextModel,
-        top: &Tensor,
-        _split: &Split,
-        batch: &Batch,
-        _rows: &[usize],
-        by: f64,
-    ) -> Tensor {
-        Self::losses(model, top, batch, by).total
+    fn loss(&self, of: &Given, by: f64) -> Tensor {
+        Self::losses(of, by).total
     }
 
     fn outputs(&self) -> usize {
         OUTPUTS
     }
 
-    fn look(
-        &self,
-        model: &dyn TextModel,
-        top: &Tensor,
-        _split: &Split,
-        batch: &Batch,
-        _rows: &[usize],
-    ) -> Result<(Vec<f32>, Vec<f32>)> {
-        let losses = Self::losses(model, top, batch, 1.0);
+    fn look(&self, of: &Given) -> Result<(Vec<f32>, Vec<f32>)> {
+        let losses = Self::losses(of, 1.0);
         let (each, right) = (floats(&losses.each)?, floats(&losses.right)?);
         let (mut outputs, mut sums, mut at) = (Vec::new(), Vec::new(), 0);
-        for &count in &batch.counted.of_row {
+        for &count in &of.batch.counted.of_row {
             let span = at..at + count;
             outputs.extend([count as f32, right[span.clone()].iter().sum()]);
             sums.push(each[span].iter().map(|&loss| f64::from(loss)).sum::<f64>() as f32);
@@ -89,7 +74,7 @@ impl Objective for TextGeneration {
     }
 
     /// Row, tokens that count, their mean loss, and the share of them that was right.
-    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<Option<String>> {
+    fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String> {
         let mut csv = csv::Writer::from_writer(Vec::new());
         csv.write_record(["row", "tokens", "loss", "mean_token_accuracy"])?;
         for (at, number) in split.numbers.iter().enumerate() {
@@ -103,7 +88,7 @@ impl Objective for TextGeneration {
                 mean(right),
             ])?;
         }
-        Ok(Some(String::from_utf8(csv.into_inner()?)?))
+        Ok(String::from_utf8(csv.into_inner()?)?)
     }
 
     fn tuned_config(&self, base: &Value) -> Result<Value> {
