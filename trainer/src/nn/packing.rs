@@ -18,6 +18,8 @@ pub struct Packing {
     pub sequences: Tensor,
     /// The place of each token in its sequence, Int64 `[n]`; 0 for tokens that belong to none.
     pub positions: Tensor,
+    /// Tokens of each sequence.
+    pub lengths: Vec<i64>,
     tokens: i64,
 }
 
@@ -43,6 +45,7 @@ impl Packing {
             offsets,
             sequences: Tensor::from_slice(&sequences).to_device(device),
             positions: Tensor::from_slice(&positions).to_device(device),
+            lengths: lengths.to_vec(),
             tokens: tokens as i64,
         }
     }
@@ -52,14 +55,9 @@ impl Packing {
         self.tokens
     }
 
-    /// Tokens of each sequence.
-    pub fn lengths(&self) -> Vec<i64> {
-        Vec::try_from(self.offsets.diff(1, 0, None::<&Tensor>, None::<&Tensor>)).expect("integers on the CPU")
-    }
-
     /// Tokens of the longest sequence.
     pub fn longest(&self) -> i64 {
-        self.lengths().into_iter().max().unwrap_or(0)
+        self.lengths.iter().copied().max().unwrap_or(0)
     }
 
     /// Each sequence's first token alone.
@@ -71,6 +69,7 @@ impl Packing {
             starts: places.shallow_clone(),
             positions: places.zeros_like(),
             sequences: places,
+            lengths: vec![1; count as usize],
             tokens: count,
         }
     }

@@ -185,7 +185,7 @@ impl Rope {
 pub struct Rotary {
     rope: Rope,
     device: Device,
-    /// The angles of positions from 0 on, as many as were asked for; of the last batch where they go by length.
+    /// The angles of positions from 0 on, as many as were asked for; none where they go by length.
     known: RefCell<Option<(Tensor, Tensor)>>,
 }
 
@@ -217,12 +217,12 @@ impl Rotary {
     /// The angles of each token, `[n, turned / 2]`: each sequence has those of its own length.
     fn by_sequence(&self, packing: &Packing) -> (Tensor, Tensor) {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for length in packing.lengths() {
+        for &length in &packing.lengths {
             let (own_cos, own_sin) = self.rope.table(length, length);
             cos.push(own_cos);
             sin.push(own_sin);
         }
-        let spare = packing.tokens() - packing.lengths().iter().sum::<i64>();
+        let spare = packing.tokens() - packing.lengths.iter().sum::<i64>();
         let (rest_cos, rest_sin) = self.rope.table(1, 1);
         cos.push(rest_cos.expand([spare, -1], false));
         sin.push(rest_sin.expand([spare, -1], false));
