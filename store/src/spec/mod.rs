@@ -16,6 +16,7 @@ pub use reader::Reader;
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
 pub use validate::SpecError;
 
+use formats::dataset::SplitSizes;
 pub use formats::dataset::{Columns, ProblemType};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,17 @@ pub enum Task {
     TextClassification,
     /// The next token: chats, prompts with their completions, plain text.
     TextGeneration,
+}
+
+impl JobSpec {
+    /// How much of the training file is held out: nothing for a part that has a file of its own.
+    pub fn held_out(&self) -> SplitSizes {
+        let Split { fraction, test_fraction, .. } = self.split;
+        SplitSizes {
+            validation: if self.data.validation.is_some() { 0.0 } else { fraction },
+            test: if self.data.test.is_some() { 0.0 } else { test_fraction },
+        }
+    }
 }
 
 impl Task {

@@ -140,8 +140,8 @@ impl JobSpec {
         let split = &self.split;
         check.range("split.fraction", split.fraction, 0.0..1.0, "0 to below 1");
         check.range("split.test_fraction", split.test_fraction, 0.0..1.0, "0 to below 1");
-        let held_out = if data.validation.is_none() { split.fraction } else { 0.0 }
-            + if data.test.is_none() { split.test_fraction } else { 0.0 };
+        let sizes = self.held_out();
+        let held_out = sizes.validation + sizes.test;
         let alone = split.fraction >= 1.0 || split.test_fraction >= 1.0;
         check.that(held_out < 1.0 || alone, "split.test_fraction", || {
             format!("together with fraction it leaves no rows to train on: {held_out} are held out")

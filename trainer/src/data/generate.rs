@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use formats::chat::{Content, Encoder, Example, read_chats};
+use formats::chat::{Encoder, Example, are_texts, read_chats};
 use formats::chat_template::ChatTemplate;
-use formats::dataset::{SplitSizes, random_split};
+use formats::dataset::random_split;
 use formats::tokenizer::{Encoding, Tokenizer};
 use store::spec::JobSpec;
 
@@ -38,22 +38,13 @@ impl Data {
         let read = |file: &String| -> Result<Vec<Example>> {
             Ok(read_chats(&dir.join("data").join(file), file, None)?)
         };
-        let mut train = read(&spec.data.train)?;
-        let [mut validation, mut test] = [&spec.data.validation, &spec.data.test]
-            .map(|file| file.as_ref().map(&read).transpose())
-            .map(|held_out| held_out.map(Option::unwrap_or_default));
-        let sizes = SplitSizes {
-            validation: if spec.data.validation.is_some() { 0.0 } else { spec.split.fraction },
-            test: if spec.data.test.is_some() { 0.0 } else { spec.split.test_fraction },
-        };
-        let split = random_split(train.len(), sizes, u64::from(spec.split.seed));
-        let take = |rows: &[usize]| rows.iter().map(|&row| train[row].clone()).collect::<Vec<_>>();
-        for (held_out, rows) in [(&mut validation, &split.validation), (&mut test, &split.test)] {
-            if !rows.is_empty() {
-                *held_out = Ok(take(rows));
-            }
-        }
-        train = take(&split.train);
+        let optional = |file: &Option<String>| file.as_ref().map(read).transpose();
+        let all = read(&spec.data.train)?;
+        let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
+        let split = random_split(all.len(), spec.held_out(), u64::from(spec.split.seed));
+        let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
+        let validation = validation.unwrap_or_else(|| take(&split.validation));
+        let test = test.unwrap_or_else(|| take(&split.test));
         let held_out = |name: &str, file: &Option<String>, examples: Vec<Example>, events: &mut Events| {
             if examples.is_empty() {
                 return Ok(None);
@@ -61,9 +52,9 @@ impl Data {
             maker.split(name, file.as_ref().unwrap_or(&spec.data.train), &examples, events).map(Some)
         };
         Ok(Data {
-            train: Arc::new(maker.split("train", &spec.data.train, &train, events)?),
-            validation: held_out("validation", &spec.data.validation, validation?, events)?,
-            test: held_out("test", &spec.data.test, test?, events)?,
+            train: Arc::new(maker.split("train", &spec.data.train, &take(&split.train), events)?),
+            validation: held_out("validation", &spec.data.validation, validation, events)?,
+            test: held_out("test", &spec.data.test, test, events)?,
         })
     }
 }
@@ -80,10 +71,12 @@ fn template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> Result<Optio
 impl Maker<'_> {
     /// Tokens of a part of the data. What was cut, or has nothing to learn, is told by its number.
     fn split(&self, part: &str, file: &str, examples: &[Example], events: &mut Events) -> Result<Split> {
+        // Plain texts are joined end to end, and cut only then.
+        let joined = are_texts(examples);
         let encoder = Encoder {
             tokenizer: self.tokenizer,
             template: self.template.as_ref(),
-            max_length: if joins(examples) { usize::MAX } else { self.max_length },
+            max_length: if joined { usize::MAX } else { self.max_length },
             loss: self.spec.training.loss_on.into(),
             file,
         };
@@ -91,7 +84,7 @@ impl Maker<'_> {
         for notice in made.notices(self.max_length) {
             events.warn(0, format!("{part}: {notice}."))?;
         }
-        let (numbers, rows) = match joins(examples) {
+        let (numbers, rows) = match joined {
             false => (made.numbers, made.rows.into_iter().map(|row| (row.ids, row.counts)).collect()),
             true => {
                 let blocks = blocks(made.rows.into_iter().map(|row| row.ids), self.max_length);
@@ -119,11 +112,6 @@ impl Maker<'_> {
         )?;
         Ok(Split { tokens, numbers, targets: Targets::Tokens, texts: Vec::new() })
     }
-}
-
-/// Whether rows are plain texts, which are joined end to end.
-fn joins(examples: &[Example]) -> bool {
-    examples.first().is_some_and(|example| matches!(example.content, Content::Text(_)))
 }
 
 /// Texts end to end, cut into blocks of `length` tokens, of which all count; the last may be shorter. So does transformers'

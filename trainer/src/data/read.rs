@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use formats::dataset::{Example, Label, LabelMap, SplitSizes, overlap, read_classification, split_examples};
+use formats::dataset::{Example, Label, LabelMap, overlap, read_classification, split_examples};
 use formats::tokenizer::Tokenizer;
 use store::spec::{JobSpec, ProblemType};
 
@@ -89,7 +89,7 @@ impl Data {
     }
 
     /// Says how many rows there are, and how many were cut.
-    pub fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
+    fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
         let parts = [
             ("train", Some(&*self.train)),
             ("validation", self.validation.as_ref()),
@@ -125,12 +125,8 @@ impl Parts {
             _ => LabelMap::from_train(&spec.data.train, all.iter().map(|example| &example.label))?,
         };
         let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
-        let sizes = SplitSizes {
-            validation: if validation.is_some() { 0.0 } else { spec.split.fraction },
-            test: if test.is_some() { 0.0 } else { spec.split.test_fraction },
-        };
         let seed = u64::from(spec.split.seed);
-        let split = split_examples(&spec.data.train, &all, sizes, spec.split.stratify, seed)?;
+        let split = split_examples(&spec.data.train, &all, spec.held_out(), spec.split.stratify, seed)?;
         let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
         Ok(Parts {
             labels,

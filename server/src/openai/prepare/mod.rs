@@ -7,7 +7,7 @@ mod data;
 mod generation;
 
 use chrono::Utc;
-use formats::dataset::{ClassCount, Columns, ProblemType, SplitSizes, random_split, stratified_split};
+use formats::dataset::{ClassCount, Columns, ProblemType, random_split, stratified_split};
 use formats::{Problem, ProblemKind, Problems};
 use serde_json::{Map, Value, json};
 use store::model::{self, Model};
@@ -161,11 +161,8 @@ fn check_spec(spec: &JobSpec, hyperparameters_at: &str) -> Result<()> {
 
 /// Whether the rows are enough for the parts that are held out of them.
 fn check_split(spec: &JobSpec, rows: u64, classes: &[ClassCount]) -> Result<()> {
-    let Split { fraction, test_fraction, seed, stratify } = spec.split;
-    let sizes = SplitSizes {
-        validation: if spec.data.validation.is_some() { 0.0 } else { fraction },
-        test: if spec.data.test.is_some() { 0.0 } else { test_fraction },
-    };
+    let Split { seed, stratify, .. } = spec.split;
+    let sizes = spec.held_out();
     let split = if stratify && spec.problem_type == Some(ProblemType::SingleLabel) {
         let rows_of = |(class, count): (usize, u64)| std::iter::repeat_n(class, count as usize);
         let classes: Vec<usize> =

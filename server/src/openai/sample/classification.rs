@@ -8,7 +8,7 @@ use formats::tokenizer::Tokenizer;
 use store::estimate::Model;
 use store::spec::JobSpec;
 
-use super::{Sample, evenly, held_out};
+use super::{Sample, evenly};
 
 pub(super) fn look(
     folder: &Path,
@@ -20,7 +20,8 @@ pub(super) fn look(
     let config: Config = serde_json::from_slice(&std::fs::read(folder.join("config.json"))?)?;
     let name = &spec.data.train;
     let examples = read_classification(data, name, &spec.columns, problem)?;
-    let split = split_examples(name, &examples, held_out(spec), spec.split.stratify, spec.split.seed.into())?;
+    let split =
+        split_examples(name, &examples, spec.held_out(), spec.split.stratify, spec.split.seed.into())?;
     let labels = match problem {
         ProblemType::Regression => 1,
         _ => LabelMap::from_train(name, examples.iter().map(|example| &example.label))?.len(),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use formats::chat::{Content, Encoder, Example, read_chats};
+use formats::chat::{Encoder, Example, are_texts, read_chats};
 use formats::chat_template::{ChatTemplate, named_templates};
 use formats::checkpoint::{Config, read_json};
 use formats::dataset::random_split;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use store::estimate::Model;
 use store::spec::{JobSpec, Task};
 
-use super::{SAMPLE, Sample, Shares, evenly, held_out};
+use super::{SAMPLE, Sample, Shares, evenly};
 use crate::openai::prepare::{code_of, refusal};
 use crate::{Error, Result};
 
@@ -41,7 +41,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
     let template = ChatTemplate::choose(folder, chosen, tokenizer.special_tokens().clone())
         .map_err(|problem| wrong(TEMPLATE, &problem))?;
     let examples = read_chats(data, shown, None).map_err(|problems| refusal("training_file", &problems))?;
-    let split = random_split(examples.len(), held_out(spec), spec.split.seed.into());
+    let split = random_split(examples.len(), spec.held_out(), spec.split.seed.into());
     let encoder = Encoder {
         tokenizer: &tokenizer,
         template: template.as_ref(),
@@ -53,7 +53,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
     for row in evenly(&split.train) {
         found.add(&encoder, &examples[row], max_length)?;
     }
-    let joined = examples.first().is_some_and(|example| matches!(example.content, Content::Text(_)));
+    let joined = are_texts(&examples);
     let (rows, lengths) = match joined {
         true => found.blocks(split.train.len(), max_length),
         false => found.kept(split.train.len()),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use formats::dataset::{ProblemType, SplitSizes};
+use formats::dataset::ProblemType;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use store::estimate::{Model, Rows};
@@ -119,14 +119,6 @@ async fn lay_out(state: &AppState, files: &[StoredFile], folder: &Path) -> Resul
         state.store.objects.fetch(&file.hash, &folder.join(&file.path)).await?;
     }
     Ok(())
-}
-
-/// How much of the training file is held out.
-fn held_out(spec: &JobSpec) -> SplitSizes {
-    SplitSizes {
-        validation: if spec.data.validation.is_some() { 0.0 } else { spec.split.fraction },
-        test: if spec.data.test.is_some() { 0.0 } else { spec.split.test_fraction },
-    }
 }
 
 /// The rows to look at, evenly from the whole file: the head of a sorted one says little.
