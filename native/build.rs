@@ -28,7 +28,7 @@ const SOURCES: [&str; 21] = [
 
 /// Sources whose inner loops are products of matrices: there a product and a sum are one instruction where the
 /// processor has it. Results are the same on every processor that does.
-const FUSED: [&str; 1] = ["cpp/attention.cpp"];
+const FUSED: [&str; 3] = ["cpp/attention.cpp", "cpp/decode_attention.cpp", "cpp/skinny.cpp"];
 
 fn main() {
     println!("cargo:rerun-if-changed=cpp");

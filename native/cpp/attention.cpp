@@ -4,6 +4,7 @@
 #include "attention_head.h"
 #include "attention_ops.h"
 #include "places.h"
+#include "processor.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -62,32 +63,18 @@ struct Kernels {
     static constexpr Kernels<T> kernels{forward, keys, backward};                                 \
   };
 LUTHIER_HEADS(Plain, , false)
-#if defined(__x86_64__)
-LUTHIER_HEADS(Avx2, __attribute__((target("arch=x86-64-v3"))), false)
-LUTHIER_HEADS(Avx512, __attribute__((target("arch=x86-64-v4"))), true)
-#endif
+LUTHIER_HEADS(Avx2, LUTHIER_AVX2, false)
+LUTHIER_HEADS(Avx512, LUTHIER_AVX512, true)
 #undef LUTHIER_HEADS
 
 template <typename T>
 const Kernels<T>& kernels() {
-#if defined(__x86_64__)
-  const auto choose = [] {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512cd")) {
-      return Avx512<T>::kernels;
-    }
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("bmi2")) {
-      return Avx2<T>::kernels;
-    }
-    return Plain<T>::kernels;
-  };
-  static const Kernels<T> chosen = choose();
-  return chosen;
-#else
+  switch (processor()) {
+    case Level::kAvx512: return Avx512<T>::kernels;
+    case Level::kAvx2: return Avx2<T>::kernels;
+    case Level::kPlain: break;
+  }
   return Plain<T>::kernels;
-#endif
 }
 
 // What does not change between forward and backward.

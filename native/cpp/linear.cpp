@@ -2,8 +2,10 @@
 // different tensors: several parameters beside each other, or a copy in another precision.
 
 #include "common.h"
+#include "skinny.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace luthier {
@@ -81,6 +83,11 @@ char* luthier_linear(const at::Tensor* x, const at::Tensor* weight, const at::Te
     }
     TORCH_CHECK(rows == weight->size(0), "linear: parameters have ", rows, " rows, the weight ",
                 weight->size(0));
+    // Not in training, where a product is to be the same whether a step has few tokens or many.
+    if (!at::GradMode::is_enabled() && luthier::is_skinny(*x, *weight)) {
+      *out = new at::Tensor(luthier::skinny(*x, *weight, b));
+      return;
+    }
     *out = new at::Tensor(luthier::Linear::apply(*x, *weight, luthier::given(b),
                                                  at::TensorList(trained),
                                                  static_cast<int64_t>(weights)));

@@ -46,6 +46,12 @@ impl Heads {
         let (query, key) = (self.query / parts, self.key / parts);
         Heads { query, key, first: self.first + part * query, ..self }
     }
+
+    /// The same as C++ takes it.
+    pub(crate) fn packed(self) -> ffi::PackedHeads {
+        let Heads { query, key, width, causal, scale, first, window, cap } = self;
+        ffi::PackedHeads { query, key, width, causal, scale, first, window, cap }
+    }
 }
 
 /// Queries, keys and values.
@@ -118,9 +124,7 @@ fn of_packed(
             (query, Some(key_value), None, Some(query_offsets))
         }
     };
-    let Heads { query: query_heads, key: key_heads, width, causal, scale, first, window, cap } = heads;
-    let heads =
-        ffi::PackedHeads { query: query_heads, key: key_heads, width, causal, scale, first, window, cap };
+    let heads = heads.packed();
     let (p, keys) = drop.map_or((0.0, None), |(p, keys)| (p, Some(keys)));
     ffi::packed_attention(&ffi::PackedAttention {
         query,

@@ -113,6 +113,14 @@ unsafe extern "C" {
         by_ops: bool,
         out: Out,
     ) -> Message;
+    fn luthier_decode_attention(
+        joined: Ptr,
+        kept: List,
+        lengths: *const i64,
+        n: usize,
+        heads: *const PackedHeads,
+        out: Out,
+    ) -> Message;
     fn luthier_gated(x: Ptr, act: i64, by_ops: bool, out: Out) -> Message;
     fn luthier_cross_entropy(
         x: Ptr,
@@ -245,6 +253,19 @@ pub(crate) fn packed_attention(it: &PackedAttention) -> Result<Tensor> {
             it.by_ops,
             out,
         )
+    })
+}
+
+pub(crate) fn decode_attention<T: Borrow<Tensor>>(
+    joined: &Tensor,
+    kept: &[T],
+    lengths: &[i64],
+    heads: &PackedHeads,
+) -> Result<Tensor> {
+    assert_eq!(kept.len(), lengths.len(), "a length for each sequence");
+    let kept = list(kept);
+    tensor_from(|out| unsafe {
+        luthier_decode_attention(ptr_of(joined), kept.as_ptr(), lengths.as_ptr(), kept.len(), heads, out)
     })
 }
 

@@ -5,6 +5,7 @@
 //! - [`random`]: the keys of every random draw of a training step;
 //! - [`dropout`](mod@dropout), [`attention`](mod@attention), [`norm`]: dropout whose mask can be drawn again, and what is
 //!   computed together with it;
+//! - [`decode_attention`](mod@decode_attention): attention of a model that writes, one token at a time;
 //! - [`rms_norm`](mod@rms_norm), [`rotary`](mod@rotary), [`gated`](mod@gated): what decoders have between their products;
 //! - [`cross_entropy`](mod@cross_entropy): the loss over a vocabulary, whose logits never stand all at once;
 //! - [`linear`](mod@linear): products by several parameters at once, or by a copy in another precision;
@@ -23,6 +24,7 @@ pub mod attention;
 pub mod c10d;
 pub mod cross_entropy;
 pub mod cuda;
+pub mod decode_attention;
 pub mod dropout;
 mod ffi;
 mod ffi_optim;
@@ -40,6 +42,7 @@ pub mod runtime;
 
 pub use attention::{Heads, Projections, attention, f_attention};
 pub use cross_entropy::{CrossEntropy, Losses, cross_entropy, f_cross_entropy};
+pub use decode_attention::{decode_attention, f_decode_attention};
 pub use dropout::{dropout, dropout_packed, f_dropout, f_dropout_packed};
 pub use gated::{Gate, f_gated, gated};
 pub use linear::{f_linear, linear};
