@@ -63,6 +63,16 @@ impl Role {
     }
 }
 
+/// The turns of a conversation that is to be answered, as OpenAI's API has them. `place` is the list's name in problems.
+///
+/// # Errors
+/// What is wrong with them, by place: `messages[1].role`.
+pub fn messages_of(list: &[Value], place: &str) -> Result<Vec<Message>, Problems> {
+    let mut judge = message::Judge { file: "", lines: LineRange::one(1), problems: Problems::default() };
+    let messages = judge.messages(list, place, message::Naming::OpenAi);
+    if judge.problems.is_empty() { Ok(messages) } else { Err(judge.problems) }
+}
+
 /// One turn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Message {

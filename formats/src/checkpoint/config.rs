@@ -11,8 +11,8 @@ use crate::problem::{Problem, ProblemKind};
 pub const ENCODERS: [&str; 4] = ["bert", "roberta", "xlm-roberta", "distilbert"];
 
 /// Language models that there is an implementation for.
-pub const DECODERS: [&str; 8] =
-    ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma2", "gemma3_text"];
+pub const DECODERS: [&str; 10] =
+    ["llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma2", "gemma3_text", "gpt2", "gpt_neox"];
 
 /// Whether models of this type are language models.
 pub(super) fn is_decoder(model_type: Option<&str>) -> bool {
@@ -21,7 +21,7 @@ pub(super) fn is_decoder(model_type: Option<&str>) -> bool {
 
 /// What of a `config.json` matters before a model is built. Unknown fields are ignored.
 ///
-/// DistilBERT's own names of the sizes are read into BERT's.
+/// DistilBERT's and GPT-2's own names of the sizes are read into BERT's.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(from = "Written")]
 pub struct Config {
@@ -76,14 +76,19 @@ struct Written {
     architectures: Option<Vec<String>>,
     hidden_size: Option<u64>,
     dim: Option<u64>,
+    n_embd: Option<u64>,
     num_hidden_layers: Option<u64>,
     n_layers: Option<u64>,
+    n_layer: Option<u64>,
     num_attention_heads: Option<u64>,
     n_heads: Option<u64>,
+    n_head: Option<u64>,
     intermediate_size: Option<u64>,
     hidden_dim: Option<u64>,
+    n_inner: Option<u64>,
     vocab_size: Option<u64>,
     max_position_embeddings: Option<u64>,
+    n_positions: Option<u64>,
     type_vocab_size: Option<u64>,
     pad_token_id: Option<u64>,
     num_key_value_heads: Option<u64>,
@@ -106,15 +111,19 @@ impl From<Written> for Config {
             other => other.to_string(),
         };
         let labels = written.id2label.unwrap_or_default();
+        let hidden_size = written.hidden_size.or(written.dim).or(written.n_embd);
+        let intermediate_size = written.intermediate_size.or(written.hidden_dim).or(written.n_inner);
+        let gpt2 = written.model_type.as_deref() == Some("gpt2");
         Self {
             model_type: written.model_type,
             architectures: written.architectures.unwrap_or_default(),
-            hidden_size: written.hidden_size.or(written.dim),
-            num_hidden_layers: written.num_hidden_layers.or(written.n_layers),
-            num_attention_heads: written.num_attention_heads.or(written.n_heads),
-            intermediate_size: written.intermediate_size.or(written.hidden_dim),
+            hidden_size,
+            num_hidden_layers: written.num_hidden_layers.or(written.n_layers).or(written.n_layer),
+            num_attention_heads: written.num_attention_heads.or(written.n_heads).or(written.n_head),
+            // GPT-2's is four times its width where nothing is said.
+            intermediate_size: intermediate_size.or(hidden_size.filter(|_| gpt2).map(|size| 4 * size)),
             vocab_size: written.vocab_size,
-            max_position_embeddings: written.max_position_embeddings,
+            max_position_embeddings: written.max_position_embeddings.or(written.n_positions),
             type_vocab_size: written.type_vocab_size,
             pad_token_id: written.pad_token_id,
             num_key_value_heads: written.num_key_value_heads,

@@ -1,6 +1,7 @@
 //! The tensors that a language model of a supported model type must have, and their shapes.
 //!
-//! Names and shapes are those of transformers' `modeling_llama.py` and of the families that follow it. The output layer is not
+//! Names and shapes are those of transformers' `modeling_llama.py` and of the families that follow it, of
+//! `modeling_gpt2.py` and `modeling_gpt_neox.py`. The output layer is not
 //! looked for where the word embedding is it.
 
 use super::config::Config;
@@ -27,6 +28,8 @@ pub struct DecoderSizes {
     pub vocabulary: u64,
     /// Whether the word embedding is the output layer.
     pub tied: bool,
+    /// Matrices of the feed-forward block: 3 with a gate, 2 without.
+    pub products: u64,
 }
 
 impl DecoderSizes {
@@ -60,7 +63,8 @@ impl DecoderSizes {
             width,
             layers: need(config.num_hidden_layers, "num_hidden_layers")?,
             vocabulary: need(config.vocab_size, "vocab_size")?,
-            tied: config.tie_word_embeddings.unwrap_or(gemma || family == "smollm3"),
+            tied: config.tie_word_embeddings.unwrap_or(gemma || matches!(family, "smollm3" | "gpt2")),
+            products: if family.starts_with("gpt") { 2 } else { 3 },
         })
     }
 }
@@ -70,8 +74,13 @@ impl DecoderSizes {
 /// # Errors
 /// As [`DecoderSizes::of`].
 pub fn decoder_tensors(config: &Config) -> Result<Vec<(String, Vec<u64>)>, Problem> {
-    let DecoderSizes { hidden, inner, queries, keys, width, layers, vocabulary, tied } =
-        DecoderSizes::of(config)?;
+    let sizes = DecoderSizes::of(config)?;
+    match config.model_type.as_deref() {
+        Some("gpt2") => return Ok(gpt2_tensors(config, sizes)),
+        Some("gpt_neox") => return Ok(gpt_neox_tensors(config, sizes)),
+        _ => {}
+    }
+    let DecoderSizes { hidden, inner, queries, keys, width, layers, vocabulary, tied, .. } = sizes;
     let family = config.model_type.as_deref().unwrap_or_default();
     let (gemma, fused) = (family.starts_with("gemma"), family == "phi3");
     let attention = config.attention_bias.unwrap_or(false);
@@ -124,6 +133,63 @@ pub fn decoder_tensors(config: &Config) -> Result<Vec<(String, Vec<u64>)>, Probl
     Ok(expected)
 }
 
+type Expected = Vec<(String, Vec<u64>)>;
+
+/// Adds a layer's weight and bias.
+fn put(to: &mut Expected, name: &str, weight: &[u64], bias: u64) {
+    to.push((format!("{name}.weight"), weight.to_vec()));
+    to.push((format!("{name}.bias"), vec![bias]));
+}
+
+/// GPT-2's, whose linear layers are `[in, out]`.
+fn gpt2_tensors(config: &Config, sizes: DecoderSizes) -> Expected {
+    let DecoderSizes { hidden, inner, layers, vocabulary, tied, .. } = sizes;
+    let positions = config.max_position_embeddings.unwrap_or(1024);
+    let mut all = vec![
+        ("transformer.wte.weight".to_owned(), vec![vocabulary, hidden]),
+        ("transformer.wpe.weight".to_owned(), vec![positions, hidden]),
+    ];
+    for layer in 0..layers.min(10_000) {
+        let at = |name: &str| format!("transformer.h.{layer}.{name}");
+        put(&mut all, &at("ln_1"), &[hidden], hidden);
+        put(&mut all, &at("attn.c_attn"), &[hidden, 3 * hidden], 3 * hidden);
+        put(&mut all, &at("attn.c_proj"), &[hidden, hidden], hidden);
+        put(&mut all, &at("ln_2"), &[hidden], hidden);
+        put(&mut all, &at("mlp.c_fc"), &[hidden, inner], inner);
+        put(&mut all, &at("mlp.c_proj"), &[inner, hidden], hidden);
+    }
+    put(&mut all, "transformer.ln_f", &[hidden], hidden);
+    if !tied {
+        all.push(("lm_head.weight".to_owned(), vec![vocabulary, hidden]));
+    }
+    all
+}
+
+/// GPT-NeoX's.
+fn gpt_neox_tensors(config: &Config, sizes: DecoderSizes) -> Expected {
+    let DecoderSizes { hidden, inner, layers, vocabulary, tied, .. } = sizes;
+    let mut all = vec![("gpt_neox.embed_in.weight".to_owned(), vec![vocabulary, hidden])];
+    for layer in 0..layers.min(10_000) {
+        let at = |name: &str| format!("gpt_neox.layers.{layer}.{name}");
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            put(&mut all, &at(norm), &[hidden], hidden);
+        }
+        for (name, outputs) in [("attention.query_key_value", 3 * hidden), ("attention.dense", hidden)] {
+            all.push((at(&format!("{name}.weight")), vec![outputs, hidden]));
+            if config.attention_bias.unwrap_or(true) {
+                all.push((at(&format!("{name}.bias")), vec![outputs]));
+            }
+        }
+        put(&mut all, &at("mlp.dense_h_to_4h"), &[inner, hidden], inner);
+        put(&mut all, &at("mlp.dense_4h_to_h"), &[hidden, inner], hidden);
+    }
+    put(&mut all, "gpt_neox.final_layer_norm", &[hidden], hidden);
+    if !tied {
+        all.push(("embed_out.weight".to_owned(), vec![vocabulary, hidden]));
+    }
+    all
+}
+
 /// Tensors that are absent, or have another shape than the configuration says.
 pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
     let expected = match decoder_tensors(config) {
@@ -132,7 +198,8 @@ pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
     };
     let sought = |(name, shape): (String, Vec<u64>)| {
         // A bare model has no prefix.
-        let bare = name.strip_prefix("model.").unwrap_or(&name).to_owned();
+        let bare = ["model.", "transformer.", "gpt_neox."].iter().find_map(|base| name.strip_prefix(base));
+        let bare = bare.unwrap_or(&name).to_owned();
         Sought { names: vec![name.clone(), bare], name, shape }
     };
     lacking(weights, expected.into_iter().map(sought))

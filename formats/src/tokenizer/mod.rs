@@ -6,6 +6,7 @@
 //! - Special tokens that are named and not yet known as such are added.
 //! - Truncation and padding settings of `tokenizer.json` are not used; the side to cut from is `truncation_side`.
 
+mod bytes;
 mod names;
 
 use std::any::Any;

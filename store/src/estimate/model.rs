@@ -36,7 +36,7 @@ impl Parameter {
 
     /// Whether it belongs to a linear layer of the encoder, which mixed precision keeps a copy of.
     pub(super) fn is_multiplied(&self) -> bool {
-        let is_norm = self.name.contains("LayerNorm") || self.name.contains("norm.");
+        let is_norm = ["LayerNorm", "norm.", ".ln_"].iter().any(|name| self.name.contains(name));
         matches!(self.place, Place::Layer(_)) && !is_norm
     }
 
@@ -143,7 +143,9 @@ impl Model {
     pub(super) fn vocabulary(&self) -> u64 {
         let is_words = |parameter: &&Parameter| {
             parameter.name.ends_with("word_embeddings.weight")
-                || parameter.name.ends_with("embed_tokens.weight")
+                || ["embed_tokens.weight", "transformer.wte.weight", "embed_in.weight"]
+                    .iter()
+                    .any(|end| parameter.name.ends_with(end))
         };
         let words = self.parameters.iter().find(is_words);
         words.map_or(0, |words| words.shape[0])
@@ -224,7 +226,7 @@ impl Model {
         let layer = |flow: Flow| {
             let inputs = if flow.enters || flow.trained { 1.0 } else { 0.0 };
             let weights = if flow.trained { whole } else { 0.0 };
-            let products = 2.0 * tokens * (d * (2.0 * q + 2.0 * k) + 3.0 * d * m);
+            let products = 2.0 * tokens * (d * (2.0 * q + 2.0 * k) + sizes.products as f64 * d * m);
             let attention = 2.0 * squares * q;
             (1.0 + inputs + weights + again * inputs) * products + (1.0 + (2.0 + again) * inputs) * attention
         };
@@ -245,12 +247,15 @@ pub(super) struct Flow {
 }
 
 fn place_of(name: &str) -> Place {
+    const LAYERS: [&str; 5] =
+        ["encoder.layer.", "transformer.layer.", "model.layers.", "transformer.h.", "gpt_neox.layers."];
+    const HEADS: [&str; 5] =
+        ["model.norm.", "lm_head.", "transformer.ln_f.", "gpt_neox.final_layer_norm.", "embed_out."];
     let number = |prefix: &str| name.strip_prefix(prefix)?.split('.').next()?.parse().ok();
-    let layer =
-        ["encoder.layer.", "transformer.layer.", "model.layers."].iter().find_map(|prefix| number(prefix));
+    let layer = LAYERS.iter().find_map(|prefix| number(prefix));
     match layer {
         Some(layer) => Place::Layer(layer),
-        None if name.starts_with("model.norm.") || name.starts_with("lm_head.") => Place::Head,
+        None if HEADS.iter().any(|head| name.starts_with(head)) => Place::Head,
         None => Place::Embeddings,
     }
 }
