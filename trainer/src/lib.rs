@@ -7,6 +7,7 @@ pub mod agent;
 pub mod data;
 pub mod device;
 pub mod failure;
+pub mod generate;
 pub mod job;
 pub mod memory;
 pub mod metrics;

@@ -76,7 +76,8 @@ fn base_of(folder: &Path, adapted: bool) -> Result<PathBuf> {
     }
 }
 
-fn quantization(config: &Value) -> Option<Quantization> {
+/// How the base of an adapter is kept, by the adapter's `config.json`.
+pub fn quantization(config: &Value) -> Option<Quantization> {
     serde_json::from_value(config.get(BASE_QUANTIZATION)?.clone()).ok()
 }
 

@@ -356,7 +356,8 @@ fn dropout_of_an_adapter_draws_in_layers_and_heads_alike() {
     let examples = Tensor::arange(batch.inputs.packing.starts.size()[0], (Kind::Int64, Device::Cpu));
     let drawn = |step| {
         let draw = luthier_trainer::nn::Draw { seed: 1, step, examples: &examples };
-        let context = Context { packing: &batch.inputs.packing, kind: Kind::Float, draw: Some(draw) };
+        let context =
+            Context { packing: &batch.inputs.packing, kind: Kind::Float, draw: Some(draw), kept: None };
         values(&model.forward(&batch.inputs, &context))
     };
     assert_eq!(drawn(1), drawn(1));

@@ -13,8 +13,18 @@ const TEMPLATE: &str = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{
                         %}a:{% endif %}";
 
 /// A family of decoders joins by a line.
-const MODELS: [&str; 8] =
-    ["llama", "llama_tied", "mistral", "qwen2", "qwen3", "smollm3", "phi3_partial", "gemma3_text"];
+const MODELS: [&str; 10] = [
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "llama_tied",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "phi3_partial",
+    "gemma3_text",
+];
 
 fn chats(count: usize) -> String {
     let chat = |n: usize| {
@@ -101,11 +111,17 @@ fn every_family_trains_alike_in_every_way() {
         let plain = finished(model, &json!({}), &json!({}));
         let (first, last) = (plain.curve("train", "loss")[0].1, plain.curve("train", "loss")[11].1);
         assert!(last < first, "{model} learns nothing: {first} to {last}");
+        // An adapter begins without a say, and learns.
+        let adapted = finished(model, &json!({"lora": {"rank": 4}, "learning_rate": 1e-2}), &json!({}));
+        let losses = adapted.curve("train", "loss");
+        if (losses[0].1 - first).abs() > 1e-5 || losses[11].1 >= losses[0].1 {
+            wrong.push(format!("{model}, LoRA: {losses:?} beside {first}"));
+        }
         let config = json_of(plain.path("model/config.json"));
         for (name, training, resources, tolerance) in &ways {
             // Said by a test of its own.
             let tied = config["tie_word_embeddings"] == true && *name == "2 stages";
-            let fused = model.starts_with("phi3") && *name == "2 tensor ranks";
+            let fused = ["phi3_partial", "gpt2"].contains(&model) && *name == "2 tensor ranks";
             // One head of keys and values cannot be shared.
             if tied || fused || (*name == "2 tensor ranks" && config["num_key_value_heads"] == 1) {
                 continue;
@@ -134,6 +150,8 @@ fn what_cannot_be_divided_says_why() {
     assert!(tied.contains("word embedding of this model is its output layer"), "{tied}");
     let fused = failed("phi3", two("tensor_parallel"));
     assert!(fused.contains("queries, keys and values are one matrix"), "{fused}");
+    let by_column = failed("gpt2", two("tensor_parallel"));
+    assert!(by_column.contains("weights are kept by column"), "{by_column}");
 }
 
 #[test]
@@ -154,8 +172,12 @@ fn a_finished_model_says_the_same_in_transformers() {
     ] {
         cases.push(("llama", json!({"lora": lora, "learning_rate": 1e-2})));
     }
-    for model in ["llama_tied", "qwen2", "phi3", "gemma2"] {
+    for model in ["llama_tied", "qwen2", "phi3", "gemma2", "gpt2", "gpt_neox"] {
         cases.push((model, json!({"lora": {"rank": 4}, "learning_rate": 1e-2})));
+    }
+    for lora in [json!({"rank": 4, "merge": true}), json!({"rank": 4, "quantization": "nf4", "merge": true})]
+    {
+        cases.push(("gpt2", json!({"lora": lora, "learning_rate": 1e-2})));
     }
     let jobs: Vec<Job> =
         cases.iter().map(|(model, training)| finished(model, training, &json!({}))).collect();

@@ -66,7 +66,7 @@ pub fn gradients(
 fn context<'a>(session: &Session, batch: &'a Batch) -> Context<'a> {
     let draw =
         Draw { seed: u64::from(session.spec.seed), step: session.state.step, examples: &batch.examples };
-    Context { packing: &batch.inputs.packing, kind: session.precision.kind(), draw: Some(draw) }
+    Context { packing: &batch.inputs.packing, kind: session.precision.kind(), draw: Some(draw), kept: None }
 }
 
 fn forward<'a>(session: &Session, micro: &'a MicroBatch, number: usize, weight: f64) -> Result<Underway<'a>> {

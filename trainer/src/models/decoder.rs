@@ -281,16 +281,9 @@ impl Decoder {
         let (model, device) = (root.sub("model"), root.device());
         let (tokens, hidden, std) = (shape.vocabulary, shape.hidden, shape.std);
         let table = model.sub("embed_tokens");
-        let (embeddings, vocabulary) = match shape.tied {
-            true => {
-                let vocabulary = Vocabulary::new(&table, tokens, hidden, std, shape.caps[1]);
-                (Embedding::tied(&vocabulary, shape.padding), vocabulary)
-            }
-            false => {
-                let embeddings = Embedding::new(&table, tokens, hidden, shape.padding, std);
-                (embeddings, Vocabulary::new(&root.sub("lm_head"), tokens, hidden, std, shape.caps[1]))
-            }
-        };
+        let head = (!shape.tied).then(|| root.sub("lm_head"));
+        let (embeddings, vocabulary) =
+            Vocabulary::beside(&table, head.as_ref(), [tokens, hidden], std, shape.caps[1], shape.padding);
         let ropes: Vec<Rc<Rotary>> =
             shape.ropes.iter().map(|rope| Rc::new(Rotary::new(rope.clone(), device))).collect();
         let layer = |(number, own): (usize, &LayerShape)| {

@@ -4,6 +4,8 @@ mod bert;
 mod decoder;
 mod distilbert;
 mod gemma;
+mod gpt2;
+mod gpt_neox;
 mod llama;
 mod roberta;
 
@@ -93,6 +95,8 @@ pub fn base_of(model_type: &str) -> Result<&'static str> {
         "bert" => Ok("bert"),
         "roberta" | "xlm-roberta" => Ok("roberta"),
         "distilbert" => Ok("distilbert"),
+        "gpt2" => Ok("transformer"),
+        "gpt_neox" => Ok("gpt_neox"),
         name if DECODERS.contains(&name) => Ok("model"),
         other => Err(unsupported(other, &[ENCODERS.as_slice(), &DECODERS].concat(), "")),
     }
@@ -137,6 +141,10 @@ pub fn build(
         ("distilbert", Head::Labels(labels)) => {
             Ok(Box::new(distilbert::DistilBert::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
         }
+        ("gpt2", Head::Tokens) => Ok(Box::new(gpt2::Gpt2::new(&root, config, dropout).map_err(bad)?)),
+        ("gpt_neox", Head::Tokens) => {
+            Ok(Box::new(gpt_neox::GptNeoX::new(&root, config, dropout).map_err(bad)?))
+        }
         ("gemma2" | "gemma3_text", Head::Tokens) => decoder(gemma::shape(config)),
         (name, Head::Tokens) if DECODERS.contains(&name) => decoder(llama::shape(config)),
         (name, Head::Tokens) => Err(unsupported(name, &DECODERS, " for text generation")),
@@ -147,7 +155,8 @@ pub fn build(
 /// Tokens that the model's positions leave room for.
 pub fn max_positions(config: &serde_json::Value) -> Option<usize> {
     let field = |name| config.get(name).and_then(serde_json::Value::as_u64);
-    let positions = usize::try_from(field("max_position_embeddings")?).ok()?;
+    let positions = field("max_position_embeddings").or_else(|| field("n_positions"))?;
+    let positions = usize::try_from(positions).ok()?;
     match config.get("model_type").and_then(serde_json::Value::as_str) {
         // Positions start after the padding index.
         Some("roberta" | "xlm-roberta") => {

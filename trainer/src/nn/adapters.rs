@@ -33,6 +33,7 @@ struct Layer {
     name: String,
     frozen: Frozen,
     low_rank: Option<Rc<LowRank>>,
+    by_column: bool,
 }
 
 /// The adapters of a model.
@@ -74,6 +75,7 @@ impl Adapters {
                 || layer.frozen.weight(),
                 |low_rank| tch::no_grad(|| low_rank.merged(&layer.frozen)),
             );
+            let weight = if layer.by_column { weight.transpose(0, 1).contiguous() } else { weight };
             merged.push((weight_of(layer), weight.to_kind(kind)));
         }
         merged
@@ -163,7 +165,10 @@ impl Path<'_> {
 
     /// The weights right here in 4 bits. What is wrong with them is reported by [`Loader::finish`].
     pub(super) fn quantized(&self, shape: &[i64], init: Init) -> Rc<Nf4> {
-        let whole = self.unregistered("weight", shape, init);
+        let whole = match self.by_column {
+            true => self.unregistered("weight", &[shape[1], shape[0]], init).transpose(0, 1).contiguous(),
+            false => self.unregistered("weight", shape, init),
+        };
         Rc::new(Nf4::quantize(&whole).unwrap())
     }
 
@@ -173,7 +178,8 @@ impl Path<'_> {
         let is_target = wanted.settings.targets.mean(&self.name);
         let low_rank =
             is_target.then(|| Rc::new(LowRank::new(self, &frozen, inputs, outputs, &wanted.settings)));
-        let layer = Layer { name: self.name.clone(), frozen, low_rank: low_rank.clone() };
+        let (name, by_column) = (self.name.clone(), self.by_column);
+        let layer = Layer { name, frozen, low_rank: low_rank.clone(), by_column };
         self.loader.state.borrow_mut().found.layers.push(layer);
         low_rank
     }

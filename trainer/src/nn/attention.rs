@@ -5,6 +5,7 @@ use std::rc::Rc;
 use native::{Heads, Projections};
 use tch::Tensor;
 
+use super::kept::attend;
 use super::{Context, Dropout, Linear, Path, RmsNorm, Rotary};
 
 /// Which tokens ask.
@@ -85,6 +86,10 @@ pub enum Projection<'a> {
     Apart([&'a Path<'a>; 3]),
     /// One layer that gives them side by side.
     Fused(&'a Path<'a>),
+    /// The same, whose weight is kept by column.
+    ByColumn(&'a Path<'a>),
+    /// One layer that gives query, key and value of each head side by side.
+    ByHead(&'a Path<'a>),
 }
 
 /// Attention of a decoder up to its output projection: each token sees itself and what came before it in its sequence.
@@ -95,13 +100,20 @@ pub struct CausalAttention {
     rotary: Option<Rc<Rotary>>,
     dropout: Dropout,
     heads: Heads,
+    /// Its place among the model's attentions.
+    number: usize,
+    /// Whether the layer gives query, key and value of each head side by side.
+    by_head: bool,
 }
 
 impl CausalAttention {
     /// Takes the weights `[heads · width, size]`; `p` is the dropout on the weights of attention.
     pub fn new(path: &Path, projection: Projection, size: i64, heads: Heads, std: f64, p: f64) -> Self {
         let outputs = [heads.query * heads.width, heads.key * heads.width, heads.key * heads.width];
+        let by_head = matches!(projection, Projection::ByHead(_));
         let joined = match projection {
+            Projection::ByColumn(path) => Linear::by_column(path, size, outputs.iter().sum(), std),
+            Projection::ByHead(path) => Linear::columns(path, size, outputs.iter().sum(), std),
             Projection::Apart(paths) => Linear::beside(&paths, size, &outputs, std),
             Projection::Fused(path) => {
                 path.not_shared("queries, keys and values are one matrix");
@@ -109,7 +121,9 @@ impl CausalAttention {
             }
         };
         let dropout = Dropout::new(path, p);
-        CausalAttention { joined, norms: None, rotary: None, dropout, heads: path.heads(heads) }
+        let number = path.next_attention();
+        let heads = path.heads(heads);
+        CausalAttention { joined, norms: None, rotary: None, dropout, heads, number, by_head }
     }
 
     /// With norms of queries and keys.
@@ -126,18 +140,30 @@ impl CausalAttention {
     pub fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
         let Heads { query, key, width, .. } = self.heads;
         let joined = self.joined.forward(x, context);
+        let joined = match self.by_head {
+            true => joined.view([-1, query, 3, width]).transpose(1, 2).reshape(joined.size()),
+            false => joined,
+        };
         let turn = |x: Tensor, heads: i64| match &self.rotary {
             Some(rotary) => rotary.turn(&x, heads, width, context),
             None => x,
         };
         let Some((of_query, of_key)) = &self.norms else {
             let turned = turn(joined, query + key);
-            return self.dropout.attention(Projections::Joined(&turned), self.heads, context);
+            return match context.kept {
+                Some(kept) => attend(&turned, self.number, self.heads, context.packing, kept),
+                None => self.dropout.attention(Projections::Joined(&turned), self.heads, context),
+            };
         };
         let part = |from: i64, heads: i64| joined.narrow(1, from * width, heads * width);
         let queries = turn(of_query.heads(&part(0, query)), query);
         let keys = turn(of_key.heads(&part(query, key)), key);
-        let apart = Projections::Apart(&queries, &keys, &part(query + key, key));
+        let values = part(query + key, key);
+        if let Some(kept) = context.kept {
+            let joined = Tensor::cat(&[queries, keys, values], 1);
+            return attend(&joined, self.number, self.heads, context.packing, kept);
+        }
+        let apart = Projections::Apart(&queries, &keys, &values);
         self.dropout.attention(apart, self.heads, context)
     }
 }

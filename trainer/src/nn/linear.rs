@@ -28,6 +28,8 @@ enum Kept {
         /// Weights, then as many biases, or none.
         params: Vec<Tensor>,
         weights: usize,
+        /// Whether the one weight is `[in, out]`, as its file has it.
+        by_column: bool,
         /// The weights' memory as one `[out, in]`.
         weight: Tensor,
         /// Weights and biases in the kind of mixed precision, written anew after each update of the parameters.
@@ -93,6 +95,24 @@ impl Linear {
     /// The same of layers with so many outputs each.
     pub fn beside(paths: &[&Path], inputs: i64, outputs: &[i64], std: f64) -> Self {
         Self::cut(paths, inputs, outputs, std, Cut::Columns)
+    }
+
+    /// The layer of a family whose files hold its weight as `[in, out]` (transformers' `Conv1D`). The parameter stays so.
+    pub fn by_column(path: &Path, inputs: i64, outputs: i64, std: f64) -> Self {
+        let path = &path.by_column();
+        path.not_shared("weights are kept by column");
+        if path.is_quantized() {
+            return Self::quantized(&[path], inputs, &[outputs], std);
+        }
+        let weight = path.param("weight", &[inputs, outputs], Init::Normal(std));
+        let bias = path.is_biased().then(|| path.param("bias", &[outputs], Init::Zeros));
+        let own = weight.detach().transpose(0, 1);
+        let of_bias = bias.as_ref().map(Tensor::detach);
+        let mut made = Self::of(path, vec![weight], bias.into_iter().collect(), own, of_bias);
+        if let Kept::Whole { by_column, .. } = &mut made.kept {
+            *by_column = true;
+        }
+        made.adapted(&[path], &[outputs])
     }
 
     fn cut(paths: &[&Path], inputs: i64, outputs: &[i64], std: f64, cut: Cut) -> Self {
@@ -178,7 +198,7 @@ impl Linear {
         let low = low.map(|low| (low, bias.as_ref().and_then(|bias| path.low("bias", bias))));
         let count = weights.len();
         let params = weights.into_iter().chain(biases).collect();
-        let kept = Kept::Whole { params, weights: count, weight, low };
+        let kept = Kept::Whole { params, weights: count, by_column: false, weight, low };
         Linear { kept, bias, shared: None, adapters: Vec::new() }
     }
 
@@ -204,12 +224,15 @@ impl Linear {
             bias.as_ref().map(|bias| if biased { bias.shallow_clone() } else { bias.zeros_like() })
         };
         match &self.kept {
-            Kept::Whole { params, weights, low: Some((weight, bias)), .. } if x.kind() != Kind::Float => {
-                native::linear(x, weight, biased(bias).as_ref(), params, *weights)
+            Kept::Whole { params, weights, by_column, low: Some((weight, bias)), .. }
+                if x.kind() != Kind::Float =>
+            {
+                let params = by_row(params, *by_column);
+                native::linear(x, weight, biased(bias).as_ref(), &params, *weights)
             }
-            Kept::Whole { params, weights, weight, .. } => {
-                let weight = weight.to_kind(Kind::Float);
-                native::linear(x, &weight, biased(&self.bias).as_ref(), params, *weights)
+            Kept::Whole { params, weights, by_column, weight, .. } => {
+                let (weight, params) = (weight.to_kind(Kind::Float), by_row(params, *by_column));
+                native::linear(x, &weight, biased(&self.bias).as_ref(), &params, *weights)
             }
             Kept::Nf4(kept) => {
                 let ends: Vec<i64> = kept.iter().map(|kept| kept.rows()).collect();
@@ -241,6 +264,15 @@ impl Linear {
     fn bias_of(&self, place: &Range<i64>) -> Option<Tensor> {
         self.bias.as_ref().map(|bias| rows(bias, place))
     }
+}
+
+/// Parameters as a product takes them: the weight as `[out, in]`.
+fn by_row(params: &[Tensor], by_column: bool) -> Vec<Tensor> {
+    let own = |(at, param): (usize, &Tensor)| match at == 0 && by_column {
+        true => param.transpose(0, 1),
+        false => param.shallow_clone(),
+    };
+    params.iter().enumerate().map(own).collect()
 }
 
 /// Where layers of so many outputs lie beside each other.

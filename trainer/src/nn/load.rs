@@ -17,6 +17,7 @@ use super::adapters::{Adapters, Found, Wanted};
 use super::copies::Copies;
 use super::names::{inner_name, is_buffer, is_head, listed, misshaped};
 use super::part::{Cuts, Part, stand_in};
+use super::shared::Shared;
 use crate::failure::Failure;
 use crate::tensors;
 
@@ -84,7 +85,9 @@ pub struct Loader<'a> {
     numbers: Numbers,
     from_scratch: bool,
     sites: Cell<u64>,
+    attentions: Cell<usize>,
     pub(super) wanted: Option<Wanted>,
+    pub(super) shared: Option<&'a Shared>,
     pub(super) part: Part,
     pub(super) state: RefCell<State>,
 }
@@ -131,7 +134,9 @@ impl<'a> Loader<'a> {
             numbers: Numbers::Full,
             from_scratch: false,
             sites: Cell::new(0),
+            attentions: Cell::new(0),
             wanted: None,
+            shared: None,
             part: Part::whole(),
             state: RefCell::default(),
         }
@@ -158,7 +163,7 @@ impl<'a> Loader<'a> {
     /// The root of the parameter names.
     pub fn root(&self) -> Path<'_> {
         let may_be_new = self.from_scratch;
-        Path { loader: self, name: String::new(), may_be_new, full: false, biased: true }
+        Path { loader: self, name: String::new(), may_be_new, full: false, biased: true, by_column: false }
     }
 
     /// The parameters by name in the order they were asked for; an error lists all that does not fit.
@@ -209,6 +214,7 @@ pub struct Path<'a> {
     pub(super) may_be_new: bool,
     full: bool,
     biased: bool,
+    pub(super) by_column: bool,
 }
 
 impl<'a> Path<'a> {
@@ -237,6 +243,11 @@ impl<'a> Path<'a> {
         Path { biased, ..self.clone() }
     }
 
+    /// The same place, where the file holds the matrices of linear layers as `[in, out]`.
+    pub(super) fn by_column(&self) -> Path<'a> {
+        Path { by_column: true, ..self.clone() }
+    }
+
     /// Whether linear layers have a bias here.
     pub(super) fn is_biased(&self) -> bool {
         self.biased
@@ -248,6 +259,9 @@ impl<'a> Path<'a> {
         if !self.loader.part.has(&full) {
             let known = self.loader.looks_like(&full, shape);
             return self.leave(full, shape, self.kind(shape), known);
+        }
+        if let Some(known) = self.known(&full) {
+            return self.registered(full, known);
         }
         let value = self.read(&full, shape);
         self.register(full, value, shape, init, None)
@@ -265,14 +279,19 @@ impl<'a> Path<'a> {
             let known = self.loader.looks_like(&full, &shape);
             return self.leave(full, &place.size(), place.kind(), known);
         }
+        if let Some(known) = self.known(&full) {
+            return self.registered(full, known);
+        }
         let value = self.read(&full, &shape);
         self.register(full, value, &shape, init, Some((place, cut)))
     }
 
     /// Memory for parameters of this name that lie beside each other.
     pub fn room(&self, name: &str, shape: &[i64]) -> Tensor {
-        match self.loader.part.has(&self.join(name)) {
-            true => Tensor::empty(shape, (self.kind(shape), self.loader.device)),
+        let full = self.join(name);
+        let make = || Tensor::empty(shape, (self.kind(shape), self.loader.device));
+        match self.loader.part.has(&full) {
+            true => self.known_room(&full, make),
             false => stand_in(shape, self.kind(shape)),
         }
     }
@@ -336,6 +355,13 @@ impl<'a> Path<'a> {
         site
     }
 
+    /// A number for each attention, by the order in which the model is built.
+    pub(super) fn next_attention(&self) -> usize {
+        let number = self.loader.attentions.get();
+        self.loader.attentions.set(number + 1);
+        number
+    }
+
     fn join(&self, segment: impl Display) -> String {
         if self.name.is_empty() { segment.to_string() } else { format!("{}.{segment}", self.name) }
     }
@@ -389,7 +415,11 @@ impl<'a> Path<'a> {
             }
             None => value.to_device(self.loader.device).to_kind(self.kind(shape)),
         };
-        let param = param.set_requires_grad(self.is_trained());
+        self.leave_shared(&full, &param);
+        self.registered(full, param.set_requires_grad(self.is_trained()))
+    }
+
+    fn registered(&self, full: String, param: Tensor) -> Tensor {
         self.loader.state.borrow_mut().params.push((full, param.shallow_clone()));
         param
     }

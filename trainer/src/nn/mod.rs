@@ -3,6 +3,7 @@
 mod adapters;
 mod attention;
 mod copies;
+mod kept;
 mod layers;
 mod linear;
 mod load;
@@ -12,17 +13,20 @@ mod packing;
 mod part;
 mod rotary;
 pub mod saved;
+mod shared;
 mod vocabulary;
 
 pub use adapters::Adapters;
 pub use attention::{CausalAttention, Projection, Reach, SelfAttention};
 pub use copies::Copies;
+pub use kept::KeyValues;
 pub use layers::{Activation, Dropout, Embedding, LayerNorm, RmsNorm};
 pub use linear::Linear;
 pub use load::{Init, LoadReport, Loaded, Loader, Numbers, Path};
 pub use packing::Packing;
 pub use part::{Cuts, Part};
 pub use rotary::{Rope, Rotary};
+pub use shared::Shared;
 pub use vocabulary::Vocabulary;
 
 use tch::{Kind, Tensor};
@@ -35,12 +39,19 @@ pub struct Context<'a> {
     pub kind: Kind,
     /// `None` in evaluation: nothing is drawn.
     pub draw: Option<Draw<'a>>,
+    /// What is kept of each sequence, where the batch continues them.
+    pub kept: Option<&'a [&'a KeyValues]>,
 }
 
 impl<'a> Context<'a> {
     /// A pass without dropout, in the full precision of the weights.
     pub fn evaluation(packing: &'a Packing) -> Self {
-        Context { packing, kind: Kind::Float, draw: None }
+        Context { packing, kind: Kind::Float, draw: None, kept: None }
+    }
+
+    /// A pass that continues sequences, of each of which something is kept.
+    pub fn continuing(packing: &'a Packing, kept: &'a [&'a KeyValues]) -> Self {
+        Context { kept: Some(kept), ..Context::evaluation(packing) }
     }
 
     /// The same for other tokens of the same sequences.

@@ -9,6 +9,9 @@ pub(super) fn inner_name<'n>(full: &'n str, base: &str) -> Option<&'n str> {
 pub(super) fn is_buffer(inner: &str) -> bool {
     inner.ends_with("position_ids")
         || inner.ends_with("rotary_emb.inv_freq")
+        || [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias"]
+            .iter()
+            .any(|end| inner.ends_with(end))
         || inner == "embeddings.token_type_ids"
 }
 

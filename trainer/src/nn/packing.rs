@@ -18,8 +18,10 @@ pub struct Packing {
     pub sequences: Tensor,
     /// The place of each token in its sequence, Int64 `[n]`; 0 for tokens that belong to none.
     pub positions: Tensor,
-    /// Tokens of each sequence.
+    /// Tokens of each sequence in this batch.
     pub lengths: Vec<i64>,
+    /// Tokens of each sequence before this batch.
+    pub past: Vec<i64>,
     tokens: i64,
 }
 
@@ -45,8 +47,31 @@ impl Packing {
             offsets,
             sequences: Tensor::from_slice(&sequences).to_device(device),
             positions: Tensor::from_slice(&positions).to_device(device),
+            past: vec![0; lengths.len()],
             lengths: lengths.to_vec(),
             tokens: tokens as i64,
+        }
+    }
+
+    /// The next tokens of sequences, of which `past` are known already. There are no others: a batch of a model that writes has
+    /// few tokens, and each one more would be work.
+    pub fn continuing(past: &[i64], lengths: &[i64], device: Device) -> Self {
+        let mut offsets = vec![0];
+        let (mut sequences, mut positions) = (Vec::new(), Vec::new());
+        for (sequence, (&past, &length)) in past.iter().zip(lengths).enumerate() {
+            offsets.push(offsets[sequence] + length);
+            sequences.extend(std::iter::repeat_n(sequence as i64, length as usize));
+            positions.extend(past..past + length);
+        }
+        let offsets = Tensor::from_slice(&offsets);
+        Packing {
+            starts: offsets.narrow(0, 0, lengths.len() as i64).to_device(device),
+            offsets,
+            sequences: Tensor::from_slice(&sequences).to_device(device),
+            positions: Tensor::from_slice(&positions).to_device(device),
+            past: past.to_vec(),
+            lengths: lengths.to_vec(),
+            tokens: positions.len() as i64,
         }
     }
 
@@ -55,9 +80,9 @@ impl Packing {
         self.tokens
     }
 
-    /// Tokens of the longest sequence.
+    /// Tokens of the longest sequence, those before this batch included.
     pub fn longest(&self) -> i64 {
-        self.lengths.iter().copied().max().unwrap_or(0)
+        self.past.iter().zip(&self.lengths).map(|(past, length)| past + length).max().unwrap_or(0)
     }
 
     /// Each sequence's first token alone.
@@ -69,6 +94,7 @@ impl Packing {
             starts: places.shallow_clone(),
             positions: places.zeros_like(),
             sequences: places,
+            past: vec![0; count as usize],
             lengths: vec![1; count as usize],
             tokens: count,
         }

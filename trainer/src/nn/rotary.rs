@@ -217,10 +217,11 @@ impl Rotary {
     /// The angles of each token, `[n, turned / 2]`: each sequence has those of its own length.
     fn by_sequence(&self, packing: &Packing) -> (Tensor, Tensor) {
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for &length in &packing.lengths {
-            let (own_cos, own_sin) = self.rope.table(length, length);
-            cos.push(own_cos);
-            sin.push(own_sin);
+        for (&past, &length) in packing.past.iter().zip(&packing.lengths) {
+            let all = past + length;
+            let (own_cos, own_sin) = self.rope.table(all, all);
+            cos.push(own_cos.narrow(0, past, length));
+            sin.push(own_sin.narrow(0, past, length));
         }
         let spare = packing.tokens() - packing.lengths.iter().sum::<i64>();
         let (rest_cos, rest_sin) = self.rope.table(1, 1);

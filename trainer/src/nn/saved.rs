@@ -29,12 +29,11 @@ pub struct Saved {
 }
 
 /// Settings of peft that change what is computed in ways that ours do not.
-const CHANGING: [&str; 13] = [
+const CHANGING: [&str; 12] = [
     "alora_invocation_tokens",
     "alpha_pattern",
     "arrow_config",
     "exclude_modules",
-    "fan_in_fan_out",
     "layer_replication",
     "layers_to_transform",
     "lora_bias",

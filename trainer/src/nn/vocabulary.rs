@@ -3,7 +3,7 @@
 use native::{CrossEntropy, Losses};
 use tch::{Kind, Tensor};
 
-use super::{Init, Path};
+use super::{Embedding, Init, Path};
 
 /// One row a token: the output layer, which many families share with their word embedding.
 pub struct Vocabulary {
@@ -20,6 +20,32 @@ impl Vocabulary {
         let param = path.param("weight", &[tokens, size], Init::Normal(std));
         let low = path.low("weight", &param);
         Vocabulary { param, low, cap }
+    }
+
+    /// Embeddings `[tokens, size]` below `table`, and the output layer: below `head`, or the same matrix where that is `None`.
+    pub fn beside(
+        table: &Path,
+        head: Option<&Path>,
+        [tokens, size]: [i64; 2],
+        std: f64,
+        cap: f64,
+        padding: Option<i64>,
+    ) -> (Embedding, Vocabulary) {
+        match head {
+            None => {
+                let vocabulary = Vocabulary::new(table, tokens, size, std, cap);
+                (Embedding::tied(&vocabulary, padding), vocabulary)
+            }
+            Some(head) => {
+                let embedding = Embedding::new(table, tokens, size, padding, std);
+                (embedding, Vocabulary::new(head, tokens, size, std, cap))
+            }
+        }
+    }
+
+    /// How many tokens it tells apart.
+    pub fn tokens(&self) -> usize {
+        self.param.size()[0] as usize
     }
 
     /// The matrix as a table of embeddings.
@@ -43,7 +69,8 @@ impl Vocabulary {
 
     /// Logits of states `[n, size]`: fp32 `[n, tokens]`, all at once.
     pub fn logits(&self, states: &Tensor) -> Tensor {
-        let logits = states.matmul(&self.weight(states.kind()).transpose(0, 1)).to_kind(Kind::Float);
+        let weight = self.weight(states.kind());
+        let logits = native::linear(states, &weight, None, &[&self.param], 1).to_kind(Kind::Float);
         if self.cap > 0.0 { (logits / self.cap).tanh() * self.cap } else { logits }
     }
 

@@ -94,6 +94,8 @@ impl Objective for TextGeneration {
     fn tuned_config(&self, base: &Value) -> Result<Value> {
         let mut config = base.clone();
         let class = match base["model_type"].as_str().unwrap_or_default() {
+            "gpt2" => "GPT2LMHeadModel",
+            "gpt_neox" => "GPTNeoXForCausalLM",
             "llama" => "LlamaForCausalLM",
             "mistral" => "MistralForCausalLM",
             "qwen2" => "Qwen2ForCausalLM",

@@ -1,0 +1,398 @@
+//! Texts that a model writes: as transformers' `generate` writes them (values by `fixtures/make_decoders.py`), alone and in company.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+use common::{Job, distance, fixture, json_of, values};
+use luthier_trainer::generate::{Engine, Event, Finish, Format, Request, Sampling, Told, Voice, Voices};
+use luthier_trainer::models::Inputs;
+use luthier_trainer::nn::{Context, KeyValues, Packing};
+use serde_json::{Value, json};
+use tch::{Device, Tensor};
+
+/// Families and their variants. Angles of `dynamic` and `longrope` go by the length of the sequence, so that what is kept of
+/// earlier tokens is not what a run of the whole would make (transformers' cache does the same).
+const MODELS: [&str; 16] = [
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "gpt_neox_sequential",
+    "llama",
+    "llama_bias",
+    "llama_linear",
+    "llama_tied",
+    "llama_yarn",
+    "mistral",
+    "phi3",
+    "phi3_partial",
+    "qwen2_window",
+    "qwen3",
+    "smollm3",
+];
+
+/// A checkpoint with its tokenizer; nothing ends an answer.
+fn folder(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let said = json_of(fixture(&format!("expected/decoders/{name}.json")));
+    let mut config = json_of(fixture(&format!("decoders/{name}/config.json")));
+    config["eos_token_id"] = Value::Null;
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let weights = fixture(&format!("decoders/{}/model.safetensors", said["weights"].as_str().unwrap()));
+    std::fs::copy(weights, dir.path().join("model.safetensors")).unwrap();
+    std::fs::copy(fixture("decoders/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    dir
+}
+
+fn open(name: &str) -> (Voices, tempfile::TempDir) {
+    let dir = folder(name);
+    (Voices::open(dir.path(), Device::Cpu).unwrap(), dir)
+}
+
+fn greedy(voice: &Rc<Voice>, id: u64, prompt: &[u32], limit: usize) -> Request {
+    Request {
+        id,
+        voice: voice.clone(),
+        prompt: prompt.to_vec(),
+        choices: 1,
+        limit,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        seed: 0,
+        stops: Vec::new(),
+        logprobs: Some(0),
+        echo: false,
+        format: None,
+    }
+}
+
+/// What became of each answer.
+#[derive(Default, Debug, PartialEq)]
+struct Answer {
+    text: String,
+    told: Vec<Told>,
+    finish: Option<Finish>,
+}
+
+type Answers = BTreeMap<(u64, usize), Answer>;
+
+/// Takes steps until all is written; `each` is called before each of them.
+fn run(engine: &mut Engine, mut each: impl FnMut(usize, &mut Engine)) -> Answers {
+    let mut answers = Answers::new();
+    for number in 0.. {
+        each(number, engine);
+        if engine.is_idle() {
+            break;
+        }
+        for (id, event) in engine.step() {
+            match event {
+                Event::Text { choice, text, told } => {
+                    let answer = answers.entry((id, choice)).or_default();
+                    answer.text.push_str(&text);
+                    answer.told.extend(told);
+                }
+                Event::Finished(choice, finish) => {
+                    answers.entry((id, choice)).or_default().finish = Some(finish);
+                }
+                Event::Done(..) => {}
+                Event::Failed(failure) => panic!("{id}: {failure}"),
+            }
+        }
+    }
+    answers
+}
+
+fn one(request: Request) -> Answer {
+    let id = request.id;
+    let mut engine = Engine::new(Device::Cpu);
+    engine.add(request).unwrap();
+    run(&mut engine, |_, _| {}).remove(&(id, 0)).unwrap()
+}
+
+fn ids(answer: &Answer) -> Vec<u32> {
+    answer.told.iter().map(|told| told.id).collect()
+}
+
+#[test]
+fn greedy_continuations_are_those_of_transformers_alone_and_together() {
+    for name in MODELS {
+        let (mut voices, _dir) = open(name);
+        let voice = voices.get(None).unwrap();
+        let said = json_of(fixture(&format!("expected/decoders/{name}.json")));
+        let cases: Vec<(Vec<u32>, Vec<u32>)> = said["continuations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|case| {
+                let list = |field: &str| serde_json::from_value(case[field].clone()).unwrap();
+                (list("prompt"), list("continuation"))
+            })
+            .collect();
+        let mut engine = Engine::new(Device::Cpu);
+        // Each joins while the others are at work.
+        let together = run(&mut engine, |step, engine| {
+            if let Some((prompt, right)) = cases.get(step / 3).filter(|_| step % 3 == 0) {
+                engine.add(greedy(&voice, step as u64, prompt, right.len())).unwrap();
+            }
+        });
+        for (at, (prompt, right)) in cases.iter().enumerate() {
+            let alone = one(greedy(&voice, at as u64 * 3, prompt, right.len()));
+            assert_eq!(&ids(&alone), right, "{name} after {} tokens", prompt.len());
+            // To the last bit: log-probabilities too.
+            assert_eq!(together[&(at as u64 * 3, 0)], alone, "{name} after {} tokens", prompt.len());
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_gives_the_logits_of_the_whole() {
+    let inputs = json_of(fixture("expected/decoders/inputs.json"));
+    let sequence: Vec<i64> = serde_json::from_value(inputs["sequences"][5].clone()).unwrap();
+    let _guard = tch::no_grad_guard();
+    for name in MODELS {
+        let (mut voices, _dir) = open(name);
+        let voice = voices.get(None).unwrap();
+        let states = |part: &[i64], kept: Option<&KeyValues>| {
+            let input_ids = Tensor::from_slice(part);
+            let past = kept.map_or(0, KeyValues::tokens);
+            let packing = Packing::continuing(&[past], &[part.len() as i64], Device::Cpu);
+            let inputs = Inputs { token_type_ids: input_ids.zeros_like(), input_ids, packing };
+            let list: Vec<&KeyValues> = kept.into_iter().collect();
+            let context = match kept {
+                Some(_) => Context::continuing(&inputs.packing, &list),
+                None => Context::evaluation(&inputs.packing),
+            };
+            let top = voice.model.forward(&inputs, &context);
+            list.iter().for_each(|kept| kept.count(part.len() as i64));
+            voice.model.vocabulary().unwrap().logits(&top)
+        };
+        let whole = states(&sequence, None);
+        for parts in [vec![1; 40], vec![7, 1, 1, 20, 11], vec![39, 1]] {
+            let (kept, mut at) = (KeyValues::new(), 0);
+            let mut logits = Vec::new();
+            for part in &parts {
+                logits.push(states(&sequence[at..at + part], Some(&kept)));
+                at += part;
+            }
+            let off = distance(&values(&Tensor::cat(&logits, 0)), &values(&whole));
+            assert!(off < 2e-5, "{name} in {parts:?}: {off}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_ends_at_a_stop_string_which_is_not_shown() {
+    let (mut voices, _dir) = open("llama");
+    let voice = voices.get(None).unwrap();
+    let whole = one(greedy(&voice, 0, &[1, 156, 17, 139], 24));
+    assert_eq!(whole.finish, Some(Finish::Length));
+    let letters: Vec<char> = whole.text.chars().collect();
+    let stop: String = letters[6..9].iter().collect();
+    let at = whole.text.find(&stop).unwrap();
+    let mut request = greedy(&voice, 0, &[1, 156, 17, 139], 24);
+    request.stops = vec!["no such text".to_owned(), stop];
+    let stopped = one(request);
+    assert_eq!((stopped.text.as_str(), stopped.finish), (&whole.text[..at], Some(Finish::Stop)));
+}
+
+#[test]
+fn seeds_repeat_and_choices_differ() {
+    let (mut voices, _dir) = open("qwen3");
+    let voice = voices.get(None).unwrap();
+    let write = |seed| {
+        let sampling = Sampling { temperature: 0.9, top_p: 0.9, ..Sampling::default() };
+        let mut engine = Engine::new(Device::Cpu);
+        engine.add(Request { choices: 3, sampling, seed, ..greedy(&voice, 1, &[1, 5, 9], 12) }).unwrap();
+        run(&mut engine, |_, _| {})
+    };
+    let (first, again, other) = (write(7), write(7), write(8));
+    assert_eq!(first, again);
+    assert_ne!(first, other);
+    assert_ne!(first[&(1, 0)].text, first[&(1, 1)].text);
+    // The log-probabilities are the model's own, whatever the temperature.
+    let told = &first[&(1, 2)].told;
+    let mut forced = greedy(&voice, 1, &[&[1, 5, 9], ids(&first[&(1, 2)]).as_slice()].concat(), 0);
+    forced.echo = true;
+    let echoed = one(forced);
+    for (told, again) in told.iter().zip(&echoed.told[3..]) {
+        assert!((told.logprob.unwrap() - again.logprob.unwrap()).abs() < 1e-4);
+    }
+}
+
+#[test]
+fn an_echo_tells_what_the_model_thought_of_the_prompt() {
+    let (mut voices, _dir) = open("llama");
+    let voice = voices.get(None).unwrap();
+    let mut request = greedy(&voice, 4, &[1, 156, 17, 139], 2);
+    (request.echo, request.logprobs) = (true, Some(3));
+    let answer = one(request);
+    assert_eq!(answer.told.len(), 6);
+    assert_eq!(answer.told[0].logprob, None);
+    let last = &answer.told[5];
+    assert_eq!((last.top.len(), last.top[0].id), (3, last.id));
+    assert_eq!(last.top[0].logprob, last.logprob);
+}
+
+#[test]
+fn output_keeps_to_a_schema() {
+    let (mut voices, _dir) = open("llama");
+    let voice = voices.get(None).unwrap();
+    let schema = json!({
+        "type": "object",
+        "properties": {"kind": {"enum": ["saw", "plane"]}, "sharp": {"type": "boolean"}},
+        "required": ["kind", "sharp"],
+        "additionalProperties": false,
+    });
+    for seed in 0..4 {
+        let mut request = greedy(&voice, 1, &[1, 156, 17, 139], 60);
+        request.sampling = Sampling { temperature: 1.0, ..Sampling::default() };
+        (request.seed, request.format) = (seed, Some(Format::Schema(schema.clone())));
+        let answer = one(request);
+        assert_eq!(answer.finish, Some(Finish::Stop), "{}", answer.text);
+        let read: Value = serde_json::from_str(&answer.text).unwrap();
+        assert!(
+            ["saw", "plane"].contains(&read["kind"].as_str().unwrap()) && read["sharp"].is_boolean(),
+            "{read}"
+        );
+    }
+    let mut request = greedy(&voice, 1, &[1], 5);
+    request.format = Some(Format::Schema(json!({"type": "no such type"})));
+    let error = Engine::new(Device::Cpu).add(request).unwrap_err();
+    assert!(error.to_string().contains("JSON schema"), "{error}");
+}
+
+#[test]
+fn a_cancelled_request_ends_at_once_and_the_others_go_on() {
+    let (mut voices, _dir) = open("llama");
+    let voice = voices.get(None).unwrap();
+    let mut engine = Engine::new(Device::Cpu);
+    engine.add(greedy(&voice, 1, &[1, 4], 50)).unwrap();
+    engine.add(greedy(&voice, 2, &[1, 5], 10)).unwrap();
+    let answers = run(&mut engine, |step, engine| {
+        if step == 4 {
+            engine.cancel(1);
+        }
+    });
+    assert_eq!(answers[&(1, 0)].finish, Some(Finish::Cancelled));
+    assert!(answers[&(1, 0)].told.len() < 8);
+    assert_eq!((answers[&(2, 0)].finish, answers[&(2, 0)].told.len()), (Some(Finish::Length), 10));
+}
+
+/// A short fine-tune of the llama of the fixtures with an adapter.
+fn tuned(merge: bool) -> Job {
+    let lora = json!({"rank": 4, "alpha": 64.0, "targets": "all-linear", "merge": merge});
+    let job = Job::of(json!({
+        "task": "text-generation",
+        "data": {"train": "train.jsonl"},
+        "training": {"max_steps": 6, "batch_size": 4, "learning_rate": 2e-2, "precision": "fp32", "lora": lora},
+        "resources": {"threads": 1},
+    }));
+    let from = folder("llama");
+    common::copy_folder(from.path(), &job.path("model"));
+    let row = |number: usize| json!({"text": format!("a line of text {number}")}).to_string();
+    let rows: Vec<String> = (0..24).map(row).collect();
+    job.write("data/train.jsonl", &rows.join("\n"));
+    job.run();
+    job
+}
+
+#[test]
+fn an_adapter_on_a_base_writes_what_the_merged_model_writes() {
+    let (adapter, merged) = (tuned(false), tuned(true));
+    let (mut voices, _dir) = open("llama");
+    let before = voices.parameters();
+    let (plain, tuned) = (voices.get(None).unwrap(), voices.get(Some(&adapter.path("out/model"))).unwrap());
+    // The base's weights are there once.
+    assert_eq!(voices.parameters(), before);
+    let mut merged = Voices::open(&merged.path("out/model"), Device::Cpu).unwrap();
+    let whole = merged.get(None).unwrap();
+    let prompt = [1, 156, 17, 139];
+    // Base and adapter in one engine at the same time.
+    let mut engine = Engine::new(Device::Cpu);
+    engine.add(greedy(&plain, 1, &prompt, 20)).unwrap();
+    engine.add(greedy(&tuned, 2, &prompt, 20)).unwrap();
+    let both = run(&mut engine, |_, _| {});
+    let alone = one(greedy(&plain, 1, &prompt, 20));
+    assert_eq!(both[&(1, 0)], alone);
+    let right = one(greedy(&whole, 2, &prompt, 20));
+    assert_eq!(ids(&both[&(2, 0)]), ids(&right));
+    assert_ne!(ids(&right), ids(&alone));
+    for (found, right) in both[&(2, 0)].told.iter().zip(&right.told) {
+        assert!((found.logprob.unwrap() - right.logprob.unwrap()).abs() < 1e-4);
+    }
+    assert!(voices.forget(&adapter.path("out/model")) && !voices.forget(Path::new("/none")));
+}
+
+#[test]
+fn the_process_answers_lines_with_lines() {
+    let dir = folder("llama");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
+        .arg("generate")
+        .arg(dir.path())
+        .args(["--device", "cpu", "--threads", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    let ready = next();
+    assert_eq!(
+        (&ready["ready"], &ready["context"], &ready["device"]),
+        (&json!(true), &json!(64), &json!("cpu"))
+    );
+    let mut questions = child.stdin.take().unwrap();
+    let mut ask = |line: Value| writeln!(questions, "{line}").unwrap();
+    let refused = [
+        (json!({"id": 2, "generate": {"prompt": vec![5; 64]}}), "context is 64", "prompt"),
+        (json!({"id": 3, "generate": {"prompt": [5, 288]}}), "token 288", "prompt"),
+        (
+            json!({"id": 4, "generate": {"messages": [{"role": "bard", "content": "a"}]}}),
+            "role",
+            "messages[0].role",
+        ),
+        (
+            json!({"id": 5, "generate": {"messages": [{"role": "user", "content": "a"}]}}),
+            "no chat template",
+            "messages",
+        ),
+        (json!({"id": 6, "generate": {"prompt": "a", "temperature": -1}}), "temperature", "temperature"),
+        (json!({"id": 7, "generate": {}}), "nothing to answer", "messages"),
+        (json!({"id": 8, "generate": {"prompt": []}}), "no tokens", ""),
+        (json!({"id": 9, "embed": {"inputs": ["a"]}}), "embeddings", "model"),
+        (json!({"id": 10, "generate": {"prompt": "a", "adapter": "/no/such/folder"}}), "no adapter", ""),
+        (json!({"id": 11, "jump": 1}), "Not a request", ""),
+    ];
+    for (line, words, param) in refused {
+        ask(line.clone());
+        let answer = next();
+        assert_eq!(answer["id"], line["id"]);
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(words), "{message}");
+        assert_eq!(answer["error"]["param"].as_str().unwrap_or_default(), param, "{message}");
+    }
+    let chat = json!([{"role": "user", "content": "ab"}]);
+    ask(
+        json!({"id": 20, "generate": {"messages": chat, "template": "chatml", "temperature": 0, "max_tokens": 3}}),
+    );
+    let started = next();
+    assert!(started["started"]["prompt_tokens"].as_u64().unwrap() > 4, "{started}");
+    let mut text = String::new();
+    loop {
+        let line = next();
+        assert_eq!(line["id"], 20);
+        text.push_str(line["text"].as_str().unwrap_or_default());
+        if !line["done"].is_null() {
+            assert_eq!(line["done"]["completion_tokens"], 3);
+            break;
+        }
+    }
+    assert!(!text.is_empty());
+    drop(questions);
+    assert!(child.wait().unwrap().success());
+}
