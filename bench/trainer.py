@@ -34,19 +34,22 @@ def _at(event: dict) -> float:
     return datetime.datetime.fromisoformat(event["at"].replace("Z", "+00:00")).timestamp()
 
 
-def measures(events: list, started: float) -> dict:
-    """Rates from the phase `training` to the last step; evaluation and export come after it."""
-    steps = [event for event in events if event["kind"] == "train"]
+def rates(events: list) -> dict:
+    """From the phase `training` to the last step; evaluation and export come after it."""
     phases = {event["data"]["phase"]: event for event in reversed(events) if event["kind"] == "phase"}
-    last = steps[-1]
-    seconds = _at(last) - _at(phases["training"])
-    tokens = last["data"]["tokens"]
+    last = [event for event in events if event["kind"] == "train"][-1]
+    seconds, tokens = _at(last) - _at(phases["training"]), last["data"]["tokens"]
+    return {"precision": phases["loading"]["data"]["precision"], "steps": last["step"], "train_s": round(seconds, 2),
+            "samples_per_s": last["data"]["samples"] / seconds, "tokens_per_s": tokens / seconds, "tokens": tokens}
+
+
+def measures(events: list, started: float) -> dict:
+    """Rates, accuracy and loss."""
+    steps = [event for event in events if event["kind"] == "train"]
     counts = [event["data"]["tokens"] for event in steps]
     computed = sum((now - before) / (1 - event["data"]["padding"])
                    for before, now, event in zip([0, *counts], counts, steps))
-    found = {"precision": phases["loading"]["data"]["precision"], "steps": last["step"], "train_s": round(seconds, 2),
-             "samples_per_s": last["data"]["samples"] / seconds, "tokens_per_s": tokens / seconds, "tokens": tokens,
-             "real_share": tokens / computed,
+    found = {**rates(events), "real_share": counts[-1] / computed,
              "median_step_s": statistics.median(event["data"]["step_seconds"] for event in steps),
              "to_first_step_s": round(_at(steps[0]) - started, 2),
              "train_loss": statistics.fmean(event["values"]["loss"] for event in steps[-20:])}

@@ -11,11 +11,12 @@ use luthier_trainer::data::{Split, Tokens, collate};
 use luthier_trainer::models::{self, Head, TextModel};
 use luthier_trainer::nn::{self, Context, Loader};
 use luthier_trainer::optim::{Optimizer, clip_coefficient};
+use luthier_trainer::tasks::text_classification::TextClassification;
 use luthier_trainer::tasks::text_generation::TextGeneration;
 use luthier_trainer::tasks::{Given, Objective, Targets};
 use luthier_trainer::tensors;
 use serde_json::Value;
-use store::spec::{self, Training};
+use store::spec::{self, ProblemType, Training};
 use tch::{Device, Kind, Tensor};
 
 /// Every model of the fixtures that is trained here.
@@ -90,7 +91,8 @@ fn split(ids: Vec<Vec<u32>>, counted: Vec<Vec<u32>>) -> Split {
     let numbers = (0..ids.len() as u64).collect();
     let row = |(ids, type_ids)| Encoding { ids, type_ids, truncated: false };
     let encodings: Vec<Encoding> = ids.into_iter().zip(counted).map(row).collect();
-    Split { tokens: Tokens::of(&encodings), numbers, targets: Targets::Tokens, texts: Vec::new() }
+    let (targets, reference, texts) = (Targets::Tokens, Vec::new(), Vec::new());
+    Split { tokens: Tokens::of(&encodings), per_row: 1, reference, numbers, targets, texts }
 }
 
 /// The mean loss of the counted tokens of some rows.
@@ -239,4 +241,54 @@ fn an_evaluation_counts_tokens_and_those_that_are_right() {
     }
     assert_eq!(outputs.iter().skip(1).step_by(2).sum::<f32>(), right as f32);
     assert_eq!(logits.kind(), Kind::Float);
+}
+
+/// The classifier of the fixtures, with so many labels: the first rows of its head.
+fn classifier(labels: i64) -> Model {
+    let folder = fixture("decoders/llama_classification");
+    let config = models::read_config(&folder).unwrap();
+    let weights = Weights::open(&folder).unwrap();
+    let loader = Loader::new(&weights, "model", 0, Device::Cpu).keep_head((0..labels).collect());
+    let model = models::build(&config, &loader, Head::Labels(labels), Some(0.0)).unwrap();
+    let nn::Loaded { params, report, .. } = loader.finish().unwrap();
+    assert!(report.made.is_empty() && report.dropped.is_empty(), "{report:?}");
+    Model { model, params }
+}
+
+#[test]
+fn a_decoder_classifies_by_its_last_token_as_the_reference_does() {
+    let expected = json_of(fixture("expected/decoders/llama_classification.json"));
+    let sequences = sequences();
+    let rows: Vec<usize> = (0..sequences.len()).collect();
+    let own: Vec<_> = rows.iter().map(|&row| sequences.row(row)).collect();
+    let batch = collate(&own, (0, 0), Device::Cpu);
+    for (name, problem) in [
+        ("single_label_classification", ProblemType::SingleLabel),
+        ("multi_label_classification", ProblemType::MultiLabel),
+        ("regression", ProblemType::Regression),
+    ] {
+        let said = &expected["problems"][name];
+        let labels = if problem == ProblemType::Regression { 1 } else { 3 };
+        let loaded = classifier(labels);
+        let logits = loaded.model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));
+        let off = distance(&values(&logits), &numbers(&said["logits"]));
+        assert!(off < 1e-4, "{name}: {off}");
+        let stated = numbers(&said["labels"]);
+        let targets = match problem {
+            ProblemType::SingleLabel => Targets::Classes(stated.iter().map(|&id| id as usize).collect()),
+            ProblemType::MultiLabel => Targets::Flags(stated.iter().map(|&flag| flag > 0.5).collect()),
+            ProblemType::Regression => Targets::Numbers(stated),
+        };
+        let names = (0..labels).map(|id| id.to_string()).collect();
+        let training = Training::default();
+        let task = TextClassification::new(problem, names, &training, &targets, Device::Cpu).unwrap();
+        let loss = task.row_losses(&logits, &targets, &rows).mean(Kind::Float);
+        assert!((loss.double_value(&[]) - said["loss"].as_f64().unwrap()).abs() < 1e-5, "{name}");
+        loss.backward();
+        for (param_name, param) in &loaded.params {
+            let size = said["gradient_norms"][param_name].as_f64().unwrap();
+            let off = (param.grad().norm().double_value(&[]) - size).abs();
+            assert!(off < 1e-4 * size.max(1e-2), "{name} {param_name}: off by {off} of {size}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Job, fixture, gloo, json_of, run};
+use common::{Job, gloo, json_of, make_decoder, run};
 use serde_json::{Value, json};
 
 /// Writes a chat in few tokens: the tiny models have 64 positions.
@@ -54,21 +54,6 @@ fn job(model: &str, training: Value) -> Job {
     job.write("data/train.jsonl", &chats(23));
     job.write("data/validation.jsonl", &chats(7));
     job
-}
-
-/// A checkpoint folder of the fixtures, put together.
-fn make_decoder(folder: &Path, name: &str) {
-    std::fs::create_dir_all(folder).unwrap();
-    let weights = json_of(fixture(&format!("expected/decoders/{name}.json")))["weights"].clone();
-    let weights = weights.as_str().unwrap();
-    for (from, to) in [
-        (format!("{name}/config.json"), "config.json"),
-        (format!("{weights}/model.safetensors"), "model.safetensors"),
-        ("tokenizer.json".to_owned(), "tokenizer.json"),
-        ("tokenizer_config.json".to_owned(), "tokenizer_config.json"),
-    ] {
-        std::fs::copy(fixture("decoders").join(from), folder.join(to)).unwrap();
-    }
 }
 
 fn finished(model: &str, training: &Value, resources: &Value) -> Job {

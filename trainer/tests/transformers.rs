@@ -85,6 +85,31 @@ fn every_family_predicts_the_same_in_transformers() {
 }
 
 #[test]
+fn decoders_classify_the_same_in_transformers() {
+    let Some(python) = reference("decoders_classify_the_same_in_transformers") else { return };
+    let lora = json!({"rank": 4});
+    for (family, lora) in [
+        ("gpt2", None),
+        ("gpt_neox", None),
+        ("llama", Some(lora)),
+        ("qwen3", None),
+        ("smollm3", None),
+        ("phi3", None),
+        ("gemma3_text", None),
+    ] {
+        let mut training = short();
+        if let Some(lora) = lora {
+            training["lora"] = lora;
+            training["learning_rate"] = json!(1e-2);
+        }
+        let job = Job::new("bert", training);
+        std::fs::remove_dir_all(job.path("model")).unwrap();
+        common::make_decoder(&job.path("model"), family);
+        check(&job, &python);
+    }
+}
+
+#[test]
 fn pairs_several_labels_and_numbers_predict_the_same_in_transformers() {
     let Some(python) = reference("pairs_several_labels_and_numbers_predict_the_same_in_transformers") else {
         return;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
-use common::{Job, distance, fixture, json_of, values};
+use common::{Job, distance, fixture, json_of, make_decoder, values};
 use luthier_trainer::generate::{Engine, Event, Finish, Format, Request, Sampling, Told, Voice, Voices};
 use luthier_trainer::models::Inputs;
 use luthier_trainer::nn::{Context, KeyValues, Packing};
@@ -39,13 +39,12 @@ const MODELS: [&str; 16] = [
 /// A checkpoint with its tokenizer; nothing ends an answer.
 fn folder(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let said = json_of(fixture(&format!("expected/decoders/{name}.json")));
-    let mut config = json_of(fixture(&format!("decoders/{name}/config.json")));
+    make_decoder(dir.path(), name);
+    let mut config = json_of(dir.path().join("config.json"));
     config["eos_token_id"] = Value::Null;
     std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-    let weights = fixture(&format!("decoders/{}/model.safetensors", said["weights"].as_str().unwrap()));
-    std::fs::copy(weights, dir.path().join("model.safetensors")).unwrap();
-    std::fs::copy(fixture("decoders/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+    // It names an end mark as well.
+    std::fs::remove_file(dir.path().join("tokenizer_config.json")).unwrap();
     dir
 }
 

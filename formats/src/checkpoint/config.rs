@@ -19,6 +19,11 @@ pub(super) fn is_decoder(model_type: Option<&str>) -> bool {
     model_type.is_some_and(|name| DECODERS.contains(&name))
 }
 
+/// Whether a model of this class tells classes apart.
+pub(super) fn tells_classes_apart(architecture: &str) -> bool {
+    architecture.ends_with("ForSequenceClassification")
+}
+
 /// What of a `config.json` matters before a model is built. Unknown fields are ignored.
 ///
 /// DistilBERT's and GPT-2's own names of the sizes are read into BERT's.
@@ -163,7 +168,7 @@ impl Config {
 
     /// Whether it was saved with a head that tells classes apart.
     pub fn is_classifier(&self) -> bool {
-        self.architectures.iter().any(|name| name.ends_with("ForSequenceClassification"))
+        self.architectures.iter().any(|name| tells_classes_apart(name))
     }
 
     /// Whether it is a language model.

@@ -69,12 +69,14 @@ impl DecoderSizes {
     }
 }
 
-/// Full names and shapes of the tensors that a language model of this configuration has.
+/// Full names and shapes of the tensors that a language model of this configuration has; without its output layer where it is
+/// there to tell classes apart.
 ///
 /// # Errors
 /// As [`DecoderSizes::of`].
-pub fn decoder_tensors(config: &Config) -> Result<Vec<(String, Vec<u64>)>, Problem> {
-    let sizes = DecoderSizes::of(config)?;
+pub fn decoder_tensors(config: &Config, classifies: bool) -> Result<Vec<(String, Vec<u64>)>, Problem> {
+    let mut sizes = DecoderSizes::of(config)?;
+    sizes.tied |= classifies;
     match config.model_type.as_deref() {
         Some("gpt2") => return Ok(gpt2_tensors(config, sizes)),
         Some("gpt_neox") => return Ok(gpt_neox_tensors(config, sizes)),
@@ -192,7 +194,7 @@ fn gpt_neox_tensors(config: &Config, sizes: DecoderSizes) -> Expected {
 
 /// Tensors that are absent, or have another shape than the configuration says.
 pub(super) fn check(config: &Config, weights: &Weights) -> Vec<Problem> {
-    let expected = match decoder_tensors(config) {
+    let expected = match decoder_tensors(config, config.is_classifier()) {
         Ok(expected) => expected,
         Err(problem) => return vec![problem],
     };

@@ -85,9 +85,10 @@ impl CheckpointInfo {
         self.problems.is_empty()
     }
 
-    /// Whether it is a language model.
-    pub fn is_decoder(&self) -> bool {
-        config::is_decoder(self.model_type.as_deref())
+    /// Whether it is a language model: a decoder that was not saved to tell classes apart.
+    pub fn is_language_model(&self) -> bool {
+        let classifies = self.architectures.iter().any(|name| config::tells_classes_apart(name));
+        config::is_decoder(self.model_type.as_deref()) && !classifies
     }
 
     fn add(&mut self, problem: Problem) {

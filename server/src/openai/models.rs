@@ -305,7 +305,7 @@ fn list_files(folder: &FsPath, prefix: &str, found: &mut Vec<String>) -> std::io
 async fn insert(state: &AppState, id: &str, info: &CheckpointInfo, files: Vec<StoredFile>) -> Result<Model> {
     let architecture = info.architectures.first().cloned();
     let has_head = architecture.as_ref().is_some_and(|name| name.ends_with("ForSequenceClassification"));
-    let task = match info.is_decoder() {
+    let task = match info.is_language_model() {
         true => Some(Task::TextGeneration),
         false => has_head.then_some(Task::TextClassification),
     };

@@ -49,6 +49,11 @@ pub struct Labels {
 }
 
 impl CreateJob {
+    /// Whether it is to learn from pairs of answers.
+    pub fn prefers(&self) -> bool {
+        self.hyperparameters.get("preference").is_some_and(|preference| !preference.is_null())
+    }
+
     /// Reads a body; unknown fields are refused with the nearest known one.
     pub fn read(body: &Map<String, Value>) -> Result<CreateJob> {
         let mut reader = Reader::new("", body);
@@ -210,42 +215,74 @@ fn resources(reader: &mut Reader) -> Result<Resources> {
     Ok(resources)
 }
 
+/// OpenAI's ways to learn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Supervised,
+    Dpo,
+}
+
 /// The settings, from `method` or from the older `hyperparameters`; `method` wins.
 fn hyperparameters(reader: &mut Reader) -> Result<(Map<String, Value>, &'static str)> {
     let older = reader.value("hyperparameters");
-    let (value, at) = match reader.object("method")? {
-        None => (older, "hyperparameters"),
+    let (value, at, method) = match reader.object("method")? {
+        None => (older, "hyperparameters", Method::Supervised),
         Some(mut method) => {
-            supervised_only(&mut method)?;
+            let kind = method_of(&mut method)?;
+            let (name, at) = match kind {
+                Method::Supervised => ("supervised", "method.supervised.hyperparameters"),
+                Method::Dpo => ("dpo", "method.dpo.hyperparameters"),
+            };
             let mut value = None;
-            if let Some(mut supervised) = method.object("supervised")? {
-                value = supervised.value("hyperparameters");
-                supervised.finish()?;
+            if let Some(mut own) = method.object(name)? {
+                value = own.value("hyperparameters");
+                own.finish()?;
             }
             method.finish()?;
-            (value.or(older), "method.supervised.hyperparameters")
+            (value.or(older), at, kind)
         }
     };
-    match value {
-        None => Ok((Map::new(), at)),
-        Some(Value::Object(fields)) => Ok((fields.clone(), at)),
-        Some(other) => Err(Error::invalid(at, format!("expected an object, found {other}"))),
+    let fields = match value {
+        None => Map::new(),
+        Some(Value::Object(fields)) => fields.clone(),
+        Some(other) => return Err(Error::invalid(at, format!("expected an object, found {other}"))),
+    };
+    match method {
+        Method::Supervised => Ok((fields, at)),
+        Method::Dpo => Ok((with_preference(fields, at)?, at)),
     }
 }
 
-fn supervised_only(method: &mut Reader) -> Result<()> {
+fn method_of(method: &mut Reader) -> Result<Method> {
     match method.text("type")? {
-        None | Some("supervised") => Ok(()),
-        Some(other @ ("dpo" | "reinforcement")) => Err(Error::invalid(
+        None | Some("supervised") => Ok(Method::Supervised),
+        Some("dpo") => Ok(Method::Dpo),
+        Some("reinforcement") => Err(Error::invalid(
             "method.type",
-            format!(
-                "\"{other}\" is not supported yet; leave it out or say \"supervised\", with rows that show the right answers"
-            ),
+            "\"reinforcement\" is not supported; say \"supervised\", with rows that show the right answers, or \"dpo\", \
+             with pairs of a better and a worse one",
         )),
-        Some(other) => {
-            Err(Error::invalid("method.type", format!("\"{other}\" is not known; known is supervised")))
-        }
+        Some(other) => Err(Error::invalid(
+            "method.type",
+            format!("\"{other}\" is not known; known are supervised and dpo"),
+        )),
     }
+}
+
+/// OpenAI's `beta` as a field of our `preference`, which may stand beside it.
+fn with_preference(mut fields: Map<String, Value>, at: &str) -> Result<Map<String, Value>> {
+    let beta = fields.remove("beta").filter(|beta| *beta != "auto" && !beta.is_null());
+    let preference = fields.entry("preference").or_insert_with(|| Value::Object(Map::new()));
+    if preference.is_null() {
+        *preference = Value::Object(Map::new());
+    }
+    if let (Some(own), Some(beta)) = (preference.as_object_mut(), beta)
+        && own.insert("beta".to_owned(), beta).is_some()
+    {
+        let message = "is given in `preference` as well; give one of them";
+        return Err(Error::invalid(format!("{at}.beta"), message));
+    }
+    Ok(fields)
 }
 
 /// Fields of the API that this version cannot obey: refused rather than passed over.
@@ -293,6 +330,20 @@ mod tests {
     }
 
     #[test]
+    fn dpo_is_a_preference_with_openais_beta() {
+        let dpo = |own: Value| read(json!({"method": {"type": "dpo", "dpo": {"hyperparameters": own}}}));
+        let asked = dpo(json!({"beta": 0.2, "n_epochs": 1})).unwrap();
+        assert_eq!(asked.hyperparameters["preference"], json!({"beta": 0.2}));
+        assert!(!asked.hyperparameters.contains_key("beta"));
+        let usual = dpo(json!({"beta": "auto", "preference": {"loss": "ipo"}})).unwrap();
+        assert_eq!(usual.hyperparameters["preference"], json!({"loss": "ipo"}));
+        let bare = read(json!({"method": {"type": "dpo"}})).unwrap();
+        assert_eq!(bare.hyperparameters["preference"], json!({}));
+        let twice = dpo(json!({"beta": 0.2, "preference": {"beta": 0.1}})).unwrap_err().to_json();
+        assert_eq!(twice["error"]["param"], "method.dpo.hyperparameters.beta");
+    }
+
+    #[test]
     fn a_mistyped_field_is_refused_with_the_nearest_one() {
         let error = refusal(json!({"colums": {"text": "a"}}));
         assert_eq!(error["param"], "colums");
@@ -302,7 +353,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused_and_empty_is_not_asked_for() {
         assert_eq!(refusal(json!({"integrations": [{"type": "wandb"}]}))["param"], "integrations");
-        assert_eq!(refusal(json!({"method": {"type": "dpo"}}))["param"], "method.type");
+        assert_eq!(refusal(json!({"method": {"type": "reinforcement"}}))["param"], "method.type");
         read(json!({"integrations": [], "gate": null})).unwrap();
     }
 

@@ -48,7 +48,7 @@ pub fn job_json(job: &Job) -> Value {
             "batch_size": job.spec.training.batch_size,
             "learning_rate_multiplier": job.spec.training.learning_rate / BASE_LEARNING_RATE,
         },
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "method": method_json(job, hyperparameters),
         "seed": job.spec.seed,
         "organization_id": "luthier",
         "result_files": job.result_file.iter().collect::<Vec<_>>(),
@@ -59,6 +59,21 @@ pub fn job_json(job: &Job) -> Value {
     });
     extend(&mut shown, our_fields(job));
     shown
+}
+
+/// OpenAI's way to learn, with all settings.
+fn method_json(job: &Job, mut hyperparameters: Value) -> Value {
+    match &job.spec.training.preference {
+        None => json!({"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}),
+        Some(preference) => {
+            // Once, so that the same can be asked for again.
+            if let Some(own) = hyperparameters["preference"].as_object_mut() {
+                own.remove("beta");
+            }
+            hyperparameters["beta"] = json!(preference.beta);
+            json!({"type": "dpo", "dpo": {"hyperparameters": hyperparameters}})
+        }
+    }
 }
 
 /// What OpenAI's job does not have.

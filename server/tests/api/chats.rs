@@ -116,7 +116,13 @@ async fn what_a_language_model_cannot_learn_is_refused_by_field(db: PgPool) {
         (json!({"training_file": wrong}), "training_file", "line 5, `messages[0].content`"),
         (json!({"validation_file": wrong}), "validation_file", "wrong.jsonl, line 2"),
         (json!({"training_file": table}), "training_file", "no layout to train a language model on"),
-        (json!({"training_file": preferences}), "training_file", "preferences"),
+        (json!({"training_file": preferences}), "training_file", "choose the method \"dpo\""),
+        (json!({"method": {"type": "dpo"}}), "training_file", "pairs of a better and a worse answer"),
+        (
+            json!({"training_file": preferences, "method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": -1}}}}),
+            "method.dpo.hyperparameters.preference.beta",
+            "above 0",
+        ),
         (json!({"training_file": few}), "validation_split", "too few"),
         (json!({"hyperparameters": {}}), template, "no chat template"),
         (json!({"hyperparameters": {}}), template, "chatml, alpaca, zephyr"),
@@ -271,4 +277,30 @@ async fn pages_show_turns_and_what_belongs_to_a_language_model(db: PgPool) {
     let page = text(format!("/models/{model}")).await;
     assert!(page.contains("text-generation") && !page.contains("/try"), "{page}");
     assert!(text("/models".to_owned()).await.contains("language model"));
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn openais_dpo_makes_a_job_that_can_be_asked_for_again(db: PgPool) {
+    let server = Server::new(db).await;
+    let model = server.tiny_llama().await;
+    let rows: String = (0..20)
+        .map(|n| {
+            format!("{}\n", json!({"prompt": format!("question {n}"), "chosen": "yes", "rejected": "no"}))
+        })
+        .collect();
+    let file = server.table("pairs.jsonl", &rows).await;
+    let settings =
+        json!({"beta": 0.3, "n_epochs": 1, "chat_template": "chatml", "preference": {"loss": "ipo"}});
+    let method = json!({"type": "dpo", "dpo": {"hyperparameters": settings}});
+    let body = json!({"model": model, "training_file": file, "method": method});
+    let job = server.post("/v1/fine_tuning/jobs", &body).await.json();
+    assert_eq!(job["method"]["type"], "dpo", "{job}");
+    let said = &job["method"]["dpo"]["hyperparameters"];
+    assert_eq!((&said["beta"], &said["preference"]["loss"]), (&json!(0.3), &json!("ipo")));
+    let again = json!({"model": model, "training_file": file, "method": job["method"]});
+    let again = server.post("/v1/fine_tuning/jobs", &again).await.json();
+    assert_eq!(again["method"], job["method"]);
+    let dry = json!({"model": model, "training_file": file, "method": job["method"], "dry_run": true});
+    let dry = server.post("/v1/fine_tuning/jobs", &dry).await.json();
+    assert!(dry["steps"].as_u64().is_some() || dry["estimate"].is_object(), "{dry}");
 }

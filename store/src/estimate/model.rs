@@ -78,7 +78,7 @@ impl Model {
     /// A type of model that is not known, or a size that is not given.
     pub fn new(config: &Config, labels: u64) -> Result<Model, Problem> {
         if config.is_decoder() {
-            return Model::of_decoder(config);
+            return Model::of_decoder(config, labels);
         }
         let family = config.supported_model_type()?.to_owned();
         let base = if family == "xlm-roberta" { "roberta" } else { family.as_str() };
@@ -112,12 +112,19 @@ impl Model {
         })
     }
 
-    fn of_decoder(config: &Config) -> Result<Model, Problem> {
-        let sizes = DecoderSizes::of(config)?;
-        let parameters = decoder_tensors(config)?
+    /// A language model, or a classifier where there are labels.
+    fn of_decoder(config: &Config, labels: u64) -> Result<Model, Problem> {
+        let mut sizes = DecoderSizes::of(config)?;
+        let mut parameters: Vec<Parameter> = decoder_tensors(config, labels > 0)?
             .into_iter()
             .map(|(name, shape)| Parameter { place: place_of(&name), name, shape })
             .collect();
+        if labels > 0 {
+            let (name, shape) = ("score.weight".to_owned(), vec![labels, sizes.hidden]);
+            parameters.push(Parameter { name, shape, place: Place::Head });
+            // What is multiplied by at the end.
+            sizes.vocabulary = labels;
+        }
         Ok(Model {
             hidden: sizes.hidden,
             intermediate: sizes.inner,

@@ -5,6 +5,7 @@
 
 mod adapter;
 mod optimizer;
+mod preference;
 mod reader;
 pub mod request;
 mod training;
@@ -12,6 +13,7 @@ mod validate;
 
 pub use adapter::{Adapter, AllLinear, Quantization, Targets, is_named};
 pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
+pub use preference::{Preference, PreferenceLoss};
 pub use reader::Reader;
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
 pub use validate::SpecError;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Optimizer, Schedule};
+use super::{Adapter, Optimizer, Preference, Schedule};
 
 /// How the model is trained, evaluated and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub struct Training {
     pub loss_on: LossOn,
     /// The chat template, as Jinja or by the name of a known one; `None` for the checkpoint's own.
     pub chat_template: Option<String>,
+    /// Learns from pairs of a better and a worse answer; `None` to learn answers as they are.
+    pub preference: Option<Preference>,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -86,6 +88,7 @@ impl Default for Training {
             max_length: None,
             loss_on: LossOn::Assistant,
             chat_template: None,
+            preference: None,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

@@ -154,8 +154,9 @@ impl JobSpec {
             let classes = "is for text classification; leave it out";
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
-            check.that(training.label_smoothing == 0.0, "training.label_smoothing", || {
-                "is for text classification; set it to 0".to_owned()
+            let smooths = training.preference.is_some() || training.label_smoothing == 0.0;
+            check.that(smooths, "training.label_smoothing", || {
+                "is for text classification and for preferences; set it to 0".to_owned()
             });
             return;
         }
@@ -163,6 +164,9 @@ impl JobSpec {
             "is for text generation; leave it out".to_owned()
         });
         check.that(training.chat_template.is_none(), "training.chat_template", || {
+            "is for text generation; leave it out".to_owned()
+        });
+        check.that(training.preference.is_none(), "training.preference", || {
             "is for text generation; leave it out".to_owned()
         });
         if self.problem_type == Some(ProblemType::Regression) {
@@ -187,13 +191,13 @@ impl JobSpec {
         let needs = "needs validation rows; give a validation file or a split.fraction above 0";
         if let Some(metric) = &training.best_metric {
             check.that(self.has_validation(), "training.best_metric", || needs.to_owned());
-            check.metric("training.best_metric", metric, self.task, self.problem_type);
+            check.metric("training.best_metric", metric, self);
         }
         if let Some(stopping) = &training.early_stopping {
             let param = "training.early_stopping";
             check.that(self.has_validation(), param, || needs.to_owned());
             if let Some(metric) = &stopping.metric {
-                check.metric("training.early_stopping.metric", metric, self.task, self.problem_type);
+                check.metric("training.early_stopping.metric", metric, self);
             }
             check.range("training.early_stopping.patience", stopping.patience, 1..=1000, "1 to 1000");
             let delta = stopping.min_delta;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use formats::chat::{Encoder, Example, are_texts, read_chats};
+use formats::chat::{EncodedPair, EncodedRows, Encoder, Example, Loss, are_texts, read_chats};
 use formats::chat_template::ChatTemplate;
 use formats::dataset::random_split;
 use formats::tokenizer::{Encoding, Tokenizer};
@@ -77,20 +77,32 @@ impl Maker<'_> {
             tokenizer: self.tokenizer,
             template: self.template.as_ref(),
             max_length: if joined { usize::MAX } else { self.max_length },
-            loss: self.spec.training.loss_on.into(),
+            // Of a preference the answers alone are compared.
+            loss: match self.spec.training.preference {
+                Some(_) => Loss::Assistant,
+                None => self.spec.training.loss_on.into(),
+            },
             file,
         };
-        let made = encoder.encode_rows(examples)?;
-        for notice in made.notices(self.max_length) {
-            events.warn(0, format!("{part}: {notice}."))?;
-        }
-        let (numbers, rows) = match joined {
-            false => (made.numbers, made.rows.into_iter().map(|row| (row.ids, row.counts)).collect()),
-            true => {
-                let blocks = blocks(made.rows.into_iter().map(|row| row.ids), self.max_length);
-                ((0..blocks.len() as u64).collect(), blocks)
+        let per_row = if self.spec.training.preference.is_some() { 2 } else { 1 };
+        let (numbers, rows, notices) = match per_row {
+            2 => pairs(encoder.encode_pairs(examples)?, self.max_length),
+            _ => {
+                let made = encoder.encode_rows(examples)?;
+                let notices = made.notices(self.max_length);
+                let rows = made.rows.into_iter().map(|row| (row.ids, row.counts));
+                match joined {
+                    false => (made.numbers, rows.collect(), notices),
+                    true => {
+                        let blocks = blocks(rows.map(|(ids, _)| ids), self.max_length);
+                        ((0..blocks.len() as u64).collect(), blocks, notices)
+                    }
+                }
             }
         };
+        for notice in notices {
+            events.warn(0, format!("{part}: {notice}."))?;
+        }
         let encodings: Vec<Encoding> = rows
             .into_iter()
             .map(|(ids, counts)| Encoding {
@@ -106,17 +118,28 @@ impl Maker<'_> {
             0,
             format!(
                 "{part}: {} rows, {} tokens, of which {counted} count in the loss",
-                encodings.len(),
+                numbers.len(),
                 tokens.total()
             ),
         )?;
-        Ok(Split { tokens, numbers, targets: Targets::Tokens, texts: Vec::new() })
+        let (targets, texts, reference) = (Targets::Tokens, Vec::new(), Vec::new());
+        Ok(Split { tokens, per_row, reference, numbers, targets, texts })
     }
+}
+
+/// Token ids, and which of them count.
+type Marked = (Vec<u32>, Vec<bool>);
+
+/// The better and the worse answer of each row, one after the other; numbers of the rows, and what is to be told of them.
+fn pairs(made: EncodedRows<EncodedPair>, max_length: usize) -> (Vec<u64>, Vec<Marked>, Vec<String>) {
+    let notices = made.notices(max_length);
+    let both = made.rows.into_iter().flat_map(|pair| [pair.chosen, pair.rejected]);
+    (made.numbers, both.map(|row| (row.ids, row.counts)).collect(), notices)
 }
 
 /// Texts end to end, cut into blocks of `length` tokens, of which all count; the last may be shorter. So does transformers'
 /// `run_clm.py`, but for the last one.
-fn blocks(texts: impl Iterator<Item = Vec<u32>>, length: usize) -> Vec<(Vec<u32>, Vec<bool>)> {
+fn blocks(texts: impl Iterator<Item = Vec<u32>>, length: usize) -> Vec<Marked> {
     let ids: Vec<u32> = texts.flatten().collect();
     ids.chunks(length)
         .filter(|block| block.len() > 1)

@@ -45,7 +45,7 @@ impl Prefetch {
         thread::Builder::new().name("batches".into()).spawn(move || {
             for step in first.. {
                 let made = order.step(step).into_iter().flat_map(|mut all| {
-                    let tokens = |row: usize| split.row(row).ids.len();
+                    let tokens = |row: usize| split.tokens_of(row);
                     let mut rows = share.of(&all, tokens);
                     let idle = rows.is_empty();
                     if idle {
@@ -53,8 +53,7 @@ impl Prefetch {
                     }
                     let mut of_all = all.iter().map(|&row| tokens(row) as u64).sum();
                     let piece = |rows: &[usize]| {
-                        let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
-                        let batch = collate(&own, padding, device);
+                        let batch = collate(&split.sequences(rows), padding, device);
                         let (all, tokens) = (std::mem::take(&mut all), std::mem::take(&mut of_all));
                         MicroBatch { all, tokens, rows: rows.to_vec(), batch, idle }
                     };

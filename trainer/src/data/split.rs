@@ -10,8 +10,12 @@ use crate::tasks::Targets;
 
 /// Training, validation or test rows.
 pub struct Split {
-    /// Tokens of each row.
+    /// Tokens of each sequence.
     pub tokens: Tokens,
+    /// Sequences of a row: 2 of a preference, the better answer and then the worse, else 1.
+    pub per_row: usize,
+    /// For each sequence the logarithm of its probability when training began; empty where nobody asks.
+    pub reference: Vec<f64>,
     /// Each row's number in its file, from 0.
     pub numbers: Vec<u64>,
     /// What each row is to be taken for.
@@ -33,6 +37,8 @@ impl Split {
             examples.iter().map(|example| (example.text.as_str(), example.text_pair.as_deref())).collect();
         Ok(Split {
             tokens: cache.tokenize(tokenizer, &texts, max_length)?,
+            per_row: 1,
+            reference: Vec::new(),
             numbers: examples.iter().map(|example| example.row).collect(),
             targets,
             texts: examples.into_iter().map(|example| (example.text, example.text_pair)).collect(),
@@ -49,9 +55,28 @@ impl Split {
         self.numbers.is_empty()
     }
 
-    /// A row.
+    /// The sequences of some rows, in their order.
+    pub fn sequences(&self, rows: &[usize]) -> Vec<Row<'_>> {
+        let of_row = |&row: &usize| row * self.per_row..(row + 1) * self.per_row;
+        rows.iter().flat_map(of_row).map(|at| self.row(at)).collect()
+    }
+
+    /// Tokens of a row.
+    pub fn tokens_of(&self, row: usize) -> usize {
+        self.sequences(&[row]).iter().map(|sequence| sequence.ids.len()).sum()
+    }
+
+    /// What was said of a preference's two answers when training began; 0 where nobody asks.
+    pub fn reference_of(&self, row: usize) -> [f64; 2] {
+        match self.reference.get(2 * row..2 * row + 2) {
+            Some(both) => [both[0], both[1]],
+            None => [0.0; 2],
+        }
+    }
+
+    /// A sequence; of a row that is one, the row.
     pub fn row(&self, at: usize) -> Row<'_> {
-        let (number, (ids, marks)) = (self.numbers[at], self.tokens.row(at));
+        let (number, (ids, marks)) = (self.numbers[at / self.per_row], self.tokens.row(at));
         match self.targets {
             Targets::Tokens => Row { number, ids, type_ids: &[], counts: marks },
             _ => Row { number, ids, type_ids: marks, counts: &[] },

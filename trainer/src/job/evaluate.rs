@@ -1,6 +1,7 @@
 //! What the model says of rows, without gradients.
 
 use anyhow::Result;
+use tch::Kind;
 
 use super::pipeline;
 use super::setup::Session;
@@ -27,10 +28,10 @@ pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
         Predictions { outputs: vec![0.0; split.len() * outputs], losses: vec![0.0; split.len()] };
     let _guard = tch::no_grad_guard();
     for rows in order.chunks(size) {
-        let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
-        let batch = collate(&own, session.padding, session.device);
+        let batch = collate(&split.sequences(rows), session.padding, session.device);
         // Of the processes of a copy of the model, one says what it found: elsewhere there are zeros.
-        let Some(top) = pipeline::top(session, &batch)?.filter(|_| session.ranks.speaks()) else {
+        let Some(top) = pipeline::top(session, &batch, Kind::Float)?.filter(|_| session.ranks.speaks())
+        else {
             continue;
         };
         let model = session.model.as_ref();

@@ -16,8 +16,8 @@ use crate::tasks::Objective;
 use crate::tensors;
 use crate::tuned::BASE_QUANTIZATION;
 
-/// Files of a checkpoint that belong to its tokenizer and are carried over byte by byte.
-const TOKENIZER_FILES: [&str; 10] = [
+/// Files of a checkpoint that belong to its tokenizer, or say how it writes, and are carried over byte by byte.
+const TOKENIZER_FILES: [&str; 11] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -28,6 +28,7 @@ const TOKENIZER_FILES: [&str; 10] = [
     "sentencepiece.bpe.model",
     "spiece.model",
     "chat_template.jinja",
+    "generation_config.json",
 ];
 
 const MODEL: &str = "model.safetensors";

@@ -19,6 +19,7 @@ mod pass;
 mod pipeline;
 pub mod plan;
 pub mod ranks;
+mod reference;
 mod scaler;
 mod setup;
 mod step;

@@ -142,9 +142,9 @@ fn neighbour(session: &Session, further: isize) -> usize {
     session.ranks.grid().rank(Place { stage: place.stage.saturating_add_signed(further), ..place })
 }
 
-/// What the head gives of a batch, without gradients; `None` in all stages but the last.
-pub fn top(session: &Session, batch: &Batch) -> Result<Option<Tensor>> {
-    let context = Context::evaluation(&batch.inputs.packing);
+/// What the head gives of a batch, computed in this kind, without gradients; `None` in all stages but the last.
+pub fn top(session: &Session, batch: &Batch, kind: Kind) -> Result<Option<Tensor>> {
+    let context = Context { kind, ..Context::evaluation(&batch.inputs.packing) };
     let Session { model, stage, .. } = session;
     let states = match receive(session, batch, context.kind, 0)? {
         Some(states) => states,

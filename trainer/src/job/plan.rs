@@ -150,7 +150,8 @@ pub fn rows_of(dir: &Path, spec: &JobSpec, data: &Data, max_length: usize) -> Ro
     let files = [Some(&spec.data.train), spec.data.validation.as_ref(), spec.data.test.as_ref()];
     let size = |name: &String| std::fs::metadata(dir.join("data").join(name)).map_or(0, |file| file.len());
     let bytes = files.into_iter().flatten().map(size).sum();
-    Rows::new(data.train.len() as u64, bytes, data.train.tokens.lengths(), max_length as u64)
+    let lengths = (0..data.train.len()).map(|row| data.train.tokens_of(row) as u64);
+    Rows::new(data.train.len() as u64, bytes, lengths, (data.train.per_row * max_length) as u64)
 }
 
 fn gigabytes(bytes: u64) -> String {

@@ -22,6 +22,7 @@ use super::parts::Parts;
 use super::pass::Stage;
 use super::plan::{self, Plan};
 use super::ranks::{self, Ranks};
+use super::reference;
 use super::scaler::Scaler;
 use crate::data::{Cache, Data, Order, Share, collate};
 use crate::failure::Failure;
@@ -31,6 +32,7 @@ use crate::nn::{Context, Copies, LoadReport, Loaded, Loader};
 use crate::optim::Optimizer;
 use crate::precision::{self, Settled};
 use crate::tasks::Objective;
+use crate::tasks::preference::PreferenceTuning;
 use crate::tasks::text_classification::TextClassification;
 use crate::tasks::text_generation::TextGeneration;
 use crate::{device, tensors};
@@ -124,7 +126,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let (model, loaded) = build(&config, loader, &spec, objective.as_ref(), events)?;
     let Loaded { params, absent, cuts, copies, adapters, by_row, .. } = loaded;
     let from = (base.as_path(), spec.base_model.as_str());
-    let mut files = ModelFiles::new(params, adapters, &config, from, objective.as_ref())?;
+    let files = ModelFiles::new(params, adapters, &config, from, objective.as_ref())?;
     let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
     let identity = hashes.identity(&spec);
@@ -140,29 +142,18 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let out = dir.join("out");
     let checkpoints = Checkpoints::open(&out, training.keep_checkpoints as usize)?;
     let resumed = checkpoints.newest(&identity)?;
-    if let Some(state) = &resumed {
-        files.restore(&parts, &checkpoints.path(state.step))?;
-        copies.refresh()?;
-    }
     let shard = if resources.shard_optimizer { ranks.share() } else { Share { rank: 0, size: 1 } };
     let params = &files.params;
-    let mut optimizer = Optimizer::of_part(&spec.training, params, &absent, shard, model.as_ref())?
+    let optimizer = Optimizer::of_part(&spec.training, params, &absent, shard, model.as_ref())?
         .seeded(u64::from(spec.seed));
-    if let Some(state) = &resumed {
-        checkpoints.load_optimizer(state.step, &parts, &mut optimizer)?;
-        tell_resume(state, &checkpoints, events)?;
-    }
     let padding = (tokenizer.pad_id().unwrap_or(0), tokenizer.pad_type_id());
     let stage = divide::stage(&ranks, model.as_ref(), params.iter().chain(&absent), &spec, || {
         let batch = collate(&[data.train.row(0)], padding, device);
         tch::no_grad(|| model.embed(&batch.inputs, &Context::evaluation(&batch.inputs.packing))).size()[1]
     })?;
     exchange(&mut ranks, params, &by_row)?;
-    let state = match resumed {
-        Some(state) => state,
-        None => fresh_state(&spec, &precision, data.validation.is_some(), identity)?,
-    };
-    Ok(Session {
+    let state = fresh_state(&spec, &precision, data.validation.is_some(), identity)?;
+    let mut session = Session {
         out,
         device,
         objective,
@@ -183,7 +174,23 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         began: Instant::now(),
         data,
         spec,
-    })
+    };
+    reference::ask(&mut session, events)?;
+    if let Some(state) = resumed {
+        take_up(&mut session, state, events)?;
+    }
+    Ok(session)
+}
+
+/// Goes on where a checkpoint was written.
+fn take_up(session: &mut Session, state: State, events: &mut Events) -> Result<()> {
+    let Session { files, copies, parts, optimizer, checkpoints, .. } = session;
+    files.restore(parts, &checkpoints.path(state.step))?;
+    copies.refresh()?;
+    checkpoints.load_optimizer(state.step, parts, optimizer)?;
+    tell_resume(&state, checkpoints, events)?;
+    session.state = state;
+    Ok(())
 }
 
 /// Reads the rows, and what they are for.
@@ -202,11 +209,16 @@ fn read(
             let targets = &data.train.targets;
             let objective =
                 TextClassification::new(classes.problem, classes.labels, &spec.training, targets, device)?;
-            Ok((data, Box::new(objective)))
+            let padding = tokenizer.pad_id().or_else(|| tokenizer.eos_id());
+            Ok((data, Box::new(objective.padded_by(padding))))
         }
         Task::TextGeneration => {
             let data = Data::generated((dir, base), spec, tokenizer, max_length, events)?;
-            Ok((data, Box::new(TextGeneration)))
+            let objective: Box<dyn Objective> = match &spec.training.preference {
+                Some(rule) => Box::new(PreferenceTuning::new(rule.clone(), &spec.training)),
+                None => Box::new(TextGeneration),
+            };
+            Ok((data, objective))
         }
     }
 }

@@ -26,6 +26,7 @@ const HIGHER: &[&str] = &[
     "match",
     "iou",
     "kappa",
+    "margin",
 ];
 
 /// Whether a higher value of this metric is better; `None` when its name does not tell.

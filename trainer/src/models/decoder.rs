@@ -10,7 +10,8 @@ use tch::Tensor;
 
 use super::{Depth, Inputs, TextModel, layer_number};
 use crate::nn::{
-    CausalAttention, Context, Dropout, Embedding, Linear, Path, Projection, RmsNorm, Rope, Rotary, Vocabulary,
+    CausalAttention, Context, Dropout, Embedding, Linear, Output, Path, Projection, RmsNorm, Rope, Rotary,
+    Vocabulary,
 };
 
 /// The fields of `config.json` that families share, with what stands for those that are not given.
@@ -269,21 +270,21 @@ pub(super) struct Decoder {
     embedding_dropout: Dropout,
     layers: Vec<Layer>,
     norm: RmsNorm,
-    vocabulary: Vocabulary,
+    vocabulary: Option<Vocabulary>,
     tied: bool,
 }
 
 impl Decoder {
-    pub(super) fn new(root: &Path, mut shape: Shape, dropout: Option<f64>) -> Self {
+    pub(super) fn new(root: &Path, mut shape: Shape, foretells: bool, dropout: Option<f64>) -> Self {
         if let Some(p) = dropout {
             shape.dropouts = [p; 3];
         }
         let (model, device) = (root.sub("model"), root.device());
         let (tokens, hidden, std) = (shape.vocabulary, shape.hidden, shape.std);
         let table = model.sub("embed_tokens");
-        let head = (!shape.tied).then(|| root.sub("lm_head"));
+        let output = Output::of(foretells, shape.tied, root.sub("lm_head"));
         let (embeddings, vocabulary) =
-            Vocabulary::beside(&table, head.as_ref(), [tokens, hidden], std, shape.caps[1], shape.padding);
+            Vocabulary::beside(&table, output, [tokens, hidden], std, shape.caps[1], shape.padding);
         let ropes: Vec<Rc<Rotary>> =
             shape.ropes.iter().map(|rope| Rc::new(Rotary::new(rope.clone(), device))).collect();
         let layer = |(number, own): (usize, &LayerShape)| {
@@ -296,7 +297,7 @@ impl Decoder {
             layers: shape.layers.iter().enumerate().map(layer).collect(),
             norm: shape.norm(&model.sub("norm"), hidden),
             vocabulary,
-            tied: shape.tied,
+            tied: foretells && shape.tied,
         }
     }
 }
@@ -317,7 +318,7 @@ impl TextModel for Decoder {
     }
 
     fn vocabulary(&self) -> Option<&Vocabulary> {
-        Some(&self.vocabulary)
+        self.vocabulary.as_ref()
     }
 
     fn layers(&self) -> usize {

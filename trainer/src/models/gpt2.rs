@@ -9,7 +9,8 @@ use tch::Tensor;
 use super::decoder::Fields;
 use super::{Depth, Inputs, TextModel, layer_number};
 use crate::nn::{
-    Activation, CausalAttention, Context, Dropout, Embedding, LayerNorm, Linear, Path, Projection, Vocabulary,
+    Activation, CausalAttention, Context, Dropout, Embedding, LayerNorm, Linear, Output, Path, Projection,
+    Vocabulary,
 };
 
 /// Fields of `config.json`, with transformers' defaults.
@@ -117,12 +118,12 @@ pub(super) struct Gpt2 {
     dropout: Dropout,
     blocks: Vec<Block>,
     ln_f: LayerNorm,
-    vocabulary: Vocabulary,
+    vocabulary: Option<Vocabulary>,
     tied: bool,
 }
 
 impl Gpt2 {
-    pub(super) fn new(root: &Path, config: &Value, dropout: Option<f64>) -> Result<Self> {
+    pub(super) fn new(root: &Path, config: &Value, foretells: bool, dropout: Option<f64>) -> Result<Self> {
         let mut shape = Shape::read(config)?;
         if let Some(p) = dropout {
             shape.dropouts = [p; 3];
@@ -132,7 +133,7 @@ impl Gpt2 {
         let table = base.sub("wte");
         let (wte, vocabulary) = Vocabulary::beside(
             &table,
-            (!shape.tied).then(|| root.sub("lm_head")).as_ref(),
+            Output::of(foretells, shape.tied, root.sub("lm_head")),
             [tokens, hidden],
             std,
             0.0,
@@ -146,7 +147,7 @@ impl Gpt2 {
             blocks: (0..shape.layers).map(block).collect(),
             ln_f: LayerNorm::new(&base.sub("ln_f"), hidden, shape.eps),
             vocabulary,
-            tied: shape.tied,
+            tied: foretells && shape.tied,
         })
     }
 }
@@ -167,7 +168,7 @@ impl TextModel for Gpt2 {
     }
 
     fn vocabulary(&self) -> Option<&Vocabulary> {
-        Some(&self.vocabulary)
+        self.vocabulary.as_ref()
     }
 
     fn layers(&self) -> usize {

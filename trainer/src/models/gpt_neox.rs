@@ -10,8 +10,8 @@ use tch::Tensor;
 use super::decoder::Fields;
 use super::{Depth, Inputs, TextModel, layer_number};
 use crate::nn::{
-    Activation, CausalAttention, Context, Dropout, Embedding, LayerNorm, Linear, Path, Projection, Rope,
-    Rotary, Vocabulary,
+    Activation, CausalAttention, Context, Dropout, Embedding, LayerNorm, Linear, Output, Path, Projection,
+    Rope, Rotary, Vocabulary,
 };
 
 /// Fields of `config.json`, with transformers' defaults.
@@ -131,12 +131,12 @@ pub(super) struct GptNeoX {
     dropout: Dropout,
     layers: Vec<Layer>,
     final_layer_norm: LayerNorm,
-    vocabulary: Vocabulary,
+    vocabulary: Option<Vocabulary>,
     tied: bool,
 }
 
 impl GptNeoX {
-    pub(super) fn new(root: &Path, config: &Value, dropout: Option<f64>) -> Result<Self> {
+    pub(super) fn new(root: &Path, config: &Value, foretells: bool, dropout: Option<f64>) -> Result<Self> {
         let mut shape = Shape::read(config)?;
         if let Some(p) = dropout {
             shape.dropouts = [p; 2];
@@ -145,7 +145,7 @@ impl GptNeoX {
         let base = root.sub("gpt_neox");
         let (embed_in, vocabulary) = Vocabulary::beside(
             &base.sub("embed_in"),
-            (!shape.tied).then(|| root.sub("embed_out")).as_ref(),
+            Output::of(foretells, shape.tied, root.sub("embed_out")),
             [tokens, hidden],
             std,
             0.0,
@@ -159,7 +159,7 @@ impl GptNeoX {
             layers: (0..shape.layers).map(layer).collect(),
             final_layer_norm: LayerNorm::new(&base.sub("final_layer_norm"), hidden, shape.eps),
             vocabulary,
-            tied: shape.tied,
+            tied: foretells && shape.tied,
         })
     }
 }
@@ -179,7 +179,7 @@ impl TextModel for GptNeoX {
     }
 
     fn vocabulary(&self) -> Option<&Vocabulary> {
-        Some(&self.vocabulary)
+        self.vocabulary.as_ref()
     }
 
     fn layers(&self) -> usize {

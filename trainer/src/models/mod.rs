@@ -1,6 +1,7 @@
 //! The model families: one file each, in the names of its upstream.
 
 mod bert;
+mod classifier;
 mod decoder;
 mod distilbert;
 mod gemma;
@@ -9,15 +10,13 @@ mod gpt_neox;
 mod llama;
 mod roberta;
 
-use std::path::Path;
-
 use anyhow::{Context as _, Result};
 use formats::checkpoint::{DECODERS, ENCODERS};
 use serde::Deserialize;
 use tch::Tensor;
 
 use crate::failure::Failure;
-use crate::nn::{Context, Loader, Packing, Vocabulary};
+use crate::nn::{Context, Loader, Packing, Path, Vocabulary};
 
 /// The inputs of a text model: the tokens of all sequences, end to end.
 pub struct Inputs {
@@ -128,9 +127,6 @@ pub fn build(
         Some(_) => error,
         None => Failure::user("bad_config", format!("{error}.")).into(),
     };
-    let decoder = |shape: Result<decoder::Shape>| -> Result<Box<dyn TextModel>> {
-        Ok(Box::new(decoder::Decoder::new(&root, shape.map_err(bad)?, dropout)))
-    };
     match (name, head) {
         ("bert", Head::Labels(labels)) => {
             Ok(Box::new(bert::Bert::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
@@ -141,15 +137,38 @@ pub fn build(
         ("distilbert", Head::Labels(labels)) => {
             Ok(Box::new(distilbert::DistilBert::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
         }
-        ("gpt2", Head::Tokens) => Ok(Box::new(gpt2::Gpt2::new(&root, config, dropout).map_err(bad)?)),
-        ("gpt_neox", Head::Tokens) => {
-            Ok(Box::new(gpt_neox::GptNeoX::new(&root, config, dropout).map_err(bad)?))
+        (name, Head::Tokens) if DECODERS.contains(&name) => {
+            decoder(config, name, &root, true, dropout).map_err(bad)
         }
-        ("gemma2" | "gemma3_text", Head::Tokens) => decoder(gemma::shape(config)),
-        (name, Head::Tokens) if DECODERS.contains(&name) => decoder(llama::shape(config)),
+        (name, Head::Labels(labels)) if DECODERS.contains(&name) => {
+            let inner = decoder(config, name, &root, false, dropout).map_err(bad)?;
+            let fields = decoder::Fields(config);
+            let width = fields.some("hidden_size").map_or_else(|| fields.size("n_embd"), Ok).map_err(bad)?;
+            let std = fields.number("initializer_range", 0.02);
+            Ok(Box::new(classifier::Classifier::new(&root, inner, width, labels, std)))
+        }
         (name, Head::Tokens) => Err(unsupported(name, &DECODERS, " for text generation")),
-        (name, Head::Labels(_)) => Err(unsupported(name, &ENCODERS, " for text classification")),
+        (name, Head::Labels(_)) => {
+            Err(unsupported(name, &[ENCODERS.as_slice(), &DECODERS].concat(), " for text classification"))
+        }
     }
+}
+
+/// A decoder up to its last norm, and the output layer where it `foretells` tokens.
+fn decoder(
+    config: &serde_json::Value,
+    name: &str,
+    root: &Path<'_>,
+    foretells: bool,
+    dropout: Option<f64>,
+) -> Result<Box<dyn TextModel>> {
+    let shape = match name {
+        "gpt2" => return Ok(Box::new(gpt2::Gpt2::new(root, config, foretells, dropout)?)),
+        "gpt_neox" => return Ok(Box::new(gpt_neox::GptNeoX::new(root, config, foretells, dropout)?)),
+        "gemma2" | "gemma3_text" => gemma::shape(config)?,
+        _ => llama::shape(config)?,
+    };
+    Ok(Box::new(decoder::Decoder::new(root, shape, foretells, dropout)))
 }
 
 /// Tokens that the model's positions leave room for.
@@ -168,7 +187,7 @@ pub fn max_positions(config: &serde_json::Value) -> Option<usize> {
 }
 
 /// Reads a checkpoint's `config.json`.
-pub fn read_config(model: &Path) -> Result<serde_json::Value> {
+pub fn read_config(model: &std::path::Path) -> Result<serde_json::Value> {
     let path = model.join("config.json");
     let text = std::fs::read_to_string(&path).map_err(|error| {
         Failure::user("no_config", format!("The checkpoint's config.json cannot be read: {error}."))

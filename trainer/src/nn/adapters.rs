@@ -101,7 +101,7 @@ fn end_of(name: &str) -> &str {
 
 /// What peft takes for the head of a classifier, whatever stands before it in its name.
 fn is_classifier(part: &str) -> bool {
-    part.ends_with("classifier")
+    part.ends_with("classifier") || part == "score"
 }
 
 impl Found {

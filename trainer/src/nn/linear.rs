@@ -182,9 +182,9 @@ impl Linear {
     /// The last layer of a head, whose rows belong to labels by name.
     pub fn of_labels(path: &Path, inputs: i64, labels: i64, std: f64) -> Self {
         let weight = path.label_param("weight", &[labels, inputs], Init::Normal(std));
-        let bias = path.label_param("bias", &[labels], Init::Zeros);
-        let (all, biases) = (weight.detach(), bias.detach());
-        Self::of(path, vec![weight], vec![bias], all, Some(biases))
+        let bias = path.is_biased().then(|| path.label_param("bias", &[labels], Init::Zeros));
+        let (all, biases) = (weight.detach(), bias.as_ref().map(Tensor::detach));
+        Self::of(path, vec![weight], bias.into_iter().collect(), all, biases)
     }
 
     fn of(

@@ -27,7 +27,7 @@ pub use packing::Packing;
 pub use part::{Cuts, Part};
 pub use rotary::{Rope, Rotary};
 pub use shared::Shared;
-pub use vocabulary::Vocabulary;
+pub use vocabulary::{Output, Vocabulary};
 
 use tch::{Kind, Tensor};
 

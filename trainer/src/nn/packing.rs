@@ -100,6 +100,19 @@ impl Packing {
         }
     }
 
+    /// The states of each sequence's last token: `[n, d]` → `[b, d]`.
+    pub fn last(&self, states: &Tensor) -> Tensor {
+        let ends: Vec<i64> = self
+            .lengths
+            .iter()
+            .scan(-1, |end, length| {
+                *end += length;
+                Some(*end)
+            })
+            .collect();
+        states.index_select(0, &Tensor::from_slice(&ends).to_device(states.device()))
+    }
+
     /// The states of each sequence's first token: `[n, d]` → `[b, d]`.
     pub fn first(&self, states: &Tensor) -> Tensor {
         states.index_select(0, &self.starts)

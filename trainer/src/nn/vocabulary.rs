@@ -14,6 +14,27 @@ pub struct Vocabulary {
     cap: f64,
 }
 
+/// The output layer of a decoder.
+pub enum Output<'a> {
+    /// The word embedding.
+    Tied,
+    /// A matrix of its own, below this place.
+    Own(Path<'a>),
+    /// None: another head reads the states.
+    None,
+}
+
+impl<'a> Output<'a> {
+    /// What a language model has, or none where it is not to foretell tokens.
+    pub fn of(foretells: bool, tied: bool, own: Path<'a>) -> Self {
+        match (foretells, tied) {
+            (false, _) => Output::None,
+            (true, true) => Output::Tied,
+            (true, false) => Output::Own(own),
+        }
+    }
+}
+
 impl Vocabulary {
     /// Takes `weight` `[tokens, size]` below `path`.
     pub fn new(path: &Path, tokens: i64, size: i64, std: f64, cap: f64) -> Self {
@@ -22,25 +43,25 @@ impl Vocabulary {
         Vocabulary { param, low, cap }
     }
 
-    /// Embeddings `[tokens, size]` below `table`, and the output layer: below `head`, or the same matrix where that is `None`.
+    /// Embeddings `[tokens, size]` below `table`, and the output layer, if there is to be one.
     pub fn beside(
         table: &Path,
-        head: Option<&Path>,
+        output: Output,
         [tokens, size]: [i64; 2],
         std: f64,
         cap: f64,
         padding: Option<i64>,
-    ) -> (Embedding, Vocabulary) {
-        match head {
-            None => {
-                let vocabulary = Vocabulary::new(table, tokens, size, std, cap);
-                (Embedding::tied(&vocabulary, padding), vocabulary)
-            }
-            Some(head) => {
-                let embedding = Embedding::new(table, tokens, size, padding, std);
-                (embedding, Vocabulary::new(head, tokens, size, std, cap))
-            }
+    ) -> (Embedding, Option<Vocabulary>) {
+        if let Output::Tied = output {
+            let vocabulary = Vocabulary::new(table, tokens, size, std, cap);
+            return (Embedding::tied(&vocabulary, padding), Some(vocabulary));
         }
+        let embedding = Embedding::new(table, tokens, size, padding, std);
+        let own = match output {
+            Output::Own(path) => Some(Vocabulary::new(&path, tokens, size, std, cap)),
+            _ => None,
+        };
+        (embedding, own)
     }
 
     /// How many tokens it tells apart.

@@ -1,5 +1,6 @@
 //! The tasks: one file each, with its loss, its metrics, and what is shown and written of it.
 
+pub mod preference;
 pub mod text_classification;
 pub mod text_generation;
 
@@ -60,7 +61,12 @@ pub trait Objective {
         &[]
     }
 
-    /// What the summed loss of these rows is divided by.
+    /// Whether rows are compared with what the model said of them when training began.
+    fn has_reference(&self) -> bool {
+        false
+    }
+
+    /// What the summed loss of these rows is divided by; asked of all rows of a step before its passes.
     fn weight(&self, split: &Split, rows: &[usize]) -> f64;
 
     /// The summed loss of a batch, times `by`.

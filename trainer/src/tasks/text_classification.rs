@@ -47,6 +47,8 @@ pub struct TextClassification {
     weights: Option<Tensor>,
     weight_of: Vec<f64>,
     smoothing: f64,
+    /// What fills rows up in transformers, which finds a decoder's last token by it.
+    padding: Option<u32>,
 }
 
 impl TextClassification {
@@ -66,7 +68,19 @@ impl TextClassification {
             let values: Vec<f32> = weight_of.iter().map(|&weight| weight as f32).collect();
             Tensor::from_slice(&values).to_device(device)
         });
-        Ok(TextClassification { problem, labels, weights, weight_of, smoothing: training.label_smoothing })
+        Ok(TextClassification {
+            problem,
+            labels,
+            weights,
+            weight_of,
+            smoothing: training.label_smoothing,
+            padding: None,
+        })
+    }
+
+    /// Notes the padding token, which `config.json` has to name where it does not.
+    pub fn padded_by(self, padding: Option<u32>) -> Self {
+        TextClassification { padding, ..self }
     }
 
     /// Loss of each row, `[b]`.
@@ -242,6 +256,16 @@ impl Objective for TextClassification {
             "roberta" => "RobertaForSequenceClassification",
             "xlm-roberta" => "XLMRobertaForSequenceClassification",
             "distilbert" => "DistilBertForSequenceClassification",
+            "llama" => "LlamaForSequenceClassification",
+            "mistral" => "MistralForSequenceClassification",
+            "qwen2" => "Qwen2ForSequenceClassification",
+            "qwen3" => "Qwen3ForSequenceClassification",
+            "smollm3" => "SmolLM3ForSequenceClassification",
+            "phi3" => "Phi3ForSequenceClassification",
+            "gemma2" => "Gemma2ForSequenceClassification",
+            "gemma3_text" => "Gemma3TextForSequenceClassification",
+            "gpt2" => "GPT2ForSequenceClassification",
+            "gpt_neox" => "GPTNeoXForSequenceClassification",
             other => {
                 return Err(Failure::internal("internal_error", format!("no class name for {other}")).into());
             }
@@ -257,6 +281,10 @@ impl Objective for TextClassification {
             "label2id".into(),
             self.labels.iter().enumerate().map(names).collect::<Map<_, _>>().into(),
         );
+        let unnamed = config.get("pad_token_id").is_none_or(Value::is_null);
+        if let Some(padding) = self.padding.filter(|_| unnamed) {
+            config.insert("pad_token_id".into(), json!(padding));
+        }
         for gone in ["num_labels", "_num_labels"] {
             config.shift_remove(gone);
         }

@@ -21,13 +21,18 @@ pub struct TextGeneration;
 
 impl TextGeneration {
     /// The losses of a batch, each times `by` in the total.
-    fn losses(of: &Given, by: f64) -> native::Losses {
+    pub(super) fn losses(of: &Given, by: f64) -> native::Losses {
+        let size = of.batch.counted.targets.size();
+        Self::weighted(of, &Tensor::full(size, by, (Kind::Float, of.top.device())))
+    }
+
+    /// The losses of a batch, each times its weight in the total.
+    pub(super) fn weighted(of: &Given, weights: &Tensor) -> native::Losses {
         let counted = &of.batch.counted;
         let vocabulary = of.model.vocabulary().expect("a language model has a vocabulary");
         // Only where a token counts are the states multiplied by the whole vocabulary.
         let states = of.top.index_select(0, &counted.places); // [m, d]
-        let weights = Tensor::full(counted.targets.size(), by, (Kind::Float, of.top.device()));
-        vocabulary.losses(&states, &counted.targets, &weights)
+        vocabulary.losses(&states, &counted.targets, weights)
     }
 }
 

@@ -220,3 +220,18 @@ pub fn logits(model: &dyn TextModel, batch: &Value) -> Tensor {
 pub fn values(tensor: &Tensor) -> Vec<f64> {
     Vec::try_from(tensor.to_kind(Kind::Double).contiguous().view(-1)).unwrap()
 }
+
+/// A decoder of the fixtures as a checkpoint folder.
+pub fn make_decoder(folder: &Path, name: &str) {
+    std::fs::create_dir_all(folder).unwrap();
+    let weights = json_of(fixture(&format!("expected/decoders/{name}.json")))["weights"].clone();
+    let weights = weights.as_str().unwrap();
+    for (from, to) in [
+        (format!("{name}/config.json"), "config.json"),
+        (format!("{weights}/model.safetensors"), "model.safetensors"),
+        ("tokenizer.json".to_owned(), "tokenizer.json"),
+        ("tokenizer_config.json".to_owned(), "tokenizer_config.json"),
+    ] {
+        std::fs::copy(fixture("decoders").join(from), folder.join(to)).unwrap();
+    }
+}

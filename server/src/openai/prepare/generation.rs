@@ -21,7 +21,7 @@ pub async fn look(state: &AppState, asked: &CreateJob, data: &Data) -> Result<Lo
     }
     let surveys = surveys(state, data).await?;
     for (part, survey) in data.parts().zip(&surveys) {
-        check(part.param, survey)?;
+        check(part.param, survey, asked.prefers())?;
     }
     let notices = surveys.iter().flat_map(|survey| &survey.notices);
     let notices = notices.map(|notice| format!("Worth a look: {notice}.")).collect();
@@ -52,19 +52,28 @@ async fn surveys(state: &AppState, data: &Data) -> Result<Vec<Survey>> {
     tokio::task::spawn_blocking(look).await.map_err(|error| Error::Internal(error.into()))
 }
 
-fn check(param: &'static str, survey: &Survey) -> Result<()> {
+fn check(param: &'static str, survey: &Survey, prefers: bool) -> Result<()> {
     if !survey.problems.is_empty() {
         return Err(refusal(param, &survey.problems));
     }
-    if survey.layout == Some(Layout::Preference) {
-        let message = format!(
-            "{}: the rows are preferences (`chosen` and `rejected`), which cannot be trained on yet; give rows with the \
-             right answer alone, such as `messages` or `prompt` and `completion`",
-            survey.name
-        );
-        return Err(Error::invalid(param, message));
+    let name = &survey.name;
+    match (survey.layout == Some(Layout::Preference), prefers) {
+        (true, false) => Err(Error::invalid(
+            param,
+            format!(
+                "{name}: the rows are preferences (`chosen` and `rejected`): choose the method \"dpo\", or give rows with the \
+                 right answer alone, such as `messages` or `prompt` and `completion`"
+            ),
+        )),
+        (false, true) => Err(Error::invalid(
+            param,
+            format!(
+                "{name}: the method learns from pairs of a better and a worse answer, and the rows are none: give `prompt`, \
+                 `chosen` and `rejected`, or choose the method \"supervised\""
+            ),
+        )),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// "Rows by their keys: messages, 120 rows, 300 turns, of which 150 count."

@@ -112,6 +112,8 @@ fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
         Task::TextGeneration => "a language model",
     };
     match asked {
+        // A decoder reads as well as it writes.
+        Some(Task::TextClassification) => Ok(Task::TextClassification),
         Some(asked) if asked != able => Err(Error::invalid(
             "task",
             format!(

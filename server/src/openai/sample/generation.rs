@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use formats::chat::{Encoder, Example, are_texts, read_chats};
+use formats::chat::{Encoded, Encoder, Example, Loss, are_texts, read_chats};
 use formats::chat_template::{ChatTemplate, named_templates};
 use formats::checkpoint::{Config, read_json};
 use formats::dataset::random_split;
@@ -25,7 +25,10 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
     let training = &spec.training;
     match spec.task {
         Task::TextClassification => Value::Null,
-        Task::TextGeneration => json!([training.loss_on, training.chat_template, training.max_length]),
+        Task::TextGeneration => {
+            let pairs = training.preference.is_some();
+            json!([training.loss_on, training.chat_template, training.max_length, pairs])
+        }
     }
 }
 
@@ -46,10 +49,13 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
         tokenizer: &tokenizer,
         template: template.as_ref(),
         max_length: usize::MAX,
-        loss: spec.training.loss_on.into(),
+        loss: match spec.training.preference {
+            Some(_) => Loss::Assistant,
+            None => spec.training.loss_on.into(),
+        },
         file: shown,
     };
-    let mut found = Found::default();
+    let mut found = Found { pairs: spec.training.preference.is_some(), ..Found::default() };
     for row in evenly(&split.train) {
         found.add(&encoder, &examples[row], max_length)?;
     }
@@ -111,6 +117,8 @@ fn max_length(model: &Model, spec: &JobSpec, stated: Option<u64>) -> Result<u64>
 /// Sums over the rows that were encoded.
 #[derive(Default)]
 struct Found {
+    /// Whether a row is two answers to one prompt.
+    pairs: bool,
     looked_at: u64,
     /// Tokens of the rows that have something to learn, uncut.
     lengths: Vec<u64>,
@@ -126,16 +134,24 @@ impl Found {
         if example.content.is_chat() && encoder.template.is_none() {
             return Err(no_template(encoder.file));
         }
-        let row = encoder.encode(example).map_err(|problem| wrong("training_file", &problem))?;
-        let length = row.ids.len() as u64;
-        let counted = row.counts.iter().take(max_length as usize).filter(|counts| **counts).count() as u64;
+        let rows = match self.pairs {
+            true => encoder.encode_pair(example).map(|pair| vec![pair.chosen, pair.rejected]),
+            false => encoder.encode(example).map(|row| vec![row]),
+        };
+        let rows = rows.map_err(|problem| wrong("training_file", &problem))?;
+        let lengths = || rows.iter().map(|row| row.ids.len() as u64);
+        let counted = |row: &Encoded| {
+            row.counts.iter().take(max_length as usize).filter(|counts| **counts).count() as u64
+        };
         self.looked_at += 1;
-        self.all += length;
-        if counted > 0 {
-            self.lengths.push(length);
-            self.tokens += length.min(max_length);
-            self.counted += counted;
-            self.truncated += u64::from(length > max_length);
+        self.all += lengths().sum::<u64>();
+        if rows.iter().all(|row| counted(row) > 0) {
+            // Each answer of a pair is cut on its own.
+            let cut = lengths().map(|length| length.min(max_length)).sum();
+            self.lengths.push(if self.pairs { cut } else { lengths().sum() });
+            self.tokens += cut;
+            self.counted += rows.iter().map(counted).sum::<u64>();
+            self.truncated += u64::from(lengths().any(|length| length > max_length));
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ pub struct Shares {
 impl Sample {
     /// The rows to learn from, cut as the job's settings say.
     pub fn rows_of(&self, spec: &JobSpec) -> Rows {
-        let length = self.model.max_length(&spec.training, self.stated);
+        let per_row = if spec.training.preference.is_some() { 2 } else { 1 };
+        let length = per_row * self.model.max_length(&spec.training, self.stated);
         Rows::new(self.rows, self.bytes, self.lengths.iter().copied(), length)
     }
 }

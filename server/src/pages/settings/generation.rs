@@ -2,12 +2,16 @@
 
 use formats::chat_template::named_templates;
 use serde_json::{Map, Value};
-use store::spec::JobSpec;
+use store::spec::{JobSpec, Preference};
 
 use super::{Kind, Setting, Values, field, named};
+use crate::pages::view::text::setting;
 
 /// The choice for a template that is written into the form.
 const OWN: &str = "jinja";
+
+/// Where the settings of pairs mean something.
+const PAIRS: &str = "preference.loss=sigmoid,robust,ipo,hinge,orpo,cpo,simpo";
 
 pub(super) const SETTINGS: &[Setting] = &[
     field(
@@ -33,6 +37,35 @@ pub(super) const SETTINGS: &[Setting] = &[
             (OWN, "Written below"),
         ]),
     ),
+    field(
+        "preference.loss",
+        "Learns from pairs of answers",
+        "Rows with `prompt`, `chosen` and `rejected`: the better answer is made likelier than the worse. DPO is the usual rule.",
+        Kind::Choice(&[
+            ("", "No, answers as they are"),
+            ("sigmoid", "DPO"),
+            ("robust", "Robust DPO"),
+            ("ipo", "IPO"),
+            ("hinge", "SLiC, a hinge"),
+            ("orpo", "ORPO"),
+            ("cpo", "CPO"),
+            ("simpo", "SimPO"),
+        ]),
+    ),
+    field(
+        "preference.beta",
+        "Beta",
+        "How closely the model keeps to where it began. 0.1 is usual, SimPO takes 2 and more.",
+        Kind::Number,
+    )
+    .when(PAIRS),
+    field(
+        "preference.sft_weight",
+        "Weight of the better answers' own loss",
+        "Added to the rule. Empty for the rule's own.",
+        Kind::Number,
+    )
+    .when(PAIRS),
     field("chat_template.jinja", "Template in Jinja", "As transformers renders it.", Kind::Long)
         .when("chat_template=jinja"),
 ];
@@ -44,7 +77,13 @@ pub(super) fn values(spec: &JobSpec) -> Values {
         Some(name) if named_templates().iter().any(|template| template.name == name) => (name, ""),
         Some(jinja) => (OWN, jinja),
     };
+    let preference = spec.training.preference.clone();
+    let rule = preference.as_ref().map_or("", |preference| preference.loss.name());
+    let Preference { beta, sft_weight, .. } = preference.unwrap_or_default();
     named([
+        ("preference.loss", rule.to_owned()),
+        ("preference.beta", setting(beta)),
+        ("preference.sft_weight", sft_weight.map(setting).unwrap_or_default()),
         ("loss_on", spec.training.loss_on.name().to_owned()),
         ("chat_template", choice.to_owned()),
         ("chat_template.jinja", jinja.to_owned()),

@@ -81,8 +81,13 @@ fn insert(into: &mut Map<String, Value>, path: &str, value: Value) {
 
 /// The input that an error of the API belongs to; `None` for none of them.
 pub fn input_of(param: &str) -> Option<String> {
-    const PREFIXES: [&str; 4] =
-        ["method.supervised.hyperparameters.", "hyperparameters.", "training.", "split."];
+    const PREFIXES: [&str; 5] = [
+        "method.supervised.hyperparameters.",
+        "method.dpo.hyperparameters.",
+        "hyperparameters.",
+        "training.",
+        "split.",
+    ];
     let path = PREFIXES.iter().find_map(|prefix| param.strip_prefix(prefix)).unwrap_or(param);
     let path = match param.strip_prefix("split.") {
         Some(rest) => format!("validation_split.{rest}"),
@@ -97,6 +102,7 @@ pub fn input_of(param: &str) -> Option<String> {
         "optimizer" => "optimizer.name",
         "freeze" => "freeze.pattern",
         "lora" | "lora.quantization" => "lora.kind",
+        "preference" => "preference.loss",
         "early_stopping" => "early_stopping.patience",
         "validation_split" => "validation_split.fraction",
         other => match other {

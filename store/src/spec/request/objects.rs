@@ -3,7 +3,9 @@
 use serde_json::Value;
 
 use crate::spec::reader::{Reader, as_whole};
-use crate::spec::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, SpecError};
+use crate::spec::{
+    Balanced, ClassWeights, EarlyStopping, Every, Freeze, Preference, PreferenceLoss, SpecError,
+};
 
 /// `"balanced"` or `{"class": weight}`.
 pub(super) fn class_weights(reader: &mut Reader) -> Result<Option<ClassWeights>, SpecError> {
@@ -22,6 +24,22 @@ pub(super) fn class_weights(reader: &mut Reader) -> Result<Option<ClassWeights>,
             Err(reader.wrong("class_weights", "\"balanced\" or an object of class names and weights", other))
         }
     }
+}
+
+/// `{"loss": "ipo", "beta": 0.1}`.
+pub(super) fn preference(reader: &mut Reader) -> Result<Option<Preference>, SpecError> {
+    let Some(mut inner) = reader.object("preference")? else {
+        return Ok(None);
+    };
+    let usual = Preference::default();
+    let preference = Preference {
+        loss: inner.word("loss", &PreferenceLoss::ALL.map(|loss| (loss.name(), loss)))?.unwrap_or(usual.loss),
+        beta: inner.number("beta")?.unwrap_or(usual.beta),
+        gamma: inner.number("gamma")?.unwrap_or(usual.gamma),
+        sft_weight: inner.number("sft_weight")?,
+    };
+    inner.finish()?;
+    Ok(Some(preference))
 }
 
 pub(super) fn freeze(reader: &mut Reader) -> Result<Freeze, SpecError> {

@@ -2,8 +2,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Hyperparameters, hyperparameters};
 use crate::spec::{
-    Adapter, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Optimizer, Precision, Quantization,
-    Schedule, ScheduleName, SpecError, Targets, Training,
+    Adapter, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Optimizer, Precision, Preference,
+    PreferenceLoss, Quantization, Schedule, ScheduleName, SpecError, Targets, Training,
 };
 
 fn read(value: Value) -> Result<Hyperparameters, SpecError> {
@@ -51,6 +51,7 @@ fn every_field_of_ours_is_read() {
         "eval_every": {"epochs": 0.5}, "checkpoint_every": 50, "best_metric": "f1",
         "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}, "keep_checkpoints": 3,
         "deterministic": true, "gradient_checkpointing": true,
+        "preference": {"loss": "ipo", "beta": 0.3, "sft_weight": 0.5},
     }))
     .unwrap();
     let expected = Training {
@@ -72,6 +73,12 @@ fn every_field_of_ours_is_read() {
         max_length: Some(128),
         loss_on: LossOn::Assistant,
         chat_template: None,
+        preference: Some(Preference {
+            loss: PreferenceLoss::Ipo,
+            beta: 0.3,
+            sft_weight: Some(0.5),
+            ..Preference::default()
+        }),
         precision: Precision::Bf16Pure,
         label_smoothing: 0.1,
         class_weights: Some(ClassWeights::ByName([("neg".to_owned(), 1.0), ("pos".to_owned(), 2.0)].into())),

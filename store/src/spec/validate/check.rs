@@ -5,7 +5,7 @@ use std::ops::RangeBounds;
 
 use super::SpecError;
 use crate::spec::reader::unknown;
-use crate::spec::{ProblemType, Task};
+use crate::spec::{JobSpec, ProblemType, Task};
 
 /// Problems as they are found.
 #[derive(Default)]
@@ -56,15 +56,20 @@ impl Check {
         });
     }
 
-    pub(super) fn metric(&mut self, param: &str, name: &str, task: Task, problem_type: Option<ProblemType>) {
-        let known = match task {
-            Task::TextClassification => metric_names(problem_type),
+    pub(super) fn metric(&mut self, param: &str, name: &str, spec: &JobSpec) {
+        let known = match spec.task {
+            Task::TextClassification => metric_names(spec.problem_type),
+            Task::TextGeneration if spec.training.preference.is_some() => PREFERENCE.to_vec(),
             Task::TextGeneration => vec!["loss", "perplexity", "mean_token_accuracy"],
         };
         let plain = name.strip_prefix("eval_").unwrap_or(name);
         self.that(known.contains(&plain), param, || unknown(name, &known));
     }
 }
+
+/// Metrics of pairs of answers.
+const PREFERENCE: [&str; 5] =
+    ["loss", "reward_accuracy", "reward_margin", "chosen_reward", "rejected_reward"];
 
 /// Metrics of an evaluation, by what a label is; `loss` is in all of them.
 fn metric_names(problem_type: Option<ProblemType>) -> Vec<&'static str> {

@@ -27,6 +27,14 @@ impl Training {
             Every::Steps(steps) => check.range(&path("eval_every.steps"), steps, 1.., "1 or more"),
             Every::Epochs(epochs) => check.above("training.eval_every.epochs", epochs, 0.0, 1000.0),
         }
+        if let Some(preference) = &self.preference {
+            let at = |name: &str| path(&format!("preference.{name}"));
+            check.above("training.preference.beta", preference.beta, 0.0, 10.0);
+            check.range(&at("gamma"), preference.gamma, 0.0..open, "0 or more");
+            check.some(&at("sft_weight"), preference.sft_weight, 0.0..open, "0 or more");
+            // Beyond that it would be learnt the other way round.
+            check.range(&path("label_smoothing"), self.label_smoothing, 0.0..0.5, "0 to below 0.5");
+        }
         self.check_class_weights(check);
         self.check_freeze(check);
         self.optimizer.check(check);
