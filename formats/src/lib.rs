@@ -17,6 +17,7 @@
 //! | its tensors | [`checkpoint::Weights`] |
 //! | its tokenizer | [`tokenizer::Tokenizer`] |
 //! | an uploaded archive, as a folder | [`archive::unpack`] |
+//! | a GGUF file, as a checkpoint folder; a checkpoint folder, as a GGUF file | [`gguf::import`], [`gguf::export`] |
 //!
 //! Whatever is wrong is a [`Problem`]: what, where, and what to do about it.
 
@@ -25,6 +26,7 @@ pub mod chat;
 pub mod chat_template;
 pub mod checkpoint;
 pub mod dataset;
+pub mod gguf;
 pub mod inspect;
 pub mod problem;
 pub mod table;

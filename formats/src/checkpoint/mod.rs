@@ -23,6 +23,7 @@ pub use decoder::{DecoderSizes, decoder_tensors};
 pub use encoder::encoder_tensors;
 pub(crate) use folder::read_text;
 pub use folder::{inspect_checkpoint, read_json};
+pub(crate) use safetensors::lfs_pointer;
 pub use safetensors::{Header, TensorInfo};
 pub use weights::{Tensor, Weights};
 

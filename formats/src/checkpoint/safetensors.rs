@@ -125,7 +125,7 @@ fn check_length(accounted: u64, file_bytes: u64, name: &str) -> Result<(), Probl
 }
 
 /// A Git LFS pointer's problem, where `head` is the beginning of one.
-pub(super) fn lfs_pointer(head: &[u8], name: &str) -> Option<Problem> {
+pub(crate) fn lfs_pointer(head: &[u8], name: &str) -> Option<Problem> {
     if !head.starts_with(LFS_MARK) {
         return None;
     }

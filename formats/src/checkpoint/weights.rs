@@ -159,6 +159,23 @@ impl Weights {
         })
     }
 
+    /// Reads the bytes of a tensor from the one with number `from` on, as many as `buffer` has room for.
+    ///
+    /// # Errors
+    /// As [`Weights::tensor`]; also [`ProblemKind::Tensor`] where it has not as many.
+    pub fn read_part(&self, name: &str, from: u64, buffer: &mut [u8]) -> Result<(), Problem> {
+        let (file, info) = self.find(name)?;
+        let end = from.checked_add(buffer.len() as u64).filter(|end| *end <= info.bytes());
+        if end.is_none() {
+            let message = format!("the tensor `{name}` has {} bytes, more were asked for", info.bytes());
+            return Err(Problem::new(ProblemKind::Tensor, &file.name, message));
+        }
+        file.file.read_exact_at(buffer, info.start + from).map_err(|error| {
+            let message = format!("the tensor `{name}` cannot be read: {error}");
+            Problem::new(ProblemKind::Unreadable, &file.name, message)
+        })
+    }
+
     fn find(&self, name: &str) -> Result<(&WeightFile, &TensorInfo), Problem> {
         match self.tensors.get(name) {
             Some((file, info)) => Ok((&self.files[*file], info)),

@@ -168,7 +168,7 @@ impl Tokenizer {
     }
 
     /// The id of a special token by its name, such as `bos_token`.
-    fn special_id(&self, name: &str) -> Option<u32> {
+    pub(crate) fn special_id(&self, name: &str) -> Option<u32> {
         self.inner.token_to_id(self.special.get(name)?)
     }
 
@@ -280,6 +280,11 @@ impl Tokenizer {
         *cached = Some((max_length, Arc::clone(&inner)));
         Ok(inner)
     }
+}
+
+/// Whether the text of a `tokenizer.json` makes a tokenizer.
+pub(crate) fn check(text: Vec<u8>) -> Result<(), Problem> {
+    guarded(|| tokenizers::Tokenizer::from_bytes(text)).map(drop)
 }
 
 /// Runs a step of the `tokenizers` crate, which panics on some damaged files.
