@@ -28,6 +28,8 @@ pub struct Agent {
     pub objects: String,
     /// The agent's own folder.
     pub work: PathBuf,
+    /// Its name; it makes one up without.
+    pub name: Option<String>,
     /// Lease on a job.
     pub lease: Duration,
     /// What the agent says.
@@ -112,6 +114,7 @@ impl Agent {
         let mut command = Command::new(&self.program);
         command.args(self.arguments()).env("DATABASE_URL", &self.database_url);
         // The server's own secrets are none of the trainer's business.
+        command.envs(self.name.as_ref().map(|name| ("LUTHIER_AGENT_NAME", name)));
         command.env_remove("LUTHIER_API_KEY").process_group(0).stdin(Stdio::null());
         command.stdout(process::log_file(&self.log)?).stderr(process::log_file(&self.log)?);
         let child = tokio::process::Command::from(command)

@@ -35,6 +35,10 @@ pub struct Config {
     #[arg(long, env = "LUTHIER_TRAINER_BINARY")]
     pub trainer_binary: Option<PathBuf>,
 
+    /// Name of the local trainer; made up from host name and data folder by default
+    #[arg(long, env = "LUTHIER_AGENT_NAME")]
+    pub trainer_name: Option<String>,
+
     /// Folder with `bin/postgres` and `bin/initdb` for the private Postgres; `../postgres` from this program by default
     #[arg(long, env = "LUTHIER_POSTGRES")]
     pub postgres: Option<PathBuf>,
@@ -108,6 +112,7 @@ impl Config {
         self.api_key = self.api_key.filter(given);
         self.database_url = self.database_url.filter(given);
         self.objects = self.objects.filter(|place| !place.is_empty());
+        self.trainer_name = self.trainer_name.filter(|name| !name.is_empty());
         self.allowed_hosts.retain(|host| !host.trim().is_empty());
         self
     }

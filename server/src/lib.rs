@@ -9,6 +9,7 @@ pub mod config;
 mod demo;
 pub mod error;
 pub mod extract;
+pub mod inference;
 pub mod openai;
 pub mod openapi;
 pub mod operations;
@@ -21,6 +22,7 @@ pub mod serve;
 pub mod state;
 pub mod telemetry;
 mod upkeep;
+mod warm;
 
 use axum::Router;
 

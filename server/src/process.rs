@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, kill_process, setpriority_process};
 use tokio::process::Child;
 
 /// How often a process that is not our child is looked at.
@@ -72,6 +72,22 @@ pub fn send(id: u32, signal: Signal) {
             tracing::warn!(process.id = id, %error, "signal {signal:?} could not be sent")
         }
     }
+}
+
+/// Lowers the priority of a process that was just started; the threads that it makes are born with it.
+pub fn give_way(id: u32, niceness: i32) {
+    let set =
+        i32::try_from(id).ok().and_then(Pid::from_raw).map(|pid| setpriority_process(Some(pid), niceness));
+    if let Some(Err(error)) = set {
+        tracing::warn!(process.id = id, %error, "the priority could not be lowered");
+    }
+}
+
+/// Bytes of memory that a process has in use.
+pub fn memory_of(id: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(kilobytes.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 /// Whether the process exists and is not a zombie that nobody has collected.

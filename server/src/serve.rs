@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Agent};
 use crate::config::{Secret, Trainer};
+use crate::inference::precedence;
 use crate::postgres::Cluster;
 use crate::process::Lock;
 use crate::{AppState, Config, upkeep};
@@ -23,6 +24,9 @@ const CONNECTIONS: u32 = 20;
 
 /// Time that open requests get to end at a graceful stop.
 const LONGEST_DRAIN: Duration = Duration::from_secs(10);
+
+/// The end of that time, in which answers that are still being generated are broken off with an error.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(config: Config) -> anyhow::Result<()> {
@@ -77,6 +81,7 @@ async fn run(
     let trainer = start_trainer(&config, url.expose(), &objects, &stopping)?;
     let state = AppState::new(store, config, stopping.clone());
     let upkeep = tokio::spawn(upkeep::run(state.clone()));
+    let precedence = tokio::spawn(precedence::watch(state.clone()));
     let address = listener.local_addr()?;
     tracing::info!("serving on http://{address}");
     let signal = stopping.clone();
@@ -92,7 +97,9 @@ async fn run(
         tracing::info!("the trainer has ended");
     }
     upkeep.await?;
+    precedence.await?;
     state.predictors.stop();
+    state.workers.stop();
     // With it goes the listener, which would take the end of the pool for an outage.
     drop(state);
     db.close().await;
@@ -109,7 +116,9 @@ async fn serve_until(
         .with_graceful_shutdown(stopping.clone().cancelled_owned());
     let impatient = async {
         stopping.cancelled().await;
-        tokio::time::sleep(LONGEST_DRAIN).await;
+        tokio::time::sleep(LONGEST_DRAIN - LAST_WORDS).await;
+        state.workers.stop();
+        tokio::time::sleep(LAST_WORDS).await;
     };
     tokio::select! {
         served = graceful => Ok(served?),
@@ -187,6 +196,7 @@ fn start_trainer(
         database_url: database_url.to_owned(),
         objects: objects.to_owned(),
         work: config.data.join("work"),
+        name: config.trainer_name.clone(),
         lease: config.lease(),
         log: config.data.join("logs/trainer.log"),
     };

@@ -7,6 +7,7 @@ use store::notify::Listener;
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
+use crate::inference::Workers;
 use crate::openai::sample::Samples;
 use crate::predictor::Predictors;
 use crate::telemetry::Requests;
@@ -22,6 +23,8 @@ pub struct AppState {
     pub listener: Arc<Listener>,
     /// Trainer processes that answer predictions.
     pub predictors: Arc<Predictors>,
+    /// Trainer processes that generate and embed.
+    pub workers: Arc<Workers>,
     /// Lengths of rows that estimates were made from.
     pub samples: Samples,
     /// Cancelled when the server stops: long answers such as event streams end on it.
@@ -36,6 +39,7 @@ impl AppState {
         AppState {
             listener: Arc::new(Listener::spawn(store.db.clone())),
             predictors: Arc::new(Predictors::new(&config, store.objects.clone())),
+            workers: Arc::new(Workers::new(&config, store.objects.clone())),
             config: Arc::new(config),
             requests: Requests::default(),
             samples: Samples::default(),

@@ -11,7 +11,7 @@ use crate::AppState;
 /// How often files and bytes are looked at.
 const CLEAR_EVERY: Duration = Duration::from_secs(3600);
 
-/// How often idle predictors are looked at.
+/// How often idle processes with a loaded model are looked at.
 const COOL_EVERY: Duration = Duration::from_secs(30);
 
 /// Age at which content without a row is removed: longer than any upload takes.
@@ -26,8 +26,8 @@ pub async fn run(state: AppState) {
     let mut watch = Watch::new(lease);
     let mut leases = tokio::time::interval(watch.every);
     let mut contents = tokio::time::interval(CLEAR_EVERY);
-    let mut predictors = tokio::time::interval(COOL_EVERY);
-    for timer in [&mut leases, &mut contents, &mut predictors] {
+    let mut models = tokio::time::interval(COOL_EVERY);
+    for timer in [&mut leases, &mut contents, &mut models] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     }
     loop {
@@ -46,7 +46,10 @@ pub async fn run(state: AppState) {
                     tracing::warn!(%error, "the cache could not be cleared");
                 }
             },
-            _ = predictors.tick() => state.predictors.cool_down(),
+            _ = models.tick() => {
+                state.predictors.cool_down();
+                state.workers.cool_down();
+            }
         }
     }
 }

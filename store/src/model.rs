@@ -230,6 +230,37 @@ pub async fn files(db: impl PgExecutor<'_>, id: &str) -> sqlx::Result<Vec<Stored
     .await
 }
 
+/// A model that has all of these files among its own: `preferred` where it has them, else the oldest one.
+///
+/// Adapters are none, as their weights are not whole.
+pub async fn holding(
+    db: impl PgExecutor<'_>,
+    files: &[StoredFile],
+    preferred: Option<&str>,
+) -> sqlx::Result<Option<String>> {
+    let (paths, hashes, _) = columns(files);
+    sqlx::query_scalar!(
+        r#"select model.model_id
+        from model_file file
+            join unnest($1::text[], $2::text[]) as wanted (path, hash)
+                on wanted.path = file.path and wanted.hash = file.hash
+            join model using (model_id)
+        where not exists (
+            select from model_file adapter
+            where adapter.model_id = model.model_id and adapter.path = 'adapter_config.json'
+        )
+        group by model.model_id
+        having count(*) = cardinality($1::text[])
+        order by model.model_id is distinct from $3, model.created_at, model.model_id
+        limit 1"#,
+        &paths,
+        &hashes,
+        preferred,
+    )
+    .fetch_optional(db)
+    .await
+}
+
 /// Which models to list.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {

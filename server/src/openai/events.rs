@@ -1,12 +1,9 @@
 //! Events of a job: a list, or a stream that ends with the job.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderName, HeaderValue, header};
-use axum::response::sse::{Event as Message, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::Stream;
 use store::event::{self, Event};
@@ -17,6 +14,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::jobs::find_job;
+use super::sse;
 use super::views::event_json;
 use crate::extract::Query;
 use crate::{AppState, Error, Result};
@@ -30,9 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time for which a stream outlives a database that is away.
 const LONGEST_OUTAGE: Duration = Duration::from_secs(60);
 
-/// Proxies cut a connection that is silent for 30 to 60 seconds.
-const KEEP_ALIVE: Duration = Duration::from_secs(10);
-
 /// `GET /v1/fine_tuning/jobs/{id}/events`
 pub async fn list_events(
     State(state): State<AppState>,
@@ -43,7 +38,7 @@ pub async fn list_events(
     let after = after_of(&job, &query)?;
     // By the query alone: OpenAI's clients accept JSON and read a stream all the same.
     if query.is_on("stream") {
-        return Ok(stream(state, &job, after.unwrap_or(0)));
+        return Ok(sse::answer(messages(state, job.job_id, after.unwrap_or(0))));
     }
     let page = event::page(&state.store.db, job.job_id, after, query.limit(20, 1000)?).await?;
     Ok(Json(super::list(&page, event_json)).into_response())
@@ -58,25 +53,13 @@ fn after_of(job: &Job, query: &Query) -> Result<Option<i64>> {
     }
 }
 
-/// Messages without ids: OpenAI's clients take a comment for a message once they have seen an id.
-fn stream(state: AppState, job: &Job, after: i64) -> Response {
-    let headers = [
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        // nginx holds back what it may buffer.
-        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-    ];
-    let messages =
-        Sse::new(messages(state, job.job_id, after)).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    (headers, messages).into_response()
-}
-
-fn messages(state: AppState, id: JobId, last: i64) -> impl Stream<Item = Result<Message, Infallible>> {
+fn messages(state: AppState, id: JobId, last: i64) -> impl Stream<Item = String> {
     // Subscribed before the first look, or an event between the two would wait for the next one.
     let wakes = state.listener.subscribe();
     let start = Follower { state, id, last, wakes, ready: Vec::new(), done: false };
     futures::stream::unfold(start, |mut follower| async move {
         let message = follower.next().await?;
-        Some((Ok(message), follower))
+        Some((message, follower))
     })
 }
 
@@ -92,7 +75,7 @@ struct Follower {
 }
 
 impl Follower {
-    async fn next(&mut self) -> Option<Message> {
+    async fn next(&mut self) -> Option<String> {
         while self.ready.is_empty() {
             if self.done {
                 return None;
@@ -100,7 +83,7 @@ impl Follower {
             match self.look().await {
                 Ok(true) => {
                     self.done = true;
-                    return Some(Message::default().data("[DONE]"));
+                    return Some(sse::DONE.to_owned());
                 }
                 Ok(false) if self.ready.is_empty() => {
                     if !self.wait().await {
@@ -110,13 +93,13 @@ impl Follower {
                 Ok(false) => {}
                 Err(error) => {
                     self.done = true;
-                    return Some(Message::default().data(error.to_json().to_string()));
+                    return Some(error.to_json().to_string());
                 }
             }
         }
         let event = self.ready.pop()?;
         self.last = event.number;
-        Some(Message::default().data(event_json(&event).to_string()))
+        Some(event_json(&event).to_string())
     }
 
     /// Reads what is new; true when there is nothing more to come. Short outages of the database are sat out.

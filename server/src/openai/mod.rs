@@ -1,10 +1,11 @@
-//! `/v1`: OpenAI's files, fine-tuning jobs and models, extended where they stop.
+//! `/v1`: OpenAI's files, fine-tuning jobs, models and answers of models, extended where they stop.
 
 mod archive;
 mod checkpoints;
 pub mod dry_run;
 mod events;
 pub mod files;
+mod generate;
 pub mod jobs;
 pub mod models;
 mod predictions;
@@ -15,6 +16,7 @@ mod request;
 mod rerun;
 mod retries;
 pub mod sample;
+mod sse;
 mod upload;
 mod views;
 
@@ -45,8 +47,14 @@ pub fn router() -> Router<AppState> {
         .route("/v1/fine_tuning/jobs/{id}/events", get(events::list_events))
         .route("/v1/fine_tuning/jobs/{id}/checkpoints", get(checkpoints::list_checkpoints))
         // Clients send a slash in an id as it is or escaped; either way the rest of the path is the id.
-        .route("/v1/models/{*id}", get(models::retrieve_model).delete(models::delete_model))
+        .route(
+            "/v1/models/{*id}",
+            get(models::retrieve_model).post(models::unload_model).delete(models::delete_model),
+        )
         .route("/v1/predictions", post(predictions::create_prediction))
+        .route("/v1/chat/completions", post(generate::create_chat_completion))
+        .route("/v1/completions", post(generate::create_completion))
+        .route("/v1/embeddings", post(generate::create_embedding))
 }
 
 /// OpenAI's envelope of a list.

@@ -18,7 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::archive::Archive;
 use super::prepare::code_of;
-use super::views::model_json;
+use super::views::{loaded_json, model_json};
 use super::{files::attachment, range, upload};
 use crate::extract::Query;
 use crate::{AppState, Error, Result};
@@ -56,9 +56,25 @@ pub async fn retrieve_model(
     if let Some(id) = path.strip_suffix("/content") {
         return content(&state, id, &query, &headers).await;
     }
-    let model = find_model(&state, &path).await?;
-    let files = model::files(&state.store.db, &path).await?;
-    Ok(Json(model_json(&model, Some(&files))).into_response())
+    Ok(Json(whole_json(&state, &find_model(&state, &path).await?).await?).into_response())
+}
+
+/// `POST /v1/models/{id}/unload`: a language model that is kept loaded is let go of.
+pub async fn unload_model(State(state): State<AppState>, Path(path): Path<String>) -> Result<Json<Value>> {
+    let id = path.strip_suffix("/unload").ok_or_else(|| {
+        Error::Method(format!("this address does not answer POST requests; /v1/models/{path}/unload does"))
+    })?;
+    let model = find_model(&state, id).await?;
+    state.workers.unload(id);
+    Ok(Json(whole_json(&state, &model).await?))
+}
+
+/// A model with its files, and what has it loaded.
+async fn whole_json(state: &AppState, model: &Model) -> Result<Value> {
+    let files = model::files(&state.store.db, &model.model_id).await?;
+    let mut shown = model_json(model, Some(&files));
+    shown["loaded"] = json!(state.workers.loaded_of(&model.model_id).as_ref().map(loaded_json));
+    Ok(shown)
 }
 
 /// `DELETE /v1/models/{id}`

@@ -37,7 +37,7 @@ pub async fn create_prediction(
     }
     if task_of(&model) == Task::TextGeneration {
         let message = format!(
-            "{id} is a language model, and text generation is not served yet; download the model to generate with it"
+            "{id} is a language model and writes text; ask POST /v1/chat/completions, or POST /v1/completions"
         );
         return Err(Error::invalid("model", message));
     }

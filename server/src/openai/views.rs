@@ -11,6 +11,8 @@ use store::model::{Model, checkpoint_id};
 use store::spec::request::BASE_LEARNING_RATE;
 use store::spec::{JobSpec, Task};
 
+use crate::inference::Loaded;
+
 /// A file.
 pub fn file_json(file: &File) -> Value {
     json!({
@@ -269,6 +271,19 @@ pub fn model_json(model: &Model, files: Option<&[StoredFile]>) -> Value {
         extend(&mut shown, json!({"report": model.report, "files": files}));
     }
     shown
+}
+
+/// A worker that has a model loaded.
+pub fn loaded_json(loaded: &Loaded) -> Value {
+    json!({
+        "device": loaded.device,
+        "context": loaded.context,
+        "memory_bytes": loaded.memory,
+        "requests": loaded.requests,
+        "idle_seconds": loaded.idle.map(|idle| idle.as_secs()),
+        "up_seconds": loaded.up.as_secs(),
+        "models": loaded.models.keys().collect::<Vec<_>>(),
+    })
 }
 
 fn seconds(time: Option<DateTime<Utc>>) -> Option<i64> {

@@ -66,12 +66,13 @@ impl Route {
 const FILES: &str = "Files";
 const JOBS: &str = "Fine-tuning";
 const MODELS: &str = "Models";
+const ANSWERS: &str = "Answers";
 const SERVER: &str = "Server";
 
 use HttpMethod::{Delete, Get, Post};
 
 #[rustfmt::skip]
-const ROUTES: [Route; 25] = [
+const ROUTES: [Route; 29] = [
     route(Post, "/v1/files", "createFile", FILES, "File", "Uploads a file; a table for `fine-tune` is read from end to end and problems are told by line").body(FORM, "CreateFile"),
     route(Get, "/v1/files", "listFiles", FILES, "FileList", "Lists files").query(&["purpose", "order", "limit", "after"]),
     route(Get, "/v1/files/{id}", "retrieveFile", FILES, "File", "Shows a file"),
@@ -90,7 +91,11 @@ const ROUTES: [Route; 25] = [
     route(Get, "/v1/models/{id}", "retrieveModel", MODELS, "Model", "Shows a model"),
     route(Delete, "/v1/models/{id}", "deleteModel", MODELS, "Deleted", "Deletes a model that no job needs"),
     route(Get, "/v1/models/{id}/content", "retrieveModelContent", MODELS, "", "Downloads a model as a tar, which can be taken up again by `Range`, or as a zip").query(&["format"]).sends(BYTES),
-    route(Post, "/v1/predictions", "createPrediction", MODELS, "Prediction", "Asks a tuned model").body(JSON, "CreatePrediction"),
+    route(Post, "/v1/models/{id}/unload", "unloadModel", MODELS, "Model", "Lets go of a model that is kept loaded; answers under way are finished"),
+    route(Post, "/v1/chat/completions", "createChatCompletion", ANSWERS, "ChatCompletion", "Goes on with a conversation; with `stream` sends chunks as they come, until `data: [DONE]`").body(JSON, "CreateChatCompletion"),
+    route(Post, "/v1/completions", "createCompletion", ANSWERS, "Completion", "Goes on with texts; with `stream` sends chunks as they come, until `data: [DONE]`").body(JSON, "CreateCompletion"),
+    route(Post, "/v1/embeddings", "createEmbedding", ANSWERS, "EmbeddingList", "Makes vectors of texts").body(JSON, "CreateEmbedding"),
+    route(Post, "/v1/predictions", "createPrediction", ANSWERS, "Prediction", "Asks a tuned classifier").body(JSON, "CreatePrediction"),
     route(Get, "/v1/agents", "listAgents", SERVER, "AgentList", "Lists the trainers and what they run on"),
     route(Get, "/openapi.json", "openapi", SERVER, "", "This description"),
     route(Get, "/docs", "docs", SERVER, "", "This description, to read").sends("text/html"),
@@ -114,10 +119,10 @@ pub fn document() -> OpenApi {
             InfoBuilder::new()
                 .title("Luthier")
                 .version(env!("CARGO_PKG_VERSION"))
-                .description(Some("OpenAI's files, fine-tuning jobs and models, extended by tasks, columns, checkpoints to bring and to take."))
+                .description(Some("OpenAI's files, fine-tuning jobs, models and their answers, extended by tasks, columns, checkpoints to bring and to take."))
                 .build(),
         )
-        .tags(Some([FILES, JOBS, MODELS, SERVER].map(|name| TagBuilder::new().name(name).build())))
+        .tags(Some([FILES, JOBS, MODELS, ANSWERS, SERVER].map(|name| TagBuilder::new().name(name).build())))
         .paths(paths.build())
         .components(Some(components.build()))
         .security(Some([SecurityRequirement::new("key", [] as [&str; 0])]))

@@ -26,11 +26,12 @@ table{border-collapse:collapse;width:100%;margin:.5rem 0 1rem}td,th{text-align:l
 .method{display:inline-block;min-width:4.5rem;font-weight:600}details p{margin:.3rem 0 .8rem 4.7rem}
 </style></head><body>
 <h1>Luthier's API</h1>
-<p>OpenAI's files, fine-tuning jobs and models, extended. The machine's version is <a href="/openapi.json">openapi.json</a>.</p>
+<p>OpenAI's files, fine-tuning jobs, models and their answers, extended. The machine's version is <a href="/openapi.json">openapi.json</a>.</p>
 <pre><code>from openai import OpenAI
 client = OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="any")
 file = client.files.create(file=open("reviews.csv", "rb"), purpose="fine-tune")
-job = client.fine_tuning.jobs.create(model="minilm", training_file=file.id)</code></pre>
+job = client.fine_tuning.jobs.create(model="minilm", training_file=file.id)
+chat = client.chat.completions.create(model="smollm2", messages=[{"role": "user", "content": "Hello!"}])</code></pre>
 {% for group in groups %}<h2>{{ group.name }}</h2>
 {% for route in group.routes %}<details><summary><span class="method">{{ route.method }}</span><code>{{ route.path }}</code></summary>
 <p>{{ route.summary }}.{% if !route.query.is_empty() %} Query: <code>{{ route.query }}</code>.{% endif %}{% if !route.body.is_empty() %} Body: <a href="#{{ route.body }}">{{ route.body }}</a>.{% endif %}{% if !route.answer.is_empty() %} Answer: <a href="#{{ route.answer }}">{{ route.answer }}</a>.{% endif %}</p></details>

@@ -111,8 +111,48 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("kind", "text", "`base`, `tuned` or `checkpoint`"), ("task", "text", "`text-generation` for a language model, else the task of its head, if it has one"), ("architecture", "text", "Class in transformers"),
         ("parameters", "whole", "Number of weights"), ("bytes", "whole", "Size of its files"), ("lineage", "object", "`base_model`, `job`, `step`"),
         ("metrics", "object", "Its evaluation"), ("report", "object", "What inspection found"), ("files", "list", "`path`, `bytes`, `sha256` of each"),
+        ("loaded", "object", "Where it is kept loaded to answer: `device`, `context`, `memory_bytes`, `requests` at work, `idle_seconds`, `up_seconds`, and the `models` that share the process; null where it is not"),
     ]),
-    ("CreatePrediction", "A question to a tuned model", &[
+    ("CreateChatCompletion", "A conversation to go on with; OpenAI's other fields that change nothing here are let pass", &[
+        ("model", "text!", "Id of a language model: uploaded, tuned, or a checkpoint"),
+        ("messages", "list!", "`role` (developer, system, user, assistant or tool) and `content` (a text, or parts of type text)"),
+        ("max_completion_tokens", "whole", "Most tokens of an answer; to the end of the context when left out"), ("max_tokens", "whole", "The older name of it"),
+        ("temperature", "number", "0 to 2; 1 when left out, 0 takes the likeliest token each time"), ("top_p", "number", "0 to 1: draws among the likeliest tokens that have this share together"),
+        ("top_k", "whole", "Draws among so many tokens; 0 for all"), ("min_p", "number", "0 to 1: draws among tokens that are at least this share as likely as the likeliest"),
+        ("repetition_penalty", "number", "Divides the logits of tokens that have occurred; 1 for none"), ("presence_penalty", "number", "-2 to 2"), ("frequency_penalty", "number", "-2 to 2"),
+        ("logit_bias", "object", "Token id → -100 to 100"), ("n", "whole", "How many answers, up to 128"), ("stop", "list", "A text or up to 16, which end an answer and are no part of it"),
+        ("seed", "whole", "The same gives the same answer of the same model on the same machine"),
+        ("logprobs", "flag", "Whether the logarithm of each token's probability is told"), ("top_logprobs", "whole", "0 to 20: how many others are told with it"),
+        ("response_format", "object", "`{\"type\": \"text\"}`, `json_object`, or `json_schema` with `json_schema.schema`, which the answer then keeps to"),
+        ("chat_template", "text", "Name of a template or Jinja, in place of the one that the model was trained with or has"),
+        ("tools", "list", "None: tool calls are not served yet"), ("tool_choice", "text", "`none` or `auto`"),
+        ("stream", "flag", "Whether the answer comes in chunks"), ("stream_options", "object", "`include_usage`: a last chunk has the counts"),
+    ]),
+    ("ChatCompletion", "Answers of a chat", &[
+        ("id", "text", "`chatcmpl-…`"), ("object", "text", "`chat.completion`, or `chat.completion.chunk`"), ("created", "time", "When"), ("model", "text", "Who answers"),
+        ("system_fingerprint", "text", "The same for the same weights"),
+        ("choices", "list", "`index`, `message` (`role`, `content`; a chunk has `delta`), `logprobs`, `finish_reason` (`stop` or `length`)"),
+        ("usage", "object", "`prompt_tokens`, `completion_tokens`, `total_tokens`"),
+    ]),
+    ("CreateCompletion", "Texts to go on with. Besides these, every field of CreateChatCompletion that chooses tokens", &[
+        ("model", "text!", "Id of a language model"), ("prompt", "text!", "A text, a list of texts, a list of token ids, or a list of lists of token ids"),
+        ("max_tokens", "whole", "16 when left out; 0 is possible with `echo`"), ("echo", "flag", "Whether the prompt comes before the answer"),
+        ("logprobs", "whole", "0 to 20: how many likely tokens are told with each one's own logarithm; none when left out"), ("best_of", "whole", "How many answers are made, of which the `n` likeliest are given"),
+        ("n", "whole", "How many answers to each prompt"), ("stream", "flag", "Whether the answer comes in chunks"), ("stream_options", "object", "`include_usage`: a last chunk has the counts"),
+    ]),
+    ("Completion", "Answers to prompts", &[
+        ("id", "text", "`cmpl-…`"), ("object", "text", "`text_completion`"), ("created", "time", "When"), ("model", "text", "Who answers"), ("system_fingerprint", "text", "The same for the same weights"),
+        ("choices", "list", "`index` (prompt by prompt), `text`, `logprobs` (`tokens`, `token_logprobs`, `top_logprobs`, `text_offset`), `finish_reason`"),
+        ("usage", "object", "`prompt_tokens`, `completion_tokens`, `total_tokens`"),
+    ]),
+    ("CreateEmbedding", "Texts to make vectors of", &[
+        ("model", "text!", "Id of an encoder or a language model"), ("input", "text!", "As `prompt` of CreateCompletion; at most 2,048"),
+        ("encoding_format", "text", "`float`, or `base64`: numbers of 32 bits, little end first"), ("dimensions", "whole", "The first numbers alone, at length 1 again; for models that were trained for it"),
+    ]),
+    ("EmbeddingList", "Vectors of length 1", &[
+        ("object", "text", "`list`"), ("data", "list", "`object`, `index`, `embedding` of each input"), ("model", "text", "Who made them"), ("usage", "object", "`prompt_tokens`, `total_tokens`"),
+    ]),
+    ("CreatePrediction", "A question to a tuned classifier", &[
         ("model", "text!", "Its id"), ("inputs", "list!", "Texts, or objects with `text` and `text_pair`; at most 1,000"),
     ]),
     ("Prediction", "What a model says", &[

@@ -28,6 +28,12 @@ pub fn model_href(id: &str) -> String {
     format!("/models/{id}")
 }
 
+/// Where a language model can be talked to.
+pub fn playground_href(id: &str) -> String {
+    let id: String = url::form_urlencoded::byte_serialize(id.as_bytes()).collect();
+    format!("/playground?model={id}")
+}
+
 /// What a job is called: its name, or what it is made of.
 pub fn job_name(job: &Job) -> String {
     [Some(job.name.as_str()), job.suffix.as_deref()]

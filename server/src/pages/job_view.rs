@@ -4,6 +4,7 @@ use chrono::Utc;
 use serde_json::Value;
 use store::event::{Event, Kind, Level};
 use store::job::{Asked, Job, Status as JobState};
+use store::spec::Task;
 
 use super::convert::{self, metric_name};
 use super::sentence;
@@ -30,10 +31,18 @@ pub fn status(job: &Job, can_train: bool, position: Option<i64>) -> JobStatus {
         can_resume: job.status == JobState::Paused || job.asked == Some(Asked::Pause),
         can_cancel: live && job.asked != Some(Asked::Cancel),
         again: format!("/jobs/new?from={}", job.job_id),
+        playground: model.map(|id| playground(job, id)).unwrap_or_default(),
         model_href: model.map(convert::model_href).unwrap_or_default(),
         download: model.map(|id| format!("/v1/models/{id}/content?format=zip")).unwrap_or_default(),
         waiting: waiting(job, can_train, position),
         href,
+    }
+}
+
+fn playground(job: &Job, model: &str) -> String {
+    match job.spec.task {
+        Task::TextGeneration => convert::playground_href(model),
+        Task::TextClassification => String::new(),
     }
 }
 

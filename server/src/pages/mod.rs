@@ -15,6 +15,7 @@ mod job_settings;
 mod job_view;
 mod models;
 mod new_job;
+mod playground;
 mod series;
 mod settings;
 pub mod view;
@@ -52,6 +53,7 @@ pub fn router() -> Router<AppState> {
         .route("/jobs/{id}/cancel", get(job::confirm_cancel).post(job::cancel_job))
         .route("/jobs/{id}/pause", post(job::pause_job))
         .route("/jobs/{id}/resume", post(job::resume_job))
+        .route("/playground", get(playground::show_playground))
         .merge(data::router())
         .merge(models::router())
         .route("/static/{version}/{*path}", get(assets::show))

@@ -1,9 +1,11 @@
 //! The API as a client sees it: handlers behind every layer, on a database of each test's own.
 
 mod cases;
+mod chat;
 mod chats;
 mod clients;
 mod common;
+mod completion;
 mod decoder;
 mod description;
 mod events;
@@ -12,3 +14,5 @@ mod jobs;
 mod models;
 mod predictions;
 mod security;
+mod worker;
+mod workers;

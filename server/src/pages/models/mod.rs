@@ -1,6 +1,7 @@
 //! Models: list, upload without script, one model's page, trying it, its files, deletion.
 
 mod lineage;
+mod loaded;
 mod try_out;
 
 use axum::body::Body;
@@ -20,6 +21,7 @@ use store::model::{Filter, Model, ModelKind};
 use store::spec::Task;
 
 use self::lineage::{descendants, lineage};
+use self::loaded::loaded_row;
 use self::try_out::try_model;
 use super::job::ask;
 use super::job_results::metric_facts;
@@ -42,6 +44,7 @@ pub fn router() -> Router<AppState> {
         .route("/models", get(list_models).post(upload).layer(DefaultBodyLimit::disable()))
         .route("/models/{id}", get(show_model))
         .route("/models/{id}/try", post(try_model))
+        .route("/models/{id}/unload", post(unload))
         .route("/models/{id}/files/{*path}", get(download_file))
         .route("/models/{id}/delete", get(confirm_delete).post(delete))
 }
@@ -86,6 +89,7 @@ async fn model_list(state: &AppState, after: Option<String>, error: String) -> R
             newest: if is_first { String::new() } else { "/models".to_owned() },
             older: older.unwrap_or_default(),
         },
+        loaded: state.workers.loaded().iter().map(loaded_row).collect(),
         limit: text::bytes(state.config.max_model_bytes),
         error,
     })
@@ -109,7 +113,8 @@ fn info_of(model: &Model) -> CheckpointInfo {
     serde_json::from_value(model.report.clone()).unwrap_or_default()
 }
 
-fn origin(kind: ModelKind) -> &'static str {
+/// Where a model comes from, in a word.
+pub fn origin(kind: ModelKind) -> &'static str {
     match kind {
         ModelKind::Base => "uploaded",
         ModelKind::Tuned => "fine-tuned",
@@ -216,12 +221,21 @@ async fn detail(state: &AppState, id: &str, tried: Option<Tried>) -> Result<Mode
         can_try: model.task.is_some() && task_of(&model) == Task::TextClassification,
         pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
         tried,
+        playground: playground_href(&model),
         can_tune: info.problems.is_empty(),
         download_zip: format!("{content}?format=zip"),
         download_tar: format!("{content}?format=tar"),
         snippet: snippet(&model),
         href,
     })
+}
+
+/// Where a language model can be talked to; empty for others.
+fn playground_href(model: &Model) -> String {
+    match task_of(model) {
+        Task::TextGeneration => convert::playground_href(&model.model_id),
+        Task::TextClassification => String::new(),
+    }
 }
 
 fn facts(model: &Model, info: &CheckpointInfo, job: Option<&Job>) -> Vec<Fact> {
@@ -334,6 +348,12 @@ async fn confirm_delete(
         back: href,
     };
     ask(question, &headers)
+}
+
+/// Lets go of the process that has a model loaded, with all that share it.
+async fn unload(State(state): State<AppState>, Path(id): Path<String>) -> Result<Redirect> {
+    state.workers.release(&find_model(&state, &id).await?.model_id);
+    Ok(Redirect::to("/models"))
 }
 
 async fn delete(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {

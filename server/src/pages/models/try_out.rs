@@ -30,7 +30,7 @@ pub async fn try_model(
     if task_of(&model) == Task::TextGeneration {
         return Err(Error::invalid(
             "model",
-            format!("{id} is a language model, and text generation is not served yet"),
+            format!("{id} is a language model; talk to it in the playground"),
         ));
     }
     let files = store::model::files(&state.store.db, &id).await?;

@@ -67,6 +67,8 @@ pub struct JobStatus {
     pub again: String,
     /// Page of the tuned model; empty while there is none.
     pub model_href: String,
+    /// Where the model can be talked to; empty where it cannot.
+    pub playground: String,
     /// Address of the model's archive; empty while there is none.
     pub download: String,
     /// A sentence while the job waits; empty otherwise.

@@ -8,6 +8,7 @@ pub mod form;
 pub mod home;
 pub mod job;
 pub mod model;
+pub mod playground;
 pub mod text;
 
 use askama::Template;

@@ -14,10 +14,27 @@ pub struct ModelList {
     pub rows: Vec<ModelRow>,
     /// Newer and older parts.
     pub paging: Paging,
+    /// What is kept loaded to answer.
+    pub loaded: Vec<LoadedRow>,
     /// Largest archive that is taken.
     pub limit: String,
     /// What was wrong with an upload made without script; empty for nothing.
     pub error: String,
+}
+
+/// A process that has a model loaded.
+#[derive(Clone, Debug)]
+pub struct LoadedRow {
+    /// The models that it answers for.
+    pub models: Vec<Fact>,
+    /// What it computes on.
+    pub device: String,
+    /// Memory in use; empty where it is not known.
+    pub memory: String,
+    /// "2 requests", "idle for 3 min".
+    pub state: String,
+    /// Where to post that it is let go of.
+    pub unload: String,
 }
 
 /// A model in the list.
@@ -69,6 +86,8 @@ pub struct ModelDetail {
     pub readme: String,
     /// Whether it can be asked for predictions.
     pub can_try: bool,
+    /// Where it can be talked to; empty where it cannot.
+    pub playground: String,
     /// Whether it was trained on pairs of texts.
     pub pairs: bool,
     /// What was tried without script.
