@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use common::{Job, distance, fixture, json_of, make_decoder, values};
-use luthier_trainer::generate::{Engine, Event, Finish, Format, Request, Sampling, Told, Voice, Voices};
+use luthier_trainer::generate::{
+    Engine, Event, Finish, Format, Reader, Request, Sampling, Told, Voice, Voices,
+};
 use luthier_trainer::models::Inputs;
 use luthier_trainer::nn::{Context, KeyValues, Packing};
 use serde_json::{Value, json};
@@ -363,7 +365,7 @@ fn the_process_answers_lines_with_lines() {
         (json!({"id": 6, "generate": {"prompt": "a", "temperature": -1}}), "temperature", "temperature"),
         (json!({"id": 7, "generate": {}}), "nothing to answer", "messages"),
         (json!({"id": 8, "generate": {"prompt": []}}), "no tokens", ""),
-        (json!({"id": 9, "embed": {"inputs": ["a"]}}), "embeddings", "model"),
+        (json!({"id": 9, "embed": {"inputs": ["a", [5, 288]]}}), "Input 1 has token 288", "input"),
         (json!({"id": 10, "generate": {"prompt": "a", "adapter": "/no/such/folder"}}), "no adapter", ""),
         (json!({"id": 11, "jump": 1}), "Not a request", ""),
     ];
@@ -375,6 +377,11 @@ fn the_process_answers_lines_with_lines() {
         assert!(message.contains(words), "{message}");
         assert_eq!(answer["error"]["param"].as_str().unwrap_or_default(), param, "{message}");
     }
+    ask(json!({"id": 12, "embed": {"inputs": ["ab", [5, 6, 7]], "normalize": true}}));
+    let embedded = next();
+    let vector: Vec<f64> = serde_json::from_value(embedded["embeddings"][1].clone()).unwrap();
+    assert_eq!(vector.len(), 32);
+    assert!((vector.iter().map(|x| x * x).sum::<f64>() - 1.0).abs() < 1e-5);
     let chat = json!([{"role": "user", "content": "ab"}]);
     ask(
         json!({"id": 20, "generate": {"messages": chat, "template": "chatml", "temperature": 0, "max_tokens": 3}}),
@@ -394,4 +401,21 @@ fn the_process_answers_lines_with_lines() {
     assert!(!text.is_empty());
     drop(questions);
     assert!(child.wait().unwrap().success());
+}
+
+/// Values by `fixtures/make_preferences.py`.
+#[test]
+fn embeddings_are_those_of_sentence_transformers() {
+    let ranking = json_of(fixture("preferences/ranking.json"));
+    let reader = Reader::open(&fixture("bert_encoder"), Device::Cpu).unwrap();
+    let texts: Vec<String> = ranking["texts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|texts| texts[1].as_str().unwrap().to_owned())
+        .collect();
+    let found: Vec<f64> =
+        reader.embed(&texts, true, Device::Cpu).unwrap().concat().into_iter().map(f64::from).collect();
+    let off = distance(&found, &common::numbers(&ranking["embeddings"]));
+    assert!(off < 1e-5, "{off}");
 }

@@ -193,7 +193,7 @@ fn check_shapes(gguf: &Gguf, config: &Map<String, Value>, plan: &[Planned<'_>]) 
     let config: Config = serde_json::from_value(Value::Object(config.clone())).map_err(|error| {
         Problem::new(ProblemKind::Config, gguf.name(), format!("the metadata make no configuration: {error}"))
     })?;
-    let expected: HashMap<String, Vec<u64>> = decoder_tensors(&config)?.into_iter().collect();
+    let expected: HashMap<String, Vec<u64>> = decoder_tensors(&config, false)?.into_iter().collect();
     for planned in plan {
         let name = &planned.pair.checkpoint;
         let what = match expected.get(name) {

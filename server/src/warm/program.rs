@@ -114,6 +114,11 @@ impl Program {
         }
         let mut command = Command::new(&self.program);
         command.args(arguments).env_remove("LUTHIER_API_KEY").env_remove("DATABASE_URL");
+        // Threads that wait for each other without sleeping stand in each other's way where a job or another model computes
+        // beside them: one token then takes ten times as long.
+        if std::env::var_os("OMP_WAIT_POLICY").is_none() {
+            command.env("OMP_WAIT_POLICY", "passive");
+        }
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

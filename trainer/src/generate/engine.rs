@@ -309,7 +309,7 @@ fn pass(
 }
 
 /// What libtorch panics with becomes a failure.
-fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Failure> {
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => done.map_err(|error| Failure::of(&error)),
         Err(payload) => Err(Failure::of_panic(payload.as_ref())),

@@ -1,8 +1,9 @@
 //! A language model that writes: for a person in the browser, for programs, and for the samples of an evaluation.
 //!
-//! [`Engine`] writes many answers at once, [`Voices`] are a base and the adapters on it; [`run`] is the process that a server
+//! [`Engine`] writes many answers at once, [`Voices`] are a base and the adapters on it, a [`Reader`] makes vectors of texts; [`run`] is the process that a server
 //! asks, in the words of [`protocol`].
 
+mod embed;
 mod engine;
 mod grammar;
 mod model;
@@ -18,17 +19,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use formats::chat_template::ChatTemplate;
+use formats::checkpoint::ENCODERS;
 use serde_json::{Value, json};
 use store::spec;
 
+pub use embed::Reader;
 pub use engine::{Engine, Event, Request};
 pub use grammar::Format;
 pub use model::{Voice, Voices};
 pub use sample::{Sampler, Sampling, log_probabilities};
 pub use sequence::{Finish, Told};
 
-use crate::device;
 use crate::failure::Failure;
+use crate::{device, models};
 use protocol::{Generate, Line, Prompt, failed, line};
 
 /// Which model writes.
@@ -106,9 +109,17 @@ fn next_line(lines: &Receiver<String>, wait: bool) -> Result<Option<String>> {
     }
 }
 
-/// A base with its adapters, and what is being written.
+/// Who answers.
+enum Model {
+    /// A base with its adapters.
+    Writes(Voices),
+    /// An encoder.
+    Reads(Reader),
+}
+
+/// A model, and what is being written.
 struct Server {
-    voices: Voices,
+    model: Model,
     engine: Engine,
     device: tch::Device,
 }
@@ -116,17 +127,22 @@ struct Server {
 impl Server {
     fn open(args: &GenerateArgs) -> Result<Self> {
         let device = device::choose(args.device, 0)?;
-        Ok(Server { voices: Voices::open(&args.model, device)?, engine: Engine::new(device), device })
+        let config = models::read_config(&args.model)?;
+        let is_encoder = config["model_type"].as_str().is_some_and(|name| ENCODERS.contains(&name));
+        let model = match is_encoder {
+            true => Model::Reads(Reader::open(&args.model, device)?),
+            false => Model::Writes(Voices::open(&args.model, device)?),
+        };
+        Ok(Server { model, engine: Engine::new(device), device })
     }
 
     fn ready(&self) -> Value {
-        json!({
-            "ready": true,
-            "task": spec::Task::TextGeneration,
-            "device": device::name(self.device),
-            "context": self.voices.context(),
-            "parameters": self.voices.parameters(),
-        })
+        let (task, context, parameters) = match &self.model {
+            Model::Writes(voices) => ("text-generation", voices.context(), voices.parameters()),
+            Model::Reads(reader) => ("feature-extraction", reader.context(), reader.parameters()),
+        };
+        let device = device::name(self.device);
+        json!({"ready": true, "task": task, "device": device, "context": context, "parameters": parameters})
     }
 
     /// Takes a line; gives what is to be said of it at once.
@@ -144,12 +160,21 @@ impl Server {
             return Vec::new();
         }
         if let Some(unload) = &line.unload {
-            return vec![json!({"id": line.id, "unloaded": self.voices.forget(&unload.adapter)})];
+            let forgotten = match &mut self.model {
+                Model::Writes(voices) => voices.forget(&unload.adapter),
+                Model::Reads(_) => false,
+            };
+            return vec![json!({"id": line.id, "unloaded": forgotten})];
         }
         let begun = match (&line.generate, &line.embed) {
             (Some(asked), _) => self.begin(line.id, asked),
-            (None, Some(_)) => {
-                Err(Failure::user("unsupported", "This model does not make embeddings.").at("model").into())
+            (None, Some(asked)) => {
+                return match embed::answer(&mut self.model, asked, self.device) {
+                    Ok((vectors, tokens)) => {
+                        vec![json!({"id": line.id, "embeddings": vectors, "tokens": tokens})]
+                    }
+                    Err(failure) => vec![failed(line.id, &failure)],
+                };
             }
             (None, None) => Err(Failure::user("bad_request", "The request asks for nothing.").into()),
         };
@@ -162,9 +187,13 @@ impl Server {
     /// Gives the number of the prompt's tokens.
     fn begin(&mut self, id: u64, asked: &Generate) -> Result<usize> {
         asked.check()?;
-        let voice = self.voices.get(asked.adapter.as_deref())?;
+        let Model::Writes(voices) = &mut self.model else {
+            let message = "This is an encoder, which writes nothing: ask it for embeddings.";
+            return Err(Failure::user("no_language_model", message).at("model").into());
+        };
+        let voice = voices.get(asked.adapter.as_deref())?;
         let prompt = prompt_of(&voice, asked)?;
-        let (tokens, context) = (prompt.len(), self.voices.context());
+        let (tokens, context) = (prompt.len(), voices.context());
         let field = if asked.messages.is_some() { "messages" } else { "prompt" };
         let rows = voice.model.vocabulary().map_or(0, crate::nn::Vocabulary::tokens);
         if let Some(unknown) = prompt.iter().find(|&&id| id as usize >= rows) {

@@ -6,6 +6,8 @@
 //! < {"id": 1, "choice": 0, "text": "Hello"}
 //! < {"id": 1, "choice": 0, "finish": "stop"}
 //! < {"id": 1, "done": {"prompt_tokens": 9, "completion_tokens": 2}}
+//! > {"id": 4, "embed": {"inputs": ["a text", [1, 2, 3]], "normalize": true}}
+//! < {"id": 4, "embeddings": [[0.1, …], …], "tokens": 6}
 //! > {"id": 2, "unload": {"adapter": "/folder"}}
 //! < {"id": 2, "unloaded": true}
 //! > {"cancel": 3}
@@ -30,9 +32,19 @@ pub(super) struct Line {
     #[serde(default)]
     pub id: u64,
     pub generate: Option<Generate>,
-    pub embed: Option<Value>,
+    pub embed: Option<Embed>,
     pub unload: Option<Unload>,
     pub cancel: Option<u64>,
+}
+
+/// Texts that are to become vectors.
+#[derive(Debug, Deserialize)]
+pub(super) struct Embed {
+    pub adapter: Option<PathBuf>,
+    pub inputs: Vec<Prompt>,
+    /// Whether each vector is to have length 1.
+    #[serde(default)]
+    pub normalize: bool,
 }
 
 /// An adapter that is not needed any more.

@@ -175,16 +175,16 @@ impl Layer {
     }
 }
 
-/// The stack of layers, shared with RoBERTa. Of the last one only first tokens are computed: the heads read no other.
+/// The stack of layers, shared with RoBERTa. Below a head only first tokens of the last one are computed: it reads no other.
 pub(super) struct Encoder {
     layers: Vec<Layer>,
 }
 
 impl Encoder {
-    pub(super) fn new(path: &Path, config: &Config) -> Result<Self> {
+    pub(super) fn new(path: &Path, config: &Config, has_head: bool) -> Result<Self> {
         let count = config.num_hidden_layers;
-        let layers =
-            (0..count).map(|i| Layer::new(&path.sub("layer").sub(i), config, Reach::of_layer(i, count)));
+        let layer = |i| Layer::new(&path.sub("layer").sub(i), config, Reach::of_layer(i, count, has_head));
+        let layers = (0..count).map(layer);
         Ok(Encoder { layers: layers.collect::<Result<_>>()? })
     }
 
@@ -207,25 +207,38 @@ pub(super) fn depth(name: &str, base: &str) -> Depth {
     }
 }
 
-/// `BertForSequenceClassification`.
-pub(super) struct Bert {
-    embeddings: Embeddings,
-    encoder: Encoder,
+/// The head of `BertForSequenceClassification`.
+struct Head {
     pooler: Linear,
     dropout: Dropout,
     classifier: Linear,
 }
 
+/// `BertForSequenceClassification`, or `BertModel` without labels.
+pub(super) struct Bert {
+    embeddings: Embeddings,
+    encoder: Encoder,
+    head: Option<Head>,
+}
+
 impl Bert {
-    pub(super) fn new(root: &Path, config: Config, labels: i64, dropout: Option<f64>) -> Result<Self> {
+    pub(super) fn new(
+        root: &Path,
+        config: Config,
+        labels: Option<i64>,
+        dropout: Option<f64>,
+    ) -> Result<Self> {
         let config = config.checked(dropout)?;
         let (bert, size, std) = (root.sub("bert"), config.hidden_size, config.initializer_range);
-        Ok(Bert {
-            embeddings: Embeddings::new(&bert.sub("embeddings"), &config),
-            encoder: Encoder::new(&bert.sub("encoder"), &config)?,
+        let head = |labels| Head {
             pooler: Linear::new(&bert.sub("pooler.dense").may_be_new().in_full(), size, size, std),
             dropout: Dropout::new(root, config.head_dropout()),
             classifier: Linear::of_labels(&root.sub("classifier").in_full(), size, labels, std),
+        };
+        Ok(Bert {
+            embeddings: Embeddings::new(&bert.sub("embeddings"), &config),
+            encoder: Encoder::new(&bert.sub("encoder"), &config, labels.is_some())?,
+            head: labels.map(head),
         })
     }
 }
@@ -240,8 +253,9 @@ impl TextModel for Bert {
     }
 
     fn head(&self, states: &Tensor, context: &Context) -> Tensor {
-        let pooled = self.pooler.forward(&states.to_kind(Kind::Float), context).tanh();
-        self.classifier.forward(&self.dropout.rows(pooled, context), context)
+        let Some(head) = &self.head else { return states.shallow_clone() };
+        let pooled = head.pooler.forward(&states.to_kind(Kind::Float), context).tanh();
+        head.classifier.forward(&head.dropout.rows(pooled, context), context)
     }
 
     fn layers(&self) -> usize {

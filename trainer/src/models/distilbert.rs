@@ -113,17 +113,27 @@ impl Layer {
     }
 }
 
-/// `DistilBertForSequenceClassification`.
-pub(super) struct DistilBert {
-    embeddings: Embeddings,
-    layers: Vec<Layer>,
+/// The head of `DistilBertForSequenceClassification`.
+struct Head {
     pre_classifier: Linear,
     dropout: Dropout,
     classifier: Linear,
 }
 
+/// `DistilBertForSequenceClassification`, or `DistilBertModel` without labels.
+pub(super) struct DistilBert {
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    head: Option<Head>,
+}
+
 impl DistilBert {
-    pub(super) fn new(root: &Path, mut config: Config, labels: i64, dropout: Option<f64>) -> Result<Self> {
+    pub(super) fn new(
+        root: &Path,
+        mut config: Config,
+        labels: Option<i64>,
+        dropout: Option<f64>,
+    ) -> Result<Self> {
         ensure!(
             config.n_heads > 0 && config.dim % config.n_heads == 0,
             "config.json: dim {} is not a multiple of n_heads {}",
@@ -138,15 +148,19 @@ impl DistilBert {
         let (base, dim, std) = (root.sub("distilbert"), config.dim, config.initializer_range);
         let count = config.n_layers;
         let layers = (0..count).map(|i| {
-            // The head reads the first token of each sequence alone.
-            Layer::new(&base.sub("transformer.layer").sub(i), &config, Reach::of_layer(i, count))
+            // A head reads the first token of each sequence alone.
+            let reach = Reach::of_layer(i, count, labels.is_some());
+            Layer::new(&base.sub("transformer.layer").sub(i), &config, reach)
         });
-        Ok(DistilBert {
-            embeddings: Embeddings::new(&base.sub("embeddings"), &config),
-            layers: layers.collect::<Result<_>>()?,
+        let head = |labels| Head {
             pre_classifier: Linear::new(&root.sub("pre_classifier").may_be_new().in_full(), dim, dim, std),
             dropout: Dropout::new(root, config.seq_classif_dropout),
             classifier: Linear::of_labels(&root.sub("classifier").in_full(), dim, labels, std),
+        };
+        Ok(DistilBert {
+            embeddings: Embeddings::new(&base.sub("embeddings"), &config),
+            layers: layers.collect::<Result<_>>()?,
+            head: labels.map(head),
         })
     }
 }
@@ -161,8 +175,9 @@ impl TextModel for DistilBert {
     }
 
     fn head(&self, states: &Tensor, context: &Context) -> Tensor {
-        let inner = self.pre_classifier.forward(&states.to_kind(Kind::Float), context).relu();
-        self.classifier.forward(&self.dropout.rows(inner, context), context)
+        let Some(head) = &self.head else { return states.shallow_clone() };
+        let inner = head.pre_classifier.forward(&states.to_kind(Kind::Float), context).relu();
+        head.classifier.forward(&head.dropout.rows(inner, context), context)
     }
 
     fn layers(&self) -> usize {

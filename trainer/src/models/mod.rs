@@ -49,7 +49,7 @@ pub trait TextModel {
     /// tokens alone, `[b, d]`: no other is read.
     fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor;
     /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32; a language model's normed states,
-    /// `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`].
+    /// `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`]; the states themselves where there is no head.
     fn head(&self, states: &Tensor, context: &Context) -> Tensor;
     /// By what tokens are told apart, in a language model.
     fn vocabulary(&self) -> Option<&Vocabulary> {
@@ -79,6 +79,17 @@ pub enum Head {
     Labels(i64),
     /// The next token.
     Tokens,
+    /// The states of all tokens, as they are.
+    States,
+}
+
+impl Head {
+    fn labels(self) -> Option<i64> {
+        match self {
+            Head::Labels(labels) => Some(labels),
+            Head::Tokens | Head::States => None,
+        }
+    }
 }
 
 /// What any `config.json` says.
@@ -128,17 +139,21 @@ pub fn build(
         None => Failure::user("bad_config", format!("{error}.")).into(),
     };
     match (name, head) {
-        ("bert", Head::Labels(labels)) => {
-            Ok(Box::new(bert::Bert::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
+        ("bert", Head::Labels(_) | Head::States) => {
+            Ok(Box::new(bert::Bert::new(&root, parse(config)?, head.labels(), dropout).map_err(bad)?))
         }
-        ("roberta" | "xlm-roberta", Head::Labels(labels)) => {
-            Ok(Box::new(roberta::Roberta::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
+        ("roberta" | "xlm-roberta", Head::Labels(_) | Head::States) => {
+            Ok(Box::new(roberta::Roberta::new(&root, parse(config)?, head.labels(), dropout).map_err(bad)?))
         }
-        ("distilbert", Head::Labels(labels)) => {
+        ("distilbert", Head::Labels(_) | Head::States) => {
+            let labels = head.labels();
             Ok(Box::new(distilbert::DistilBert::new(&root, parse(config)?, labels, dropout).map_err(bad)?))
         }
         (name, Head::Tokens) if DECODERS.contains(&name) => {
             decoder(config, name, &root, true, dropout).map_err(bad)
+        }
+        (name, Head::States) if DECODERS.contains(&name) => {
+            decoder(config, name, &root, false, dropout).map_err(bad)
         }
         (name, Head::Labels(labels)) if DECODERS.contains(&name) => {
             let inner = decoder(config, name, &root, false, dropout).map_err(bad)?;
@@ -148,9 +163,7 @@ pub fn build(
             Ok(Box::new(classifier::Classifier::new(&root, inner, width, labels, std)))
         }
         (name, Head::Tokens) => Err(unsupported(name, &DECODERS, " for text generation")),
-        (name, Head::Labels(_)) => {
-            Err(unsupported(name, &[ENCODERS.as_slice(), &DECODERS].concat(), " for text classification"))
-        }
+        (name, _) => Err(unsupported(name, &[ENCODERS.as_slice(), &DECODERS].concat(), "")),
     }
 }
 

@@ -45,32 +45,45 @@ impl Embeddings {
     }
 }
 
-/// `RobertaForSequenceClassification` and `XLMRobertaForSequenceClassification`.
-pub(super) struct Roberta {
-    embeddings: Embeddings,
-    encoder: Encoder,
+/// The head of `RobertaForSequenceClassification`.
+struct Head {
     dropout: Dropout,
     dense: Linear,
     dense_dropout: Dropout,
     out_proj: Linear,
 }
 
+/// `RobertaForSequenceClassification` and `XLMRobertaForSequenceClassification`, or `RobertaModel` without labels.
+pub(super) struct Roberta {
+    embeddings: Embeddings,
+    encoder: Encoder,
+    head: Option<Head>,
+}
+
 impl Roberta {
-    pub(super) fn new(root: &Path, config: Config, labels: i64, dropout: Option<f64>) -> Result<Self> {
+    pub(super) fn new(
+        root: &Path,
+        config: Config,
+        labels: Option<i64>,
+        dropout: Option<f64>,
+    ) -> Result<Self> {
         let config = config.checked(dropout)?;
-        let (roberta, head) = (root.sub("roberta"), root.sub("classifier").may_be_new().in_full());
+        let (roberta, own) = (root.sub("roberta"), root.sub("classifier").may_be_new().in_full());
         let (size, std) = (config.hidden_size, config.initializer_range);
+        let head = |labels| Head {
+            dropout: Dropout::new(root, config.head_dropout()),
+            dense: Linear::new(&own.sub("dense"), size, size, std),
+            dense_dropout: Dropout::new(root, config.head_dropout()),
+            out_proj: Linear::of_labels(&own.sub("out_proj"), size, labels, std),
+        };
         Ok(Roberta {
             embeddings: Embeddings::new(
                 &roberta.sub("embeddings"),
                 &config,
                 config.pad_token_id.unwrap_or(1),
             ),
-            encoder: Encoder::new(&roberta.sub("encoder"), &config)?,
-            dropout: Dropout::new(root, config.head_dropout()),
-            dense: Linear::new(&head.sub("dense"), size, size, std),
-            dense_dropout: Dropout::new(root, config.head_dropout()),
-            out_proj: Linear::of_labels(&head.sub("out_proj"), size, labels, std),
+            encoder: Encoder::new(&roberta.sub("encoder"), &config, labels.is_some())?,
+            head: labels.map(head),
         })
     }
 }
@@ -85,9 +98,10 @@ impl TextModel for Roberta {
     }
 
     fn head(&self, states: &Tensor, context: &Context) -> Tensor {
-        let first = self.dropout.rows(states.to_kind(Kind::Float), context);
-        let inner = self.dense.forward(&first, context).tanh();
-        self.out_proj.forward(&self.dense_dropout.rows(inner, context), context)
+        let Some(head) = &self.head else { return states.shallow_clone() };
+        let first = head.dropout.rows(states.to_kind(Kind::Float), context);
+        let inner = head.dense.forward(&first, context).tanh();
+        head.out_proj.forward(&head.dense_dropout.rows(inner, context), context)
     }
 
     fn layers(&self) -> usize {

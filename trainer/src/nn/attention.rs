@@ -18,9 +18,9 @@ pub enum Reach {
 }
 
 impl Reach {
-    /// That of layer `number` of `count` below a head that reads first tokens.
-    pub fn of_layer(number: usize, count: usize) -> Self {
-        if number + 1 == count { Reach::First } else { Reach::All }
+    /// That of layer `number` of `count`, below a head that reads first tokens or below none.
+    pub fn of_layer(number: usize, count: usize, has_head: bool) -> Self {
+        if has_head && number + 1 == count { Reach::First } else { Reach::All }
     }
 }
 

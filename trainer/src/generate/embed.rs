@@ -1,0 +1,154 @@
+//! Vectors of texts: the mean of the states of a text's tokens, as sentence-transformers' mean pooling makes it.
+
+use std::path::Path;
+
+use anyhow::Result;
+use formats::checkpoint::Weights;
+use formats::tokenizer::Tokenizer;
+use tch::{Device, Kind, Tensor};
+
+use super::Model;
+use super::engine::guarded;
+use super::protocol::{Embed, Prompt};
+use crate::data::{Row, collate};
+use crate::failure::Failure;
+use crate::models::{self, Head, TextModel};
+use crate::nn::{Context, Loader};
+use crate::tensors::floats;
+
+/// Texts that go through the model at once.
+const BATCH: usize = 32;
+
+/// An encoder without a head.
+pub struct Reader {
+    model: Box<dyn TextModel>,
+    tokenizer: Tokenizer,
+    context: usize,
+    parameters: u64,
+}
+
+impl Reader {
+    /// Loads the encoder of a checkpoint, with whatever head.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the user where the folder holds none.
+    pub fn open(folder: &Path, device: Device) -> Result<Self> {
+        let config = models::read_config(folder)?;
+        let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
+        let weights = Weights::open(folder)?;
+        let loader = Loader::new(&weights, base, 0, device);
+        let model = models::build(&config, &loader, Head::States, Some(0.0))?;
+        let params = loader.finish()?.params;
+        let tokenizer = Tokenizer::load(folder)?;
+        let positions = models::max_positions(&config).unwrap_or(512);
+        Ok(Reader {
+            model,
+            context: tokenizer.model_max_length().unwrap_or(positions).min(positions),
+            tokenizer,
+            parameters: params.iter().map(|(_, param)| param.numel() as u64).sum(),
+        })
+    }
+
+    /// Tokens that a text may have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Numbers of the model.
+    pub fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    /// Vectors of texts.
+    ///
+    /// # Errors
+    /// A [`Failure`] of the user for a text that is too long.
+    pub fn embed(&self, texts: &[String], normalize: bool, device: Device) -> Result<Vec<Vec<f32>>> {
+        let inputs = texts.iter().cloned().map(Prompt::Text).collect();
+        let rows = rows_of(&self.tokenizer, &Embed { adapter: None, inputs, normalize }, self.context)?;
+        tch::no_grad(|| vectors(self.model.as_ref(), &rows, normalize, device))
+    }
+}
+
+/// Vectors and the number of their tokens.
+pub(super) fn answer(
+    model: &mut Model,
+    asked: &Embed,
+    device: Device,
+) -> Result<(Vec<Vec<f32>>, usize), Failure> {
+    guarded(|| {
+        let _guard = tch::no_grad_guard();
+        let (rows, vectors) = match model {
+            Model::Reads(reader) => {
+                let rows = rows_of(&reader.tokenizer, asked, reader.context)?;
+                let made = vectors(reader.model.as_ref(), &rows, asked.normalize, device)?;
+                (rows, made)
+            }
+            Model::Writes(voices) => {
+                let (context, voice) = (voices.context(), voices.get(asked.adapter.as_deref())?);
+                let rows = rows_of(&voice.tokenizer, asked, context)?;
+                let made = vectors(voice.model.as_ref(), &rows, asked.normalize, device)?;
+                (rows, made)
+            }
+        };
+        Ok((vectors, rows.iter().map(Vec::len).sum()))
+    })
+}
+
+fn rows_of(tokenizer: &Tokenizer, asked: &Embed, context: usize) -> Result<Vec<Vec<u32>>> {
+    let of_input = |(number, input): (usize, &Prompt)| {
+        let ids = ids_of(tokenizer, input)?;
+        let words = tokenizer.vocab_size();
+        let wrong = |code: &str, message: String| Err(Failure::user(code, message).at("input").into());
+        if ids.is_empty() {
+            return wrong("empty_input", format!("Input {number} has no tokens."));
+        }
+        if ids.len() > context {
+            let message = format!(
+                "Input {number} has {} tokens, and the model takes {context}: shorten it, or cut it into parts.",
+                ids.len()
+            );
+            return wrong("context_length_exceeded", message);
+        }
+        match ids.iter().find(|&&id| u64::from(id) >= words) {
+            Some(id) => wrong(
+                "unknown_token",
+                format!("Input {number} has token {id}, the last one is {}.", words - 1),
+            ),
+            None => Ok(ids),
+        }
+    };
+    asked.inputs.iter().enumerate().map(of_input).collect()
+}
+
+/// Tokens of a text, with what the tokenizer puts around it; of a list of tokens these.
+fn ids_of(tokenizer: &Tokenizer, input: &Prompt) -> Result<Vec<u32>> {
+    const UNCUT: usize = 1 << 30;
+    match input {
+        Prompt::Ids(ids) => Ok(ids.clone()),
+        Prompt::Text(text) => Ok(tokenizer.encode_pairs(&[(text.as_str(), None)], UNCUT)?.remove(0).ids),
+    }
+}
+
+fn vectors(
+    model: &dyn TextModel,
+    rows: &[Vec<u32>],
+    normalize: bool,
+    device: Device,
+) -> Result<Vec<Vec<f32>>> {
+    let mut made = Vec::with_capacity(rows.len());
+    for rows in rows.chunks(BATCH) {
+        let row = |ids| Row { number: 0, ids, type_ids: &[], counts: &[] };
+        let own: Vec<Row> = rows.iter().map(|ids| row(ids.as_slice())).collect();
+        let batch = collate(&own, (0, 0), device);
+        let states = model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));
+        let mut at = 0;
+        for &length in &batch.inputs.packing.lengths {
+            let mean = states.narrow(0, at, length).mean_dim(0, false, Kind::Float); // [d]
+            at += length;
+            let vector = if normalize { &mean / mean.norm().clamp_min(1e-12) } else { mean };
+            made.push(floats(&Tensor::f_contiguous(&vector)?)?);
+        }
+    }
+    Ok(made)
+}
