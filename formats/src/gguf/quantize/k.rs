@@ -1,6 +1,6 @@
 //! The K types: 256 elements in groups whose scales are small multiples of the block's.
 
-use super::groups::{Group, ranged, symmetric};
+use super::groups::{Group, nearest, ranged, sum_of, symmetric};
 use super::{inverse, put_half};
 
 const GROUPS: usize = 8;
@@ -95,7 +95,7 @@ impl Block {
             let Group { step, offset } = self.group(self.groups[number]);
             let inverse = inverse(step);
             for (at, value) in values.iter().enumerate() {
-                let element = ((value + offset) * inverse).round_ties_even().clamp(0.0, f32::from(self.most));
+                let element = nearest(((value + offset) * inverse).clamp(0.0, f32::from(self.most)));
                 put(number, at, element as u8);
             }
         }
@@ -191,12 +191,11 @@ fn sixes(values: &[f32], steps: &[f32; 16], scale: f32) -> ([i8; 16], [i8; 256],
         for multiple in (middle - 1).max(-128)..=(middle + 1).min(127) {
             let step = scale * f32::from(multiple);
             let inverse = inverse(step);
-            let element = |value: f32| (value * inverse).round_ties_even().clamp(-32.0, 31.0);
-            let errors = values.iter().map(|value| {
-                let error = step * element(*value) - value;
+            let element = |value: f32| nearest((value * inverse).clamp(-32.0, 31.0));
+            let error = sum_of(values, |value| {
+                let error = step * element(value) - value;
                 error * error
             });
-            let error: f32 = errors.sum();
             if error < best_error {
                 best_error = error;
                 multiples[number] = multiple as i8;
