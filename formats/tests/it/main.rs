@@ -9,6 +9,8 @@ mod chat_template;
 mod checkpoint;
 mod common;
 mod dataset;
+mod gguf;
+mod gguf_tokenizer;
 mod inspect;
 mod safetensors;
 mod table;
