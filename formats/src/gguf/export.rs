@@ -106,9 +106,10 @@ pub fn export(folder: &Path, file: &Path, kind: Kind) -> Result<Exported, Proble
     let described = config_out::describe(&given, family, &mut notices)?;
     let weights = Weights::open(folder)?;
     let plan = plan(&weights, family, &described, kind)?;
-    let mut entries = general(&given, family, kind, &plan);
-    entries.extend(described.entries.iter().cloned());
+    let mut entries = Entries::new();
     tokenizer_out::put(folder, described.vocabulary, &mut entries, &mut notices)?;
+    let mut entries = [general(&given, family, kind, &plan, &entries), entries].concat();
+    entries.extend(described.entries.iter().cloned());
     let name = file.file_name().map_or_else(|| "file".to_owned(), |name| name.to_string_lossy().into_owned());
     let bytes = write(&weights, &plan, &described, &entries, file).map_err(|failure| match failure {
         Failure::Io(error) => {
@@ -127,9 +128,15 @@ pub fn export(folder: &Path, file: &Path, kind: Kind) -> Result<Exported, Proble
 }
 
 /// What every file says of itself.
-fn general(given: &Given, family: &Family, kind: Kind, plan: &[Planned<'_>]) -> Entries {
+fn general(given: &Given, family: &Family, kind: Kind, plan: &[Planned<'_>], tokenizer: &Entries) -> Entries {
     let own = given.text("_name_or_path").and_then(|path| path.rsplit('/').find(|part| !part.is_empty()));
-    let name = own.filter(|_| family.model_type != "mistral").unwrap_or(family.model_type);
+    let name = match family.model_type {
+        // Mistral's models have llama's architecture; their name is what tells them apart.
+        "mistral" => own.filter(|name| name.to_lowercase().contains("mistral")).unwrap_or("mistral"),
+        // llama.cpp looks for these tokens in a model whose name has Phi 3 in it, and fails without them.
+        "phi3" if !["<unk>", "<s>", "<|endoftext|>"].iter().all(|token| has_token(tokenizer, token)) => "phi",
+        other => own.unwrap_or(other),
+    };
     let mut entries = vec![
         ("general.architecture".to_owned(), Entry::Text(family.architecture.to_owned())),
         ("general.type".to_owned(), Entry::Text("model".to_owned())),
@@ -140,6 +147,13 @@ fn general(given: &Given, family: &Family, kind: Kind, plan: &[Planned<'_>]) -> 
         entries.push(("general.quantization_version".to_owned(), Entry::U32(2)));
     }
     entries
+}
+
+fn has_token(tokenizer: &Entries, token: &str) -> bool {
+    let lists = tokenizer.iter().filter(|(key, _)| key == "tokenizer.ggml.tokens");
+    lists
+        .into_iter()
+        .any(|(_, list)| matches!(list, Entry::Texts(list) if list.iter().any(|other| other == token)))
 }
 
 /// A tensor of the checkpoint and what it becomes.
