@@ -142,7 +142,7 @@ pub enum Answer {
     /// Vectors.
     Embedded {
         /// One for each input.
-        embeddings: Vec<Vec<f32>>,
+        embeddings: Vec<Vec<f64>>,
         /// Tokens of all inputs.
         tokens: u64,
     },

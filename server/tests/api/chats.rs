@@ -225,7 +225,7 @@ async fn a_language_model_is_not_asked_for_predictions(db: PgPool) {
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     let error = refused.error();
     assert_eq!(error["param"], "model");
-    assert!(error["message"].as_str().unwrap().contains("not served yet"), "{error}");
+    assert!(error["message"].as_str().unwrap().contains("chat/completions"), "{error}");
 }
 
 #[sqlx::test(migrator = "store::MIGRATOR")]

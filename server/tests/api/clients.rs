@@ -1,7 +1,7 @@
 //! The official `openai` clients, unmodified, against a server on a socket; the test plays the trainer.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::json;
 use sqlx::PgPool;
@@ -10,6 +10,7 @@ use store::notify::Wake;
 use store::queue::{self, Finished, Lease, ResultFile};
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio::task::JoinHandle;
 
 use crate::common::{Agent, Server, line};
 
@@ -42,24 +43,60 @@ async fn the_client_of_the_first_major_version_drives_files_and_jobs(db: PgPool)
     }
 }
 
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn the_newest_client_talks_with_models(db: PgPool) {
+    if let Some(python) = python("the_newest_client_talks_with_models", "LUTHIER_REFERENCE_PYTHON") {
+        talk(db, &python, "generation.py").await;
+    }
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn the_client_of_the_first_major_version_talks_with_models(db: PgPool) {
+    let name = "the_client_of_the_first_major_version_talks_with_models";
+    if let Some(python) = python(name, "LUTHIER_OPENAI1_PYTHON") {
+        talk(db, &python, "generation.py").await;
+    }
+}
+
+async fn talk(db: PgPool, program: &Path, script: &str) {
+    let server = crate::worker::server(db).await;
+    let (serving, command) = command(&server, program, script).await;
+    ends_well(&command.await.unwrap());
+    serving.abort();
+}
+
 async fn drive(db: PgPool, python: &Path) {
     let server = Server::new(db.clone()).await;
     server.tiny_model().await;
+    let agent = Agent::new(&db).await;
+    let (serving, command) = command(&server, python, "fine_tuning.py").await;
+    let output = tokio::select! {
+        output = command => output.unwrap(),
+        () = train(&server, &agent) => unreachable!("the trainer has no end"),
+    };
+    serving.abort();
+    ends_well(&output);
+}
+
+/// A script of `tests/clients` that is given the address of a server on a socket.
+async fn command(
+    server: &Server,
+    program: &Path,
+    script: &str,
+) -> (JoinHandle<std::io::Result<()>>, impl Future<Output = std::io::Result<Output>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}/v1", listener.local_addr().unwrap());
     let app = luthier::app(server.state.clone());
     let serving = tokio::spawn(async move { axum::serve(listener, app).await });
-    let agent = Agent::new(&db).await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/fine_tuning.py");
-    let mut command = Command::new(python);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let mut command = Command::new(program);
     command.arg(script).arg(base).stdin(Stdio::null()).kill_on_drop(true);
     // A proxy of the environment is not for this server.
     command.env("NO_PROXY", "*").env("no_proxy", "*");
-    let output = tokio::select! {
-        output = command.output() => output.unwrap(),
-        () = train(&server, &agent) => unreachable!("the trainer has no end"),
-    };
-    serving.abort();
+    (serving, async move { command.output().await })
+}
+
+fn ends_well(output: &Output) {
     let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.ends_with("ok\n"), "{said}\n{wrong}");
     print!("{said}");

@@ -48,7 +48,7 @@ async fn a_prompt_is_echoed_and_its_tokens_told(db: PgPool) {
     let offsets: Vec<&Value> = of(0).map(|chunk| &chunk["choices"][0]["logprobs"]["text_offset"]).collect();
     assert_eq!(offsets, [&json!([0]), &json!([1]), &Value::Null]);
     assert_eq!(of(1).map(|chunk| chunk["choices"][0]["text"].as_str().unwrap()).collect::<String>(), "c");
-    assert_eq!(of(1).last().unwrap()["choices"][0]["finish_reason"], "stop");
+    assert_eq!(of(1).next_back().unwrap()["choices"][0]["finish_reason"], "stop");
 }
 
 #[sqlx::test(migrator = "store::MIGRATOR")]

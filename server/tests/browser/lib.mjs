@@ -4,7 +4,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { chmodSync, cpSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { chromium } from "playwright-core";
 
 const TREE = resolve(import.meta.dirname, "../../..");
@@ -29,10 +29,12 @@ async function freePort() {
 }
 
 export class Server {
-  static async start(folder) {
+  /** With `options.env` more of the environment, and `options.trainer` another trainer than the local one. */
+  static async start(folder, options = {}) {
     assert.ok(existsSync(PROGRAM), `${PROGRAM} is missing: make build`);
     const server = new Server();
     server.folder = folder;
+    server.options = { env: {}, trainer: "local", ...options };
     server.port = await freePort();
     server.url = `http://127.0.0.1:${server.port}`;
     await server.run();
@@ -42,7 +44,7 @@ export class Server {
   async run() {
     const log = openSync(join(this.folder, "server.log"), "a");
     const { LUTHIER_API_KEY, DATABASE_URL, ...env } = process.env;
-    this.process = spawn(PROGRAM, ["serve", "--listen", `127.0.0.1:${this.port}`, "--data", join(this.folder, "data"), "--trainer", "local"], { env, stdio: ["ignore", log, log] });
+    this.process = spawn(PROGRAM, ["serve", "--listen", `127.0.0.1:${this.port}`, "--data", join(this.folder, "data"), "--trainer", this.options.trainer], { env: { ...env, ...this.options.env }, stdio: ["ignore", log, log] });
     this.ended = new Promise((ended) => this.process.once("exit", ended));
     await until("the server is ready", async () => {
       if (this.process.exitCode !== null) throw new Error(`the server ended:\n${this.log()}`);
@@ -59,11 +61,34 @@ export class Server {
     await this.ended;
   }
 
+  /** Uploads files as a model. */
+  async upload(id, paths, more = []) {
+    const form = new FormData();
+    form.append("id", id);
+    for (const file of [...paths.map((path) => new File([readFileSync(path)], basename(path))), ...more]) form.append("files", file);
+    const answer = await fetch(`${this.url}/v1/models`, { method: "POST", body: form });
+    assert.ok(answer.ok, `${id}: ${await answer.text()}`);
+  }
+
   async json(path) {
     const answer = await fetch(this.url + path);
     assert.ok(answer.ok, `${path}: ${answer.status}`);
     return answer.json();
   }
+}
+
+/** A server whose language models are answered by `tests/fixtures/worker.py`: `tiny` chats, `base` does not; and `encoder`. */
+export async function talking(folder) {
+  const program = join(folder, "worker.py");
+  cpSync(join(import.meta.dirname, "../fixtures/worker.py"), program);
+  const server = await Server.start(folder, { trainer: "none", env: { LUTHIER_TRAINER_BINARY: program } });
+  const decoders = join(FIXTURES, "decoders");
+  const llama = ["llama/config.json", "llama/model.safetensors", "tokenizer.json", "tokenizer_config.json"].map((path) => join(decoders, path));
+  const template = new File(["{% for m in messages %}{{ m.content }}{% endfor %}"], "chat_template.jinja");
+  await server.upload("base", llama);
+  await server.upload("tiny", llama, [template]);
+  await server.upload("encoder", ["config.json", "model.safetensors", "tokenizer.json"].map((name) => join(FIXTURES, "bert_encoder", name)));
+  return server;
 }
 
 /** Waits until `question` answers with something true. */

@@ -61,7 +61,7 @@ fn read(body: &Map<String, Value>) -> Result<Asked> {
     Ok(Asked { model, inputs, base64, dimensions })
 }
 
-async fn vectors_of(mut answers: Answers) -> Result<(Vec<Vec<f32>>, u64)> {
+async fn vectors_of(mut answers: Answers) -> Result<(Vec<Vec<f64>>, u64)> {
     match answers.next().await {
         Some(Ok(Answer::Embedded { embeddings, tokens })) => Ok((embeddings, tokens)),
         // What the worker has against an input is here against `input`, however it calls it.
@@ -72,7 +72,7 @@ async fn vectors_of(mut answers: Answers) -> Result<(Vec<Vec<f32>>, u64)> {
 }
 
 /// The first numbers of a vector, at length 1 again.
-fn shorten(mut vector: Vec<f32>, dimensions: Option<u64>) -> Result<Vec<f32>> {
+fn shorten(mut vector: Vec<f64>, dimensions: Option<u64>) -> Result<Vec<f64>> {
     let Some(wanted) = dimensions else {
         return Ok(vector);
     };
@@ -82,7 +82,7 @@ fn shorten(mut vector: Vec<f32>, dimensions: Option<u64>) -> Result<Vec<f32>> {
         return Err(Error::invalid("dimensions", message));
     }
     vector.truncate(wanted as usize);
-    let length = vector.iter().map(|number| number * number).sum::<f32>().sqrt();
+    let length = vector.iter().map(|number| number * number).sum::<f64>().sqrt();
     if length > 0.0 {
         vector.iter_mut().for_each(|number| *number /= length);
     }
@@ -90,8 +90,8 @@ fn shorten(mut vector: Vec<f32>, dimensions: Option<u64>) -> Result<Vec<f32>> {
 }
 
 /// Numbers of 32 bits, little end first, as OpenAI's clients ask for them.
-fn packed(vector: &[f32]) -> String {
-    STANDARD.encode(vector.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>())
+fn packed(vector: &[f64]) -> String {
+    STANDARD.encode(vector.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect::<Vec<u8>>())
 }
 
 #[cfg(test)]
