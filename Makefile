@@ -34,6 +34,7 @@ soak: ## Run the long tests, which `make test` leaves out
 
 bench: build ## Luthier beside transformers' Trainer, in turn: a table with bars (ARGS="--quick": minutes)
 	@$(PYTHON) bench/reviews.py $(ARGS)
+	@$(PYTHON) bench/language.py $(ARGS)
 
 sqlx: setup ## Write .sqlx anew after a change of a query or a migration
 	@$(PYTHON) scripts/sqlx.py

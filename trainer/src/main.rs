@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use luthier_trainer::{agent, device, generate, job, predict, products};
+use luthier_trainer::{agent, device, generate, gguf, job, predict, products};
 use tracing_subscriber::EnvFilter;
 
 /// Fine-tunes models with libtorch.
@@ -25,6 +25,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Write texts on request, on stdin, with a language model.
     Generate(generate::GenerateArgs),
+    /// Read GGUF files and write them.
+    Gguf(gguf::GgufArgs),
     /// Print what this machine can compute with, as JSON.
     Devices,
     /// Measure how fast this machine multiplies matrices, as JSON.
@@ -55,6 +57,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Agent(args) => agent::run_blocking(args),
         Command::Predict(args) => predict::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Generate(args) => generate::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Gguf(args) => gguf::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Devices => {
             println!("{}", serde_json::to_string(&device::report()?)?);
             Ok(ExitCode::SUCCESS)

@@ -166,6 +166,11 @@ fn a_finished_model_says_the_same_in_transformers() {
     }
     let jobs: Vec<Job> =
         cases.iter().map(|(model, training)| finished(model, training, &json!({}))).collect();
+    for job in &jobs {
+        // What the model has learnt to write by comes with it.
+        let template = std::fs::read_to_string(job.path("out/model/chat_template.jinja")).unwrap();
+        assert_eq!(template, TEMPLATE);
+    }
     // All in one process: it takes longer to start than to look.
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/check_language_model.py");
     let output = Command::new(&python)

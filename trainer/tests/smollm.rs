@@ -64,6 +64,7 @@ fn smollm2_gives_transformers_logits_within_1e_3_and_64_greedy_tokens() {
                 sampling: Sampling { temperature: 0.0, ..Sampling::default() },
                 seed: 0,
                 stops: Vec::new(),
+                ends: Vec::new(),
                 logprobs: Some(0),
                 echo: false,
                 format: None,

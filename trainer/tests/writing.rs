@@ -65,6 +65,7 @@ fn greedy(voice: &Rc<Voice>, id: u64, prompt: &[u32], limit: usize) -> Request {
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         seed: 0,
         stops: Vec::new(),
+        ends: Vec::new(),
         logprobs: Some(0),
         echo: false,
         format: None,

@@ -6,6 +6,7 @@ pub mod dry_run;
 mod events;
 pub mod files;
 mod generate;
+mod gguf;
 pub mod jobs;
 pub mod models;
 mod predictions;

@@ -19,16 +19,24 @@ use tokio::io::AsyncWriteExt;
 use super::archive::Archive;
 use super::prepare::code_of;
 use super::views::{loaded_json, model_json};
-use super::{files::attachment, range, upload};
+use super::{files::attachment, gguf, range, upload};
 use crate::extract::Query;
 use crate::{AppState, Error, Result};
 
-/// `POST /v1/models`: an archive as `file`, or several `files` with relative names; `id` is optional.
+/// `POST /v1/models`: an archive or a GGUF as `file`, or several `files` with relative names; `id` is optional.
 pub async fn create_model(State(state): State<AppState>, request: Request) -> Result<Json<Value>> {
     let sent = receive(&state, request).await?;
     let (root, wanted) = match sent.archive {
         Some((name, scratch)) => unpack(&state, &sent.folder, &name, scratch).await?,
         None => without_wrapper(sent.folder.path(), &sent.files)?,
+    };
+    let root = match gguf::alone_in(&root) {
+        None => root,
+        Some(file) => {
+            let folder = sent.folder.path().join("of-gguf");
+            gguf::unpack(&state, file, folder.clone()).await?;
+            folder
+        }
     };
     let id =
         sent.id.or(wanted).ok_or_else(|| Error::invalid("id", "`id` is missing: give the model a name"))?;
@@ -183,9 +191,10 @@ async fn receive(state: &AppState, request: Request) -> Result<Sent> {
         }
     }
     match (&sent.archive, sent.files.is_empty()) {
-        (None, true) => {
-            Err(Error::invalid("file", "send an archive as `file`, or the files of a checkpoint as `files`"))
-        }
+        (None, true) => Err(Error::invalid(
+            "file",
+            "send an archive or a GGUF as `file`, or the files of a checkpoint as `files`",
+        )),
         (Some(_), false) => Err(Error::invalid("files", "send an archive or single files, not both")),
         _ => Ok(sent),
     }
@@ -238,6 +247,11 @@ async fn unpack(
 ) -> Result<(PathBuf, Option<String>)> {
     let limits = Limits { max_unpacked_bytes: state.config.max_unpacked_bytes, ..Limits::default() };
     let (target, shown) = (folder.path().join("root"), name.to_owned());
+    if gguf::is_gguf(scratch.path()) {
+        tokio::fs::create_dir_all(&target).await?;
+        tokio::fs::copy(scratch.path(), target.join("model.gguf")).await?;
+        return Ok((target, Some(name.trim_end_matches(".gguf").to_owned())));
+    }
     let root = target.clone();
     let unpacked = tokio::task::spawn_blocking(move || {
         formats::archive::unpack(scratch.path(), &shown, &target, &limits)

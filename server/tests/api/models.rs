@@ -265,3 +265,35 @@ async fn a_model_that_a_job_needs_stays_and_another_goes(db: PgPool) {
 fn leftovers(server: &Server) -> usize {
     std::fs::read_dir(server.data.path().join("cache")).unwrap().count()
 }
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_gguf_becomes_a_checkpoint_that_can_be_tuned(db: PgPool) {
+    let server = Server::new(db).await;
+    let folder = crate::decoder::tiny_llama();
+    let file = folder.path().join("tiny.gguf");
+    formats::gguf::export(folder.path(), &file, formats::gguf::Kind::F16).unwrap();
+    let content = std::fs::read(&file).unwrap();
+    let parts: [(&str, Option<&str>, &[u8]); 1] = [("file", Some("tiny-f16.gguf"), &content)];
+    let answer = server.send(form("/v1/models", &parts)).await;
+    let made = answer.json();
+    assert_eq!(made["id"], "tiny-f16", "{made}");
+    assert_eq!(
+        (&made["task"], &made["architecture"]),
+        (&json!("text-generation"), &json!("LlamaForCausalLM"))
+    );
+    let names: Vec<&str> =
+        made["files"].as_array().unwrap().iter().map(|file| file["path"].as_str().unwrap()).collect();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    let chats = server.table("chats.jsonl", &crate::decoder::chats(40)).await;
+    let body =
+        json!({"model": "tiny-f16", "training_file": chats, "hyperparameters": {"chat_template": "chatml"}});
+    let job = server.post("/v1/fine_tuning/jobs", &body).await.json();
+    assert_eq!(job["task"], "text-generation", "{job}");
+    // Cut short it is refused by name, and nothing is kept.
+    let parts: [(&str, Option<&str>, &[u8]); 1] = [("file", Some("cut.gguf"), &content[..content.len() / 2])];
+    let refused = server.send(form("/v1/models", &parts)).await;
+    assert_eq!(refused.status.as_u16(), 400, "{}", refused.text());
+    assert_eq!(refused.json()["error"]["param"], "file");
+}

@@ -83,6 +83,20 @@ async fn a_language_model_learns_chats_and_says_its_perplexity() {
     let again = server.create(&json!({"manifest": job["manifest"]})).await;
     let again = server.wait_for_success(&again).await;
     assert_eq!(server.weights(&again).await, server.weights(&job).await);
+
+    // The tuned model answers by the template that it has learnt.
+    let asked = |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "is 4 even?"}], "max_tokens": 12, "temperature": 0});
+    let answer = server.post("/v1/chat/completions", &asked(&model)).await;
+    assert_eq!(answer["object"], "chat.completion", "{answer}");
+    assert!(answer["usage"]["completion_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{answer}");
+    let same = server.post("/v1/chat/completions", &asked(&model)).await;
+    assert_eq!(same["choices"], answer["choices"]);
+    let text = json!({"model": model, "prompt": "ab", "max_tokens": 3, "logprobs": 2, "temperature": 0});
+    let text = server.post("/v1/completions", &text).await;
+    assert_eq!(text["choices"][0]["logprobs"]["tokens"].as_array().map(Vec::len), Some(3), "{text}");
+    let vectors = json!({"model": model, "input": ["a", "b"]});
+    let vectors = server.post("/v1/embeddings", &vectors).await;
+    assert_eq!(vectors["data"].as_array().map(Vec::len), Some(2), "{vectors}");
     assert!(server.stop().await.success());
 }
 

@@ -33,7 +33,7 @@ impl Data {
         max_length: usize,
         events: &mut Events,
     ) -> Result<Self> {
-        let template = template(model, spec, tokenizer)?;
+        let template = chosen_template(model, spec, tokenizer)?;
         let maker = Maker { spec, tokenizer, template, max_length };
         let read = |file: &String| -> Result<Vec<Example>> {
             Ok(read_chats(&dir.join("data").join(file), file, None)?)
@@ -60,7 +60,7 @@ impl Data {
 }
 
 /// The template that is asked for by name or in full, or the checkpoint's own.
-fn template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
+pub fn chosen_template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> Result<Option<ChatTemplate>> {
     let tokens = tokenizer.special_tokens().clone();
     let made = ChatTemplate::choose(model, spec.training.chat_template.as_deref(), tokens);
     made.map_err(|problem| {

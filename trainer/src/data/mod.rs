@@ -10,6 +10,7 @@ mod split;
 mod tokens;
 
 pub use batch::{Batch, Counted, Row, collate};
+pub use generate::chosen_template;
 pub use order::{Order, permutation};
 pub use prefetch::{MicroBatch, Prefetch};
 pub use read::{Classes, Data};

@@ -44,6 +44,8 @@ pub struct Request {
     pub seed: u64,
     /// Texts that end an answer, and are not shown.
     pub stops: Vec<String>,
+    /// Tokens that end it, beside those that always do.
+    pub ends: Vec<u32>,
     /// Alternatives that are told of each token; `None` to tell nothing.
     pub logprobs: Option<usize>,
     /// Whether the prompt is told of too.
@@ -111,6 +113,7 @@ impl Engine {
             prompt: std::mem::take(&mut request.prompt),
             limit: request.limit,
             stops: std::mem::take(&mut request.stops),
+            ends: std::mem::take(&mut request.ends),
             logprobs: request.logprobs,
             left: request.choices.into(),
             written: 0.into(),

@@ -192,7 +192,8 @@ impl Server {
             return Err(Failure::user("no_language_model", message).at("model").into());
         };
         let voice = voices.get(asked.adapter.as_deref())?;
-        let prompt = prompt_of(&voice, asked)?;
+        let Asked { prompt, mut stops, ends } = asked_of(&voice, asked)?;
+        stops.extend(asked.stop.iter().cloned());
         let (tokens, context) = (prompt.len(), voices.context());
         let field = if asked.messages.is_some() { "messages" } else { "prompt" };
         let rows = voice.model.vocabulary().map_or(0, crate::nn::Vocabulary::tokens);
@@ -217,7 +218,8 @@ impl Server {
             limit: asked.max_tokens.unwrap_or(usize::MAX).min(context - tokens),
             sampling: asked.sampling.clone(),
             seed: asked.seed.unwrap_or_else(|| now() ^ id.rotate_left(32)),
-            stops: asked.stop.clone(),
+            stops,
+            ends,
             logprobs: asked.logprobs,
             echo: asked.echo,
             format: asked.format()?,
@@ -226,18 +228,27 @@ impl Server {
     }
 }
 
-/// The tokens that are to be answered or continued.
-fn prompt_of(voice: &Voice, asked: &Generate) -> Result<Vec<u32>> {
+/// What is to be answered or continued, and what ends the answer beside the model's own end marks.
+#[derive(Default)]
+struct Asked {
+    prompt: Vec<u32>,
+    stops: Vec<String>,
+    ends: Vec<u32>,
+}
+
+fn asked_of(voice: &Voice, asked: &Generate) -> Result<Asked> {
     let tokenizer = &voice.tokenizer;
     let Some(messages) = asked.conversation()? else {
-        return match &asked.prompt {
-            Some(Prompt::Ids(ids)) => Ok(ids.clone()),
+        let prompt = match &asked.prompt {
+            Some(Prompt::Ids(ids)) => ids.clone(),
             Some(Prompt::Text(text)) => {
-                let own = tokenizer.encode_plain(text)?.ids;
-                Ok([tokenizer.leading_ids(), &own].concat())
+                [tokenizer.leading_ids(), &tokenizer.encode_plain(text)?.ids].concat()
             }
-            None => Err(Failure::user("no_prompt", "There is nothing to answer.").at("messages").into()),
+            None => {
+                return Err(Failure::user("no_prompt", "There is nothing to answer.").at("messages").into());
+            }
         };
+        return Ok(Asked { prompt, ..Asked::default() });
     };
     let named = asked.template.as_deref().map(|name| {
         let tokens = tokenizer.special_tokens().clone();
@@ -253,5 +264,24 @@ fn prompt_of(voice: &Voice, asked: &Generate) -> Result<Vec<u32>> {
     let rendered = template
         .render(&messages, None, true)
         .map_err(|problem| Failure::user("chat_template", format!("{problem}.")).at("messages"))?;
-    Ok(tokenizer.encode_plain(&rendered.text)?.ids)
+    let mut made = Asked { prompt: tokenizer.encode_plain(&rendered.text)?.ids, ..Asked::default() };
+    if let Some(mark) = end_of_turn(template) {
+        // One token of its own, or, in a model that was not made for the template, a text.
+        match tokenizer.encode_plain(&mark)?.ids[..] {
+            [id] if tokenizer.token_bytes(id).is_empty() => made.ends.push(id),
+            _ => made.stops.push(mark),
+        }
+    }
+    Ok(made)
+}
+
+/// What a template writes after the assistant's words, if it writes anything.
+fn end_of_turn(template: &ChatTemplate) -> Option<String> {
+    const WORDS: &str = "An answer.";
+    let turns = [("user", "A question."), ("assistant", WORDS)];
+    let turns = turns.map(|(role, content)| json!({"role": role, "content": content}));
+    let messages = formats::chat::messages_of(&turns, "messages").ok()?;
+    let whole = template.render(&messages, None, false).ok()?.text;
+    let mark = whole.rsplit_once(WORDS)?.1.trim();
+    (!mark.is_empty()).then(|| mark.to_owned())
 }

@@ -48,6 +48,7 @@ pub(super) struct Open {
     /// Tokens that an answer may have.
     pub limit: usize,
     pub stops: Vec<String>,
+    pub ends: Vec<u32>,
     /// Alternatives that are told of each token.
     pub logprobs: Option<usize>,
     /// Answers that have not ended.
@@ -129,7 +130,7 @@ impl Sequence {
         self.last = id;
         self.written += 1;
         self.open.written.set(self.open.written.get() + 1);
-        if self.open.voice.ends.contains(&id) {
+        if self.open.voice.ends.contains(&id) || self.open.ends.contains(&id) {
             return self.end(String::new(), Finish::Stop);
         }
         if let (Some(all), Some(count)) = (probabilities, self.open.logprobs) {

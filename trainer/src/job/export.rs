@@ -43,6 +43,8 @@ pub struct ModelFiles {
     base: PathBuf,
     base_name: String,
     peft_task: &'static str,
+    /// The chat template that the model has learnt to write by, where it is not its base's own.
+    chat_template: Option<String>,
 }
 
 impl ModelFiles {
@@ -67,7 +69,13 @@ impl ModelFiles {
             config[BASE_QUANTIZATION] = serde_json::to_value(quantization)?;
         }
         let (base, base_name) = (base.to_path_buf(), base_name.to_owned());
-        Ok(ModelFiles { params, adapters, config, base, base_name, peft_task: objective.peft_task() })
+        let peft_task = objective.peft_task();
+        Ok(ModelFiles { params, adapters, config, base, base_name, peft_task, chat_template: None })
+    }
+
+    /// The same with a chat template of its own.
+    pub fn templated(self, chat_template: Option<String>) -> Self {
+        ModelFiles { chat_template, ..self }
     }
 
     /// Writes what is trained (all weights, or the adapter and its base), configuration and tokenizer into a folder that
@@ -122,7 +130,11 @@ impl ModelFiles {
 
     fn write_rest(&self, folder: &Path, config: &Value) -> Result<()> {
         write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(config)?)?;
-        copy_tokenizer(&self.base, folder)
+        copy_tokenizer(&self.base, folder)?;
+        match &self.chat_template {
+            Some(source) => write_synced(&folder.join("chat_template.jinja"), source.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// The base checkpoint's licence, where it states one, goes with what is derived from it.
