@@ -157,7 +157,7 @@ fn peculiar(gguf: &Gguf, facts: &Facts<'_>, width: u64) -> Result<Map<String, Va
 fn gemma(facts: &Facts<'_>, width: u64, window: Option<u64>, layers: u64) -> Result<Value, Problem> {
     let is_second = facts.family.model_type == "gemma2";
     let period = facts.size("attention.sliding_window_pattern")?.unwrap_or(if is_second { 2 } else { 6 });
-    let sort = |layer: u64| match period > 0 && layer % period == 0 {
+    let sort = |layer: u64| match period > 0 && layer.is_multiple_of(period) {
         true => "full_attention",
         false => "sliding_attention",
     };

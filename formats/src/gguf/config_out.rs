@@ -118,7 +118,7 @@ pub(super) fn describe(
         let rope = Rope::of(given, family, width, context)?;
         factors = rope_out::put(&rope, family, &mut entries, notices);
     }
-    put_peculiar(given, family, layers, width, hidden / queries, &mut entries, notices)?;
+    put_peculiar(given, family, [layers, context], [width, hidden / queries], &mut entries, notices)?;
     check_activation(given, family)?;
     let usual = gemma || matches!(family.model_type, "smollm3" | "gpt2");
     Ok(Described {
@@ -152,9 +152,8 @@ fn check_activation(given: &Given, family: &Family) -> Result<(), Problem> {
 fn put_peculiar(
     given: &Given,
     family: &Family,
-    layers: u32,
-    width: u32,
-    even_width: u32,
+    [layers, context]: [u32; 2],
+    [width, even_width]: [u32; 2],
     entries: &mut Entries,
     notices: &mut Vec<String>,
 ) -> Result<(), Problem> {
@@ -162,16 +161,15 @@ fn put_peculiar(
     let used = given.flag("use_sliding_window").unwrap_or(false);
     let mut put = |name: &str, entry: Entry| entries.push((family.key(name), entry));
     match family.model_type {
-        "mistral" => {
+        "mistral" | "phi3" => {
             if let Some(window) = window {
                 put("attention.sliding_window", Entry::U32(window));
-                notices.push(format!(
-                    "llama.cpp looks beyond the window of {window} tokens that this model was made for"
-                ));
+                if window < context {
+                    notices.push(format!(
+                        "llama.cpp looks beyond the window of {window} tokens that this model was made for"
+                    ));
+                }
             }
-        }
-        "phi3" => {
-            window.into_iter().for_each(|window| put("attention.sliding_window", Entry::U32(window)));
         }
         "qwen2" | "qwen3" | "smollm3" if used => {
             notices.push(

@@ -408,7 +408,7 @@ fn check_range(planned: &Planned<'_>, values: &[f32]) -> Result<(), Problem> {
         TensorKind::Bf16 => f32::MAX,
         _ => 65_504.0 * 15.0,
     };
-    match values.iter().find(|value| !(value.abs() <= most)) {
+    match values.iter().find(|value| value.is_nan() || value.abs() > most) {
         None => Ok(()),
         Some(value) => {
             let message = format!("tensor `{}`: {value} cannot be written as {}", planned.name, planned.kind);

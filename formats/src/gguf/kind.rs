@@ -113,7 +113,7 @@ impl TensorKind {
 
     /// Bytes of a row; `None` where the row does not consist of whole blocks, or is impossibly long.
     pub fn row_bytes(self, elements: u64) -> Option<u64> {
-        if elements % self.block() != 0 {
+        if !elements.is_multiple_of(self.block()) {
             return None;
         }
         (elements / self.block()).checked_mul(self.block_bytes())

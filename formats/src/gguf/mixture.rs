@@ -17,7 +17,7 @@ pub(super) struct Model {
 ///
 /// Vectors, norms and tables of positions are fp32 in every file of llama.cpp. Its `q4_k_m` spends six bits where an error
 /// costs most: on the output layer (the embedding, where that is it), and in the outer layers and every third one between on
-/// values and the last product of the feed-forward block; and five on queries, keys and values that are one tensor.
+/// values (with queries and keys, where the three are one tensor) and the last product of the feed-forward block.
 pub(super) fn kind_of(name: &str, shape: &[u64], kind: Kind, model: Model) -> TensorKind {
     if shape.len() < 2 || name.contains("norm") || name == "position_embd.weight" {
         return TensorKind::F32;
@@ -39,10 +39,9 @@ fn mixed(name: &str, model: Model) -> TensorKind {
     let layer = name.split('.').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
     let more = more_bits(layer, model.layers);
     match name.split('.').nth(2) {
-        Some("attn_v" | "ffn_down") if more => TensorKind::Q6K,
+        Some("attn_v" | "attn_qkv" | "ffn_down") if more => TensorKind::Q6K,
         // In models of 70 billion parameters eight heads of queries share the small tensor of values.
-        Some("attn_v") if model.layers == 80 && model.grouped == 8 => TensorKind::Q5K,
-        Some("attn_qkv") => TensorKind::Q5K,
+        Some("attn_v" | "attn_qkv") if model.layers == 80 && model.grouped > 1 => TensorKind::Q5K,
         _ => TensorKind::Q4K,
     }
 }
@@ -60,5 +59,5 @@ fn fitting(wanted: TensorKind, row: u64) -> TensorKind {
         other => other,
     };
     let order = [wanted, small, TensorKind::F16];
-    order.into_iter().find(|kind| row % kind.block() == 0).unwrap_or(TensorKind::F16)
+    order.into_iter().find(|kind| row.is_multiple_of(kind.block())).unwrap_or(TensorKind::F16)
 }

@@ -25,7 +25,7 @@ pub(super) fn order(change: Change, way: Way, rows: u64, heads: Heads) -> Result
         Change::KeyHeads => (heads.keys, 2),
         Change::Interleaved => (heads.queries, 3),
     };
-    if heads == 0 || rows % (heads * parts) != 0 {
+    if heads == 0 || !rows.is_multiple_of(heads * parts) {
         return Err(format!("its {rows} rows cannot be those of {heads} heads"));
     }
     let width = rows / heads / parts;

@@ -121,7 +121,7 @@ pub(super) fn symmetric(values: &[f32], half: u8) -> f32 {
             let [sum_xq, sum_qq] = sums.map(|lanes| lanes.iter().sum::<f32>());
             // With the least squares' step the error is the sum of squares less this.
             let explained = sum_xq * sum_xq / sum_qq;
-            if !(explained > most_explained) {
+            if explained <= most_explained || explained.is_nan() {
                 break;
             }
             (best, most_explained) = (sum_xq / sum_qq, explained);

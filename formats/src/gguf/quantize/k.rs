@@ -50,7 +50,7 @@ impl Block {
             let (scale, least) = best.refitted(values);
             let next = Self::rounded(values, &found, scale, least, most);
             let error = next.error(values);
-            if !(error < best_error) {
+            if error >= best_error || error.is_nan() {
                 break;
             }
             (best, best_error) = (next, error);
@@ -155,7 +155,7 @@ pub(super) fn q6_k(values: &[f32], out: &mut [u8]) {
         let mut bytes = [0; 2];
         scale = put_half(scale, &mut bytes);
         let (multiples, elements, error) = sixes(values, &steps, scale);
-        if !(error < best.3) {
+        if error >= best.3 || error.is_nan() {
             break;
         }
         best = (scale, multiples, elements, error);
@@ -165,7 +165,7 @@ pub(super) fn q6_k(values: &[f32], out: &mut [u8]) {
             over += a * f64::from(*value);
             under += a * a;
         }
-        if !(under > 0.0) {
+        if under <= 0.0 || under.is_nan() {
             break;
         }
         scale = (over / under) as f32;
