@@ -9,6 +9,9 @@ use super::writer::{Entries, Entry};
 use crate::problem::{Problem, ProblemKind};
 
 pub(super) const FILE: &str = "config.json";
+/// Lists are made by layer and by number of a head, whatever a file says.
+const MOST_LAYERS: u32 = 10_000;
+const MOST_WIDTH: u32 = 1 << 16;
 
 /// `config.json`, with questions to it.
 pub(super) struct Given {
@@ -73,6 +76,10 @@ pub(super) fn describe(
     let hidden = given.need(name("hidden_size", "n_embd"))?;
     let layers = given.need(name("num_hidden_layers", "n_layer"))?;
     let queries = given.need(name("num_attention_heads", "n_head"))?;
+    if layers > MOST_LAYERS {
+        let message = format!("{layers} layers are more than any model has");
+        return Err(Given::wrong(name("num_hidden_layers", "n_layer"), message));
+    }
     let keys = given.size("num_key_value_heads")?.unwrap_or(queries);
     if keys == 0 || queries % keys != 0 {
         return Err(Given::wrong("num_key_value_heads", format!("{keys} do not divide {queries} heads")));
@@ -90,6 +97,9 @@ pub(super) fn describe(
         None if family.model_type == "qwen3" => 128,
         None => hidden / queries,
     };
+    if width == 0 || width > MOST_WIDTH {
+        return Err(Given::wrong("head_dim", format!("heads of {width} numbers are not possible")));
+    }
     let vocabulary = given.need("vocab_size")?;
     let mut entries = Entries::new();
     let mut put = |name: &str, entry: Entry| entries.push((family.key(name), entry));

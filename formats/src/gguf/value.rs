@@ -41,6 +41,9 @@ impl Value {
     }
 }
 
+/// More than any size of a model; products of two stay far from overflow.
+const MOST: i64 = 1 << 31;
+
 /// The shortest decimal of 32 bits, as 64.
 pub(super) fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
@@ -97,7 +100,7 @@ impl Metadata {
     pub fn size(&self, key: &str) -> Result<Option<u64>, Problem> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Int(value)) if (0..1 << 40).contains(value) => Ok(Some(*value as u64)),
+            Some(Value::Int(value)) if (0..MOST).contains(value) => Ok(Some(*value as u64)),
             Some(Value::Int(value)) => Err(self.refused(key, format!("{value} is no possible size"))),
             Some(other) => Err(self.wrong(key, "a whole number", other)),
         }
@@ -108,9 +111,7 @@ impl Metadata {
     pub fn size_of_all(&self, key: &str) -> Result<Option<u64>, Problem> {
         let Some(Value::Ints(list)) = self.get(key) else { return self.size(key) };
         match list.split_first() {
-            Some((first, rest))
-                if (0..1 << 40).contains(first) && rest.iter().all(|other| other == first) =>
-            {
+            Some((first, rest)) if (0..MOST).contains(first) && rest.iter().all(|other| other == first) => {
                 Ok(Some(*first as u64))
             }
             _ => Err(Problem::new(

@@ -424,7 +424,7 @@ fn no_bytes_make_a_reader_panic_or_take_more_than_the_file_has() {
     let (mut good, mut bad) = (0, 0);
     for name in ["gguf_llama.gguf", "gguf_pieces.gguf"] {
         let whole = std::fs::read(fixture(name)).unwrap();
-        for round in 0..600 {
+        for round in 0..250 {
             let mut bytes = whole.clone();
             // Most of the trouble is to be had in the beginning.
             let reach = if round % 2 == 0 { 1500 } else { bytes.len() };
@@ -449,13 +449,13 @@ fn no_bytes_make_a_reader_panic_or_take_more_than_the_file_has() {
                 }
             }
         }
-        for length in (0..2000).chain((2000..whole.len()).step_by(997)) {
+        for length in (0..2000).step_by(3).chain((2000..whole.len()).step_by(997)) {
             std::fs::write(&path, &whole[..length]).unwrap();
             gguf::import(&path, &into).unwrap_err();
         }
     }
     println!("{good} read, {bad} refused");
-    assert!(good > 50 && bad > 300, "{good} read, {bad} refused");
+    assert!(good > 50 && bad > 150, "{good} read, {bad} refused");
 }
 
 #[test]
@@ -478,4 +478,15 @@ fn what_a_gguf_has_no_place_for_is_not_written() {
     std::fs::write(&config, text.replace("\"silu\"", "\"relu\"")).unwrap();
     let problem = gguf::export(folder.path(), &path, Kind::F16).unwrap_err();
     assert_eq!(problem.column.as_deref(), Some("hidden_act"));
+    for (field, value) in
+        [("num_hidden_layers", "4000000000"), ("head_dim", "4000000000"), ("num_key_value_heads", "3")]
+    {
+        let mut changed = json(&config);
+        changed[field] = serde_json::from_str(value).unwrap();
+        changed["hidden_act"] = "silu".into();
+        std::fs::write(&config, changed.to_string()).unwrap();
+        let problem = gguf::export(folder.path(), &path, Kind::F16).unwrap_err();
+        assert_eq!(problem.kind, ProblemKind::Config, "{problem}");
+        std::fs::write(&config, &text).unwrap();
+    }
 }
