@@ -317,7 +317,7 @@ fn zeros(folder: &Path, config: &Value) {
     let config = serde_json::from_value(config.clone()).unwrap();
     let mut header = serde_json::Map::new();
     let mut end = 0;
-    for (name, shape) in formats::checkpoint::decoder_tensors(&config).unwrap() {
+    for (name, shape) in formats::checkpoint::decoder_tensors(&config, false).unwrap() {
         let bytes = shape.iter().product::<u64>() * 4;
         header.insert(
             name,
