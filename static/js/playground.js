@@ -55,6 +55,7 @@ class Talk {
     const item = this.add("assistant", "");
     const body = item.querySelector(".turn-text");
     item.classList.add("turn-waiting");
+    this.list.scrollTop = this.list.scrollHeight;
     this.show("Waiting for the model; the first answer waits until it is loaded …");
     this.abort = new AbortController();
     const heard = { text: "", tokens: 0, since: 0, finish: null };
@@ -120,7 +121,7 @@ class Talk {
 
   follow() {
     const box = this.list;
-    const near = box.scrollHeight - box.scrollTop - box.clientHeight < 120;
+    const near = box.scrollHeight - box.scrollTop - box.clientHeight < 160;
     if (near) box.scrollTop = box.scrollHeight;
   }
 }

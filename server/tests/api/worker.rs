@@ -7,8 +7,8 @@ use axum::http::StatusCode;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use store::StoredFile;
 use store::model::{ModelKind, NewModel};
+use store::{JobId, StoredFile};
 
 use crate::common::{Answer, Server, tiny_bert};
 use crate::decoder::tiny_llama;
@@ -33,15 +33,19 @@ pub async fn server(db: PgPool) -> Server {
 
 /// Makes an adapter of `tiny`, as a job leaves it.
 pub async fn adapter(server: &Server, id: &str) {
+    adapter_with(server, id, &[], None).await;
+}
+
+/// The adapter with more files, made by a job.
+pub async fn adapter_with(server: &Server, id: &str, more: &[(&str, &str)], job_id: Option<JobId>) {
     let store = &server.state.store;
     let base = store::model::files(&store.db, "tiny").await.unwrap();
     let mut files = Vec::new();
-    for (path, content) in [
-        ("adapter_config.json", "{\"r\": 8}".to_owned()),
-        ("adapter_model.safetensors", format!("weights of {id}")),
-    ] {
-        let stored = store.put_bytes(content.into()).await.unwrap();
-        files.push(StoredFile { path: path.to_owned(), hash: stored.hash, bytes: stored.bytes });
+    let weights = format!("weights of {id}");
+    let own = [("adapter_config.json", "{\"r\": 8}"), ("adapter_model.safetensors", weights.as_str())];
+    for (path, content) in own.iter().chain(more) {
+        let stored = store.put_bytes(content.as_bytes().to_vec().into()).await.unwrap();
+        files.push(StoredFile { path: (*path).to_owned(), hash: stored.hash, bytes: stored.bytes });
     }
     for file in base {
         let path = match file.path.as_str() {
@@ -60,7 +64,7 @@ pub async fn adapter(server: &Server, id: &str) {
         architecture: None,
         parameters: None,
         base_model: Some("tiny".to_owned()),
-        job_id: None,
+        job_id,
         step: None,
         metrics: json!({}),
         report: json!({}),

@@ -6,7 +6,10 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use crate::common::{Agent, Server};
-use crate::worker::{adapter, chat, chat_with, process_of, read_until, server, set_device, told};
+use crate::decoder::chats;
+use crate::worker::{
+    adapter, adapter_with, chat, chat_with, process_of, read_until, server, set_device, told,
+};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -188,4 +191,39 @@ async fn only_jobs_of_the_servers_own_trainer_count(db: PgPool) {
     let name = format!("{host}-{}", &id[id.len() - 6..]);
     sqlx::query("update agent set name = $1").bind(name).execute(&db).await.unwrap();
     assert!(look().await);
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_tuned_model_is_asked_with_the_template_that_it_was_trained_with(db: PgPool) {
+    let server = server(db).await;
+    let file = server.table("chats.jsonl", &chats(40)).await;
+    let job = json!({"model": "tiny", "training_file": file, "hyperparameters": {"chat_template": "chatml"}});
+    let job = server.post("/v1/fine_tuning/jobs", &job).await.json();
+    let id = job["id"].as_str().unwrap_or_else(|| panic!("{job}")).parse().unwrap();
+    adapter_with(&server, "by-a-job", &[], Some(id)).await;
+    let own = "{{ messages[0].content }}";
+    adapter_with(&server, "with-its-own", &[("chat_template.jinja", own)], None).await;
+    for (model, template) in
+        [("tiny", json!(null)), ("by-a-job", json!("chatml")), ("with-its-own", json!(own))]
+    {
+        let answer = server.post(PATH, &chat_with("<settings>", json!({"model": model}))).await.json();
+        let said = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let asked: serde_json::Value = serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
+        assert_eq!(asked["template"], template, "{model}");
+    }
+    let page = server.get("/playground").await.text();
+    let chosen = |model: &str, chats: &str| format!("value=\"{model}\" data-chat=\"{chats}\" selected");
+    assert!(page.contains(&chosen("with-its-own", "yes")), "the newest tuned one");
+    assert!(page.contains(&chosen("tiny", "no")), "and its base");
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_server_that_stops_breaks_off_its_answers_with_a_word(db: PgPool) {
+    let server = server(db).await;
+    let body = chat_with("<silent>", json!({"stream": true}));
+    let (answer, ()) = tokio::join!(server.post(PATH, &body), async {
+        told(&server, "<silent>").await;
+        server.state.workers.stop();
+    });
+    assert!(answer.text().contains("the server is stopping"), "{}", answer.text());
 }
