@@ -147,6 +147,7 @@ function lay() {
   for (const talk of kept.values()) if (!open.includes(talk)) talk.abort?.abort();
   talks.dataset.count = String(open.length);
   talks.replaceChildren(...open.map((talk) => talk.element));
+  for (const { list } of open) list.scrollTop = list.scrollHeight;
   const template = form.elements.chat_template.value;
   for (const talk of open) talk.element.querySelector("[data-plain]").hidden = talk.chats || template !== "";
   const query = open.map((talk) => `model=${encodeURIComponent(talk.model)}`).join("&");
