@@ -11,6 +11,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <utility>
+
 namespace luthier {
 namespace {
 
@@ -51,29 +53,36 @@ LUTHIER_INLINE float total(const V& x) {
   return s[0];
 }
 
+// One vector of each of M rows of `x` against those of R rows of the matrix. By packs instead of loops, so that all
+// indices are constants and the sums stay in registers.
+template <typename V, int R, size_t... r>
+LUTHIER_INLINE void add_row(V* sums, const V* a, const float* x, std::index_sequence<r...>) {
+  V b;
+  load(b, x);
+  ((sums[r] += a[r] * b), ...);
+}
+template <typename V, int R, typename T, size_t... r, size_t... m>
+LUTHIER_INLINE void add_rows(V* sums, const T* w, const float* x, int64_t k,
+                             std::index_sequence<r...> rows, std::index_sequence<m...>) {
+  V a[R];
+  (load(a[r], w + r * k), ...);
+  (add_row<V, R>(sums + m * R, a, x + m * k, rows), ...);
+}
+
 // R rows of the matrix by M rows of `x`.
 template <typename V, int R, int M, typename T>
 LUTHIER_INLINE void tile(const T* w, const float* x, const float* bias, float* y, int64_t k,
                          int64_t n) {
   constexpr int64_t kLanes = sizeof(V) / sizeof(float);
-  V sums[R][M] = {};
+  V sums[M * R] = {};
   int64_t j = 0;
   for (; j + kLanes <= k; j += kLanes) {
-    V a[R];
-    for (int r = 0; r < R; r++) {
-      load(a[r], w + r * k + j);
-    }
-    for (int m = 0; m < M; m++) {
-      V b;
-      load(b, x + m * k + j);
-      for (int r = 0; r < R; r++) {
-        sums[r][m] += a[r] * b;
-      }
-    }
+    add_rows<V, R>(sums, w + j, x + j, k, std::make_index_sequence<R>(),
+                   std::make_index_sequence<M>());
   }
   for (int m = 0; m < M; m++) {
     for (int r = 0; r < R; r++) {
-      float sum = total(sums[r][m]);
+      float sum = total(sums[m * R + r]);
       for (int64_t i = j; i < k; i++) {
         sum += vec::to_float(w[r * k + i]) * x[m * k + i];
       }

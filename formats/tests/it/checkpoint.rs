@@ -74,7 +74,7 @@ fn a_model_that_is_not_supported_is_named_with_those_that_are() {
     assert_eq!(
         text,
         "config.json, `model_type`: the model type `t5` is not supported; supported are bert, roberta, xlm-roberta, \
-         distilbert, llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text"
+         distilbert, llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text, gpt2, gpt_neox"
     );
 }
 
