@@ -13,7 +13,7 @@ mod sequence;
 mod text;
 
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -250,12 +250,13 @@ fn asked_of(voice: &Voice, asked: &Generate) -> Result<Asked> {
         };
         return Ok(Asked { prompt, ..Asked::default() });
     };
-    let named = asked.template.as_deref().map(|name| {
-        let tokens = tokenizer.special_tokens().clone();
-        ChatTemplate::named(name, tokens)
-            .map_err(|problem| Failure::user("bad_template", format!("{problem}.")).at("chat_template"))
-    });
-    let named = named.transpose()?;
+    let tokens = tokenizer.special_tokens().clone();
+    let named = match asked.template.as_deref() {
+        None => None,
+        // By its name, or as Jinja; no folder is looked into.
+        chosen => ChatTemplate::choose(Path::new(""), chosen, tokens)
+            .map_err(|problem| Failure::user("bad_template", format!("{problem}.")).at("chat_template"))?,
+    };
     let Some(template) = named.as_ref().or(voice.template.as_ref()) else {
         let message = "The model has no chat template. Continue a text with /v1/completions, or choose a template by name with \
                        `chat_template`.";
