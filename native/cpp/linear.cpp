@@ -83,14 +83,26 @@ char* luthier_linear(const at::Tensor* x, const at::Tensor* weight, const at::Te
     }
     TORCH_CHECK(rows == weight->size(0), "linear: parameters have ", rows, " rows, the weight ",
                 weight->size(0));
-    // Not in training, where a product is to be the same whether a step has few tokens or many.
-    if (!at::GradMode::is_enabled() && luthier::is_skinny(*x, *weight)) {
-      *out = new at::Tensor(luthier::skinny(*x, *weight, b));
-      return;
-    }
     *out = new at::Tensor(luthier::Linear::apply(*x, *weight, luthier::given(b),
                                                  at::TensorList(trained),
                                                  static_cast<int64_t>(weights)));
+  });
+}
+
+// The same for who only writes: without a gradient, and few rows by a kernel of their own.
+char* luthier_linear_of_few(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias,
+                            at::Tensor** out) {
+  return luthier::guarded([&] {
+    const at::Tensor b = luthier::or_none(bias);
+    TORCH_CHECK(x->dim() == 2 && weight->dim() == 2 && x->size(1) == weight->size(1),
+                "linear: x is ", x->sizes(), ", the weight is ", weight->sizes());
+    const c10::NoGradGuard guard;
+    if (luthier::is_skinny(*x, *weight)) {
+      *out = new at::Tensor(luthier::skinny(*x, *weight, b));
+      return;
+    }
+    const at::Tensor w = weight->to(x->scalar_type()).t();
+    *out = new at::Tensor(b.defined() ? at::addmm(b.to(x->scalar_type()), *x, w) : x->mm(w));
   });
 }
 }

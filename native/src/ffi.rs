@@ -113,6 +113,7 @@ unsafe extern "C" {
         by_ops: bool,
         out: Out,
     ) -> Message;
+    fn luthier_linear_of_few(x: Ptr, weight: Ptr, bias: Ptr, out: Out) -> Message;
     fn luthier_decode_attention(
         joined: Ptr,
         kept: List,
@@ -315,6 +316,10 @@ pub(crate) fn linear<T: Borrow<Tensor>>(
             out,
         )
     })
+}
+
+pub(crate) fn linear_of_few(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    tensor_from(|out| unsafe { luthier_linear_of_few(ptr_of(x), ptr_of(weight), ptr_or_null(bias), out) })
 }
 
 /// The norm, and the sum where there is a residual.

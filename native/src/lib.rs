@@ -45,7 +45,7 @@ pub use cross_entropy::{CrossEntropy, Losses, cross_entropy, f_cross_entropy};
 pub use decode_attention::{decode_attention, f_decode_attention};
 pub use dropout::{dropout, dropout_packed, f_dropout, f_dropout_packed};
 pub use gated::{Gate, f_gated, gated};
-pub use linear::{f_linear, linear};
+pub use linear::{f_linear, f_linear_of_few, linear, linear_of_few};
 pub use nf4::Nf4;
 pub use norm::{f_norm_residual, norm_residual};
 pub use random::{f_keys, key, keys, keys_of};

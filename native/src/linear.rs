@@ -15,9 +15,6 @@ use crate::{Result, ffi};
 ///
 /// Returns `[tokens, out]`. A gradient comes in the kind of its parameter. Where no weight is trained, `x` is not kept.
 ///
-/// Outside of training, where `x` has few rows in fp32 on the CPU, a kernel of our own reads the weight once; it may then be
-/// in bf16 while `x` is not. The bits of a row do not depend on the rows beside it.
-///
 /// # Errors
 /// When shapes or kinds do not fit.
 pub fn f_linear<T: Borrow<Tensor>>(
@@ -44,6 +41,26 @@ pub fn linear<T: Borrow<Tensor>>(
     f_linear(x, weight, bias, params, weights).unwrap()
 }
 
+/// `x · weightᵀ + bias` without a gradient, for a model that writes a token at a time.
+///
+/// Up to 32 rows of fp32 on the CPU are multiplied by a kernel of our own that reads the weight once; the bits of a row do not
+/// depend on the rows beside it. The weight may be in bf16 while `x` is not. Training has [`f_linear`], whose bits are the
+/// same whether gradients are wanted or not.
+///
+/// # Errors
+/// When shapes do not fit.
+pub fn f_linear_of_few(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    ffi::linear_of_few(x, weight, bias)
+}
+
+/// [`f_linear_of_few`] in the manner of tch's operations.
+///
+/// # Panics
+/// Where [`f_linear_of_few`] gives an error.
+pub fn linear_of_few(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+    f_linear_of_few(x, weight, bias).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use tch::{Device, Kind};
@@ -54,7 +71,6 @@ mod tests {
     fn few_rows_get_what_many_would_and_the_same_bits_in_any_company() {
         tch::manual_seed(4);
         let options = (Kind::Float, Device::Cpu);
-        let _guard = tch::no_grad_guard();
         for (inputs, outputs) in [(576, 97), (7, 3), (40, 1), (33, 300)] {
             let weight = Tensor::randn([outputs, inputs], options);
             let bias = Tensor::randn([outputs], options);
@@ -62,15 +78,15 @@ mod tests {
             let right = x.matmul(&weight.transpose(0, 1)) + &bias;
             for rows in [1, 2, 3, 4, 7, 32, 33] {
                 let x = x.narrow(0, 0, rows);
-                let found = linear(&x, &weight, Some(&bias), &[&weight, &bias], 1);
+                let found = linear_of_few(&x, &weight, Some(&bias));
                 let off = (&found - right.narrow(0, 0, rows)).abs().max().double_value(&[]);
                 assert!(off < 1e-4, "{rows} rows of {inputs} to {outputs}: {off}");
-                let alone = linear(&x.narrow(0, 0, 1), &weight, Some(&bias), &[&weight, &bias], 1);
+                let alone = linear_of_few(&x.narrow(0, 0, 1), &weight, Some(&bias));
                 assert!(rows > 32 || alone.equal(&found.narrow(0, 0, 1)), "{rows} of {inputs} to {outputs}");
             }
             let low = weight.to_kind(Kind::BFloat16);
             let few = x.narrow(0, 0, 5);
-            let found = linear(&few, &low, None, &[&low], 1);
+            let found = linear_of_few(&few, &low, None);
             let right = few.matmul(&low.to_kind(Kind::Float).transpose(0, 1));
             assert!((found - right).abs().max().double_value(&[]) < 1e-4, "bf16 {inputs} to {outputs}");
         }

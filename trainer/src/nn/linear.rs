@@ -208,18 +208,18 @@ impl Linear {
     /// Where shapes do not fit or another process is gone.
     pub fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
         match &self.shared {
-            None if self.adapters.is_empty() => self.own(x, true),
-            None => self.with_adapters(&self.own(x, true), x, context),
+            None if self.adapters.is_empty() => self.own(x, true, context),
+            None => self.with_adapters(&self.own(x, true, context), x, context),
             Some((Cut::Rows, group)) => {
                 // The sum has the bias once; its gradient is the same on all.
-                autograd::sum(group, &self.own(x, group.rank() == 0)).unwrap()
+                autograd::sum(group, &self.own(x, group.rank() == 0, context)).unwrap()
             }
-            Some((_, group)) => self.own(&autograd::copy(group, x).unwrap(), true),
+            Some((_, group)) => self.own(&autograd::copy(group, x).unwrap(), true, context),
         }
     }
 
     /// By the weights of this process; the bias counts or is only there for its gradient.
-    fn own(&self, x: &Tensor, biased: bool) -> Tensor {
+    fn own(&self, x: &Tensor, biased: bool, context: &Context) -> Tensor {
         let biased = |bias: &Option<Tensor>| {
             bias.as_ref().map(|bias| if biased { bias.shallow_clone() } else { bias.zeros_like() })
         };
@@ -229,6 +229,10 @@ impl Linear {
             {
                 let params = by_row(params, *by_column);
                 native::linear(x, weight, biased(bias).as_ref(), &params, *weights)
+            }
+            // A model that writes has few rows at a time, and no gradients.
+            Kept::Whole { weight, .. } if context.kept.is_some() => {
+                native::linear_of_few(x, weight, biased(&self.bias).as_ref())
             }
             Kept::Whole { params, weights, by_column, weight, .. } => {
                 let (weight, params) = (weight.to_kind(Kind::Float), by_row(params, *by_column));

@@ -88,10 +88,10 @@ impl Vocabulary {
         })
     }
 
-    /// Logits of states `[n, size]`: fp32 `[n, tokens]`, all at once.
+    /// Logits of states `[n, size]`: fp32 `[n, tokens]`, all at once, without gradients.
     pub fn logits(&self, states: &Tensor) -> Tensor {
         let weight = self.weight(states.kind());
-        let logits = native::linear(states, &weight, None, &[&self.param], 1).to_kind(Kind::Float);
+        let logits = native::linear_of_few(states, &weight, None).to_kind(Kind::Float);
         if self.cap > 0.0 { (logits / self.cap).tanh() * self.cap } else { logits }
     }
 

@@ -62,6 +62,7 @@ impl PreferenceTuning {
     pub fn judge(&self, pair: Pair) -> Said {
         let Preference { loss: rule, beta, gamma, .. } = self.rule;
         let Pair { sums, before, tokens } = pair;
+        let before = if rule.has_reference() { before } else { [0.0; 2] };
         let gained = [sums[0] - before[0], sums[1] - before[1]];
         let means = [gained[0] / tokens[0], gained[1] / tokens[1]];
         let of_sums = |(loss, slope): (f64, f64)| (loss, [beta * slope, -beta * slope]);
