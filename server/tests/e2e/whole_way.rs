@@ -85,11 +85,14 @@ async fn a_language_model_learns_chats_and_says_its_perplexity() {
     assert_eq!(server.weights(&again).await, server.weights(&job).await);
 
     // The tuned model answers by the template that it has learnt.
-    let asked = |model: &str| json!({"model": model, "messages": [{"role": "user", "content": "is 4 even?"}], "max_tokens": 12, "temperature": 0});
-    let answer = server.post("/v1/chat/completions", &asked(&model)).await;
+    let asked = |model: &str| {
+        let messages = json!([{"role": "user", "content": "is 4 even?"}]);
+        json!({"model": model, "messages": messages, "max_tokens": 12, "temperature": 0})
+    };
+    let answer = server.post("/v1/chat/completions", &asked(model)).await;
     assert_eq!(answer["object"], "chat.completion", "{answer}");
     assert!(answer["usage"]["completion_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{answer}");
-    let same = server.post("/v1/chat/completions", &asked(&model)).await;
+    let same = server.post("/v1/chat/completions", &asked(model)).await;
     assert_eq!(same["choices"], answer["choices"]);
     let text = json!({"model": model, "prompt": "ab", "max_tokens": 3, "logprobs": 2, "temperature": 0});
     let text = server.post("/v1/completions", &text).await;

@@ -112,9 +112,9 @@ fn next_line(lines: &Receiver<String>, wait: bool) -> Result<Option<String>> {
 /// Who answers.
 enum Model {
     /// A base with its adapters.
-    Writes(Voices),
+    Writes(Box<Voices>),
     /// An encoder.
-    Reads(Reader),
+    Reads(Box<Reader>),
 }
 
 /// A model, and what is being written.
@@ -130,8 +130,8 @@ impl Server {
         let config = models::read_config(&args.model)?;
         let is_encoder = config["model_type"].as_str().is_some_and(|name| ENCODERS.contains(&name));
         let model = match is_encoder {
-            true => Model::Reads(Reader::open(&args.model, device)?),
-            false => Model::Writes(Voices::open(&args.model, device)?),
+            true => Model::Reads(Box::new(Reader::open(&args.model, device)?)),
+            false => Model::Writes(Box::new(Voices::open(&args.model, device)?)),
         };
         Ok(Server { model, engine: Engine::new(device), device })
     }

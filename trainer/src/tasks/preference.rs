@@ -264,15 +264,15 @@ mod tests {
                 let training = Training { label_smoothing, ..Training::default() };
                 let tuning = PreferenceTuning::new(rule, &training);
                 let slopes = tuning.judge(pair).slopes;
-                for answer in 0..2 {
+                for (answer, slope) in slopes.into_iter().enumerate() {
                     let near = |by: f64| {
                         let mut pair = pair;
                         pair.sums[answer] += by;
                         tuning.judge(pair).loss
                     };
                     let found = (near(1e-5) - near(-1e-5)) / 2e-5;
-                    let off = (found - slopes[answer]).abs();
-                    assert!(off < 1e-7, "{loss:?} {answer}: {} for {found}", slopes[answer]);
+                    let off = (found - slope).abs();
+                    assert!(off < 1e-7, "{loss:?} {answer}: {slope} for {found}");
                 }
             }
         }
