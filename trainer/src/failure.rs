@@ -1,5 +1,7 @@
 //! Why a job ended before its end: whose fault it is decides whether it is tried again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use serde::{Deserialize, Serialize};
 
 /// The code of a failure for lack of memory.
@@ -44,6 +46,14 @@ impl Failure {
     pub fn at(mut self, param: &str) -> Self {
         self.param = Some(param.into());
         self
+    }
+
+    /// Does some work, whose errors and panics become failures with a message for people.
+    pub fn contain<T>(work: impl FnOnce() -> anyhow::Result<T>) -> Result<T, Self> {
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(done) => done.map_err(|error| Failure::of(&error)),
+            Err(payload) => Err(Failure::of_panic(payload.as_ref())),
+        }
     }
 
     /// The failure behind an error: the one that was raised, or an internal one with the whole chain as its message.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use formats::gguf::{self, Kind};
 
 /// What is to be done.
@@ -29,22 +29,14 @@ enum Command {
         /// The file.
         file: PathBuf,
         /// How numbers are kept.
-        #[arg(long, default_value = "f16")]
-        kind: Name,
+        #[arg(long, default_value = "f16", value_parser = kind_of)]
+        kind: Kind,
     },
 }
 
-/// The kinds by llama.cpp's names.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Name {
-    F32,
-    F16,
-    Bf16,
-    #[value(name = "q8_0")]
-    Q8,
-    #[value(name = "q4_k_m")]
-    Q4,
+/// A kind by llama.cpp's name.
+fn kind_of(name: &str) -> Result<Kind, String> {
+    Kind::named(name).ok_or_else(|| format!("known are {}", Kind::ALL.map(Kind::name).join(", ")))
 }
 
 /// Does it, and says what came of it.
@@ -56,14 +48,7 @@ pub fn run(args: &GgufArgs) -> Result<()> {
             made.notices.iter().for_each(|notice| println!("{notice}"));
         }
         Command::Export { folder, file, kind } => {
-            let kind = match kind {
-                Name::F32 => Kind::F32,
-                Name::F16 => Kind::F16,
-                Name::Bf16 => Kind::Bf16,
-                Name::Q8 => Kind::Q8_0,
-                Name::Q4 => Kind::Q4KM,
-            };
-            let made = gguf::export(folder, file, kind)?;
+            let made = gguf::export(folder, file, *kind)?;
             println!(
                 "{}: {}, {} tensors, {} bytes",
                 file.display(),

@@ -6,7 +6,6 @@
 //! ```
 
 use std::io::{BufRead, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -111,10 +110,7 @@ impl Predictor {
             Ok(request) => request,
             Err(error) => return json!({"id": null, "error": {"message": format!("not a request: {error}")}}),
         };
-        let outputs = catch_unwind(AssertUnwindSafe(|| self.predict(&request.inputs)))
-            .map_err(|payload| Failure::of_panic(payload.as_ref()))
-            .and_then(|outputs| outputs.map_err(|error| Failure::of(&error)));
-        match outputs {
+        match Failure::contain(|| self.predict(&request.inputs)) {
             Ok(outputs) => json!({"id": request.id, "outputs": outputs}),
             Err(failure) => {
                 json!({"id": request.id, "error": {"message": failure.message, "code": failure.code}})

@@ -5,9 +5,9 @@ mod common;
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{distance, json_of, values};
+use common::{distance, greedy, json_of, values};
 use formats::chat::messages_of;
-use luthier_trainer::generate::{Engine, Event, Request, Sampling, Voices};
+use luthier_trainer::generate::{Engine, Event, Voices};
 use luthier_trainer::models::Inputs;
 use luthier_trainer::nn::{Context, Packing};
 use luthier_trainer::tensors;
@@ -54,22 +54,7 @@ fn smollm2_gives_transformers_logits_within_1e_3_and_64_greedy_tokens() {
 
         let right: Vec<u32> = serde_json::from_value(prompt["continuation"].clone()).unwrap();
         let mut engine = Engine::new(Device::Cpu);
-        engine
-            .add(Request {
-                id: 1,
-                voice: voice.clone(),
-                prompt: ids,
-                choices: 1,
-                limit: 64,
-                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-                seed: 0,
-                stops: Vec::new(),
-                ends: Vec::new(),
-                logprobs: Some(0),
-                echo: false,
-                format: None,
-            })
-            .unwrap();
+        engine.add(greedy(&voice, 1, &ids, 64)).unwrap();
         let mut found = Vec::new();
         while !engine.is_idle() {
             for (_, event) in engine.step() {

@@ -6,12 +6,9 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::rc::Rc;
 
-use common::{Job, distance, fixture, json_of, make_decoder, values};
-use luthier_trainer::generate::{
-    Engine, Event, Finish, Format, Reader, Request, Sampling, Told, Voice, Voices,
-};
+use common::{Job, distance, fixture, greedy, json_of, make_decoder, values};
+use luthier_trainer::generate::{Engine, Event, Finish, Format, Reader, Request, Sampling, Told, Voices};
 use luthier_trainer::models::Inputs;
 use luthier_trainer::nn::{Context, KeyValues, Packing};
 use serde_json::{Value, json};
@@ -53,23 +50,6 @@ fn folder(name: &str) -> tempfile::TempDir {
 fn open(name: &str) -> (Voices, tempfile::TempDir) {
     let dir = folder(name);
     (Voices::open(dir.path(), Device::Cpu).unwrap(), dir)
-}
-
-fn greedy(voice: &Rc<Voice>, id: u64, prompt: &[u32], limit: usize) -> Request {
-    Request {
-        id,
-        voice: voice.clone(),
-        prompt: prompt.to_vec(),
-        choices: 1,
-        limit,
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-        seed: 0,
-        stops: Vec::new(),
-        ends: Vec::new(),
-        logprobs: Some(0),
-        echo: false,
-        format: None,
-    }
 }
 
 /// What became of each answer.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::openai::prepare::code_of;
+use crate::openai::prepare::of_problem;
 use crate::{AppState, Error, Result};
 
 /// The first bytes of such a file.
@@ -35,11 +35,7 @@ pub async fn unpack(state: &AppState, file: PathBuf, into: PathBuf) -> Result<()
         Ok::<_, formats::Problem>((made, bytes))
     });
     let made = made.await.map_err(|error| Error::Internal(error.into()))?;
-    let (made, bytes) = made.map_err(|problem| Error::Invalid {
-        message: problem.to_string(),
-        param: Some("file".to_owned()),
-        code: code_of(problem.kind).into(),
-    })?;
+    let (made, bytes) = made.map_err(|problem| of_problem("file", &problem))?;
     if bytes > most {
         return Err(Error::TooLarge(format!(
             "the weights of this GGUF take {bytes} bytes in 32 bits, and this server unpacks {most} at most"

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use super::archive::Archive;
-use super::prepare::code_of;
+use super::prepare::{code_of, of_problem};
 use super::views::{loaded_json, model_json};
 use super::{files::attachment, gguf, range, upload};
 use crate::extract::Query;
@@ -260,11 +260,7 @@ async fn unpack(
     .map_err(|error| Error::Internal(error.into()))?
     .map_err(|problem| match problem.kind {
         formats::ProblemKind::LimitExceeded => Error::TooLarge(problem.to_string()),
-        kind => Error::Invalid {
-            message: problem.to_string(),
-            param: Some("file".to_owned()),
-            code: code_of(kind).into(),
-        },
+        _ => of_problem("file", &problem),
     })?;
     let plain = name
         .trim_end_matches(".gz")

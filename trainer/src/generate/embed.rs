@@ -8,7 +8,6 @@ use formats::tokenizer::Tokenizer;
 use tch::{Device, Kind, Tensor};
 
 use super::Model;
-use super::engine::guarded;
 use super::protocol::{Embed, Prompt};
 use crate::data::{Row, collate};
 use crate::failure::Failure;
@@ -76,22 +75,19 @@ pub(super) fn answer(
     asked: &Embed,
     device: Device,
 ) -> Result<(Vec<Vec<f32>>, usize), Failure> {
-    guarded(|| {
-        let _guard = tch::no_grad_guard();
-        let (rows, vectors) = match model {
-            Model::Reads(reader) => {
-                let rows = rows_of(&reader.tokenizer, asked, reader.context)?;
-                let made = vectors(reader.model.as_ref(), &rows, asked.normalize, device)?;
-                (rows, made)
-            }
+    Failure::contain(|| {
+        let voice;
+        let (model, tokenizer, context) = match model {
+            Model::Reads(reader) => (reader.model.as_ref(), &reader.tokenizer, reader.context),
             Model::Writes(voices) => {
-                let (context, voice) = (voices.context(), voices.get(asked.adapter.as_deref())?);
-                let rows = rows_of(&voice.tokenizer, asked, context)?;
-                let made = vectors(voice.model.as_ref(), &rows, asked.normalize, device)?;
-                (rows, made)
+                let context = voices.context();
+                voice = voices.get(asked.adapter.as_deref())?;
+                (voice.model.as_ref(), voice.tokenizer.as_ref(), context)
             }
         };
-        Ok((vectors, rows.iter().map(Vec::len).sum()))
+        let rows = rows_of(tokenizer, asked, context)?;
+        let made = tch::no_grad(|| vectors(model, &rows, asked.normalize, device))?;
+        Ok((made, rows.iter().map(Vec::len).sum()))
     })
 }
 

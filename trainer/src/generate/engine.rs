@@ -5,7 +5,6 @@
 //! do not even change each other's last bits.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use anyhow::{Result, ensure};
@@ -150,7 +149,7 @@ impl Engine {
         let same = |a: &Sequence, b: &Sequence| Rc::ptr_eq(&a.open.voice, &b.open.voice);
         for group in writing.chunk_by_mut(same) {
             let device = self.device;
-            let grown = guarded(|| write(group, device));
+            let grown = Failure::contain(|| write(group, device));
             tell(group, grown, &mut events);
         }
         writing.retain(|sequence| sequence.open.left.get() > 0 && !sequence.is_over());
@@ -166,7 +165,7 @@ impl Engine {
             return;
         }
         let device = self.device;
-        match guarded(|| reading.go_on(device)) {
+        match Failure::contain(|| reading.go_on(device)) {
             Ok(None) => {}
             Ok(Some(begun)) => {
                 self.waiting.pop_front();
@@ -299,22 +298,8 @@ fn pass(
     let inputs = Inputs { input_ids, token_type_ids, packing: Packing::continuing(&past, lengths, device) };
     let top = voice.model.forward(&inputs, &Context::continuing(&inputs.packing, kept)); // [n, d]
     kept.iter().zip(lengths).for_each(|(kept, &length)| kept.count(length));
-    let top = match all {
-        true => top,
-        false => {
-            let ends = inputs.packing.offsets.narrow(0, 1, lengths.len() as i64) - 1;
-            top.index_select(0, &ends.to_device(device))
-        }
-    };
+    let top = if all { top } else { inputs.packing.last(&top) };
     let vocabulary = voice.model.vocabulary();
     ensure!(vocabulary.is_some(), "the model has no vocabulary");
     Ok(vocabulary.expect("it was looked for").logits(&top))
-}
-
-/// What libtorch panics with becomes a failure.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T, Failure> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(done) => done.map_err(|error| Failure::of(&error)),
-        Err(payload) => Err(Failure::of_panic(payload.as_ref())),
-    }
 }

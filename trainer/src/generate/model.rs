@@ -76,11 +76,6 @@ impl Voices {
         Ok(Voices { folder: folder.to_owned(), device, config, shared, own, adapted: HashMap::new() })
     }
 
-    /// The base's `config.json`.
-    pub fn config(&self) -> &Value {
-        &self.config
-    }
-
     /// Tokens that a sequence may have.
     pub fn context(&self) -> usize {
         models::max_positions(&self.config).unwrap_or(DEFAULT_CONTEXT)

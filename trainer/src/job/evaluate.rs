@@ -20,18 +20,24 @@ pub struct Evaluation {
 /// Evaluates a split with the weights in full precision, as whoever downloads them will use them.
 pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
     let training = &session.spec.training;
-    let size = training.eval_batch_size.unwrap_or(training.batch_size) as usize;
+    let size = training.eval_batch_size.unwrap_or(training.batch_size);
+    let predictions = predictions(session, split, size, Kind::Float)?;
+    let metrics = session.objective.metrics(split, &predictions)?;
+    Ok(Evaluation { metrics, predictions })
+}
+
+/// What the model says of all rows of a split, so many at once, computed in this kind.
+pub fn predictions(session: &Session, split: &Split, size: u32, kind: Kind) -> Result<Predictions> {
     let share = session.ranks.share();
     let order: Vec<usize> = (share.rank..split.len()).step_by(share.size).collect();
     let outputs = session.objective.outputs();
     let mut predictions =
         Predictions { outputs: vec![0.0; split.len() * outputs], losses: vec![0.0; split.len()] };
     let _guard = tch::no_grad_guard();
-    for rows in order.chunks(size) {
+    for rows in order.chunks(size as usize) {
         let batch = collate(&split.sequences(rows), session.padding, session.device);
         // Of the processes of a copy of the model, one says what it found: elsewhere there are zeros.
-        let Some(top) = pipeline::top(session, &batch, Kind::Float)?.filter(|_| session.ranks.speaks())
-        else {
+        let Some(top) = pipeline::top(session, &batch, kind)?.filter(|_| session.ranks.speaks()) else {
             continue;
         };
         let model = session.model.as_ref();
@@ -43,8 +49,7 @@ pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
         }
     }
     gather(session, &mut predictions)?;
-    let metrics = session.objective.metrics(split, &predictions)?;
-    Ok(Evaluation { metrics, predictions })
+    Ok(predictions)
 }
 
 /// Puts together what the processes of a job found, each for its rows: elsewhere it has zeros.

@@ -25,7 +25,6 @@ mod setup;
 mod step;
 mod train;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -114,7 +113,7 @@ pub fn run_with(args: &JobArgs, control: &Control) -> Result<Outcome> {
     }
     let mut events = Events::open(&out.join("events.jsonl"), args.attempt, args.attached)?;
     let mut step = 0;
-    let outcome = contained(|| work(args, &mut events, control, &mut step))
+    let outcome = Failure::contain(|| work(args, &mut events, control, &mut step))
         .unwrap_or_else(|failure| Outcome::Failed(plan::explained(failure, &out), step));
     tell(&outcome, step, &mut events)?;
     write_result(&outcome, &out)?;
@@ -125,7 +124,7 @@ pub fn run_with(args: &JobArgs, control: &Control) -> Result<Outcome> {
 /// machine's result.
 fn follow(args: &JobArgs, control: &Control) -> Result<Outcome> {
     let mut step = 0;
-    let outcome = contained(|| work(args, &mut Events::silent()?, control, &mut step));
+    let outcome = Failure::contain(|| work(args, &mut Events::silent()?, control, &mut step));
     let out = args.dir.join("out");
     let outcome = outcome.unwrap_or_else(|failure| {
         tracing::error!(code = failure.code, rank = ranks::own_rank(), "{}", failure.message);
@@ -144,15 +143,6 @@ fn write_result(outcome: &Outcome, out: &Path) -> Result<()> {
     let unfinished = out.join(".result.json");
     checkpoint::write_synced(&unfinished, &serde_json::to_vec_pretty(&outcome.to_json())?)?;
     Ok(std::fs::rename(unfinished, out.join("result.json"))?)
-}
-
-/// Turns errors and panics of the work into failures with a message for people.
-fn contained(work: impl FnOnce() -> Result<Outcome>) -> Result<Outcome, Failure> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(Ok(outcome)) => Ok(outcome),
-        Ok(Err(error)) => Err(Failure::of(&error)),
-        Err(payload) => Err(Failure::of_panic(payload.as_ref())),
-    }
 }
 
 fn work(args: &JobArgs, events: &mut Events, control: &Control, step: &mut u64) -> Result<Outcome> {

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use tch::Kind;
 
+use super::evaluate::predictions;
 use super::events::Events;
-use super::pipeline;
 use super::setup::Session;
-use crate::data::{Split, collate};
-use crate::tasks::Given;
+use crate::data::Split;
 
 /// Asks it of all rows that are trained on, in the precision of training, and of those held out, in full.
 pub fn ask(session: &mut Session, events: &mut Events) -> Result<()> {
@@ -39,27 +38,9 @@ pub fn ask(session: &mut Session, events: &mut Events) -> Result<()> {
     Ok(())
 }
 
-/// Sums of log-probabilities, one a sequence.
+/// Sums of log-probabilities, one a sequence: the first of what an evaluation keeps of a row.
 fn of_split(session: &Session, split: &Split, kind: Kind) -> Result<Vec<f64>> {
-    let size = session.spec.training.batch_size as usize;
-    let share = session.ranks.share();
-    let order: Vec<usize> = (share.rank..split.len()).step_by(share.size).collect();
-    let outputs = session.objective.outputs();
-    let mut sums = vec![0.0; split.len() * split.per_row];
-    let _guard = tch::no_grad_guard();
-    for rows in order.chunks(size) {
-        let batch = collate(&split.sequences(rows), session.padding, session.device);
-        let Some(top) = pipeline::top(session, &batch, kind)?.filter(|_| session.ranks.speaks()) else {
-            continue;
-        };
-        let given = Given { model: session.model.as_ref(), top: &top, split, rows, batch: &batch };
-        let (said, _) = session.objective.look(&given)?;
-        for (said, &row) in said.chunks(outputs).zip(rows) {
-            for at in 0..split.per_row {
-                sums[row * split.per_row + at] = f64::from(said[at]);
-            }
-        }
-    }
-    session.ranks.sum(&mut sums)?;
-    Ok(sums)
+    let said = predictions(session, split, session.spec.training.batch_size, kind)?;
+    let rows = said.outputs.chunks(session.objective.outputs());
+    Ok(rows.flat_map(|row| &row[..split.per_row]).map(|&sum| f64::from(sum)).collect())
 }

@@ -41,11 +41,6 @@ impl KeyValues {
         KeyValues { attentions: RefCell::new(attentions), tokens: Cell::new(tokens) }
     }
 
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.attentions.borrow().iter().map(|kept| kept.numel() * kept.kind().elt_size_in_bytes()).sum()
-    }
-
     /// The place of attention `number`, with room for `needed` tokens.
     fn place(&self, number: usize, heads: Heads, needed: i64, like: &Tensor) -> Tensor {
         let mut attentions = self.attentions.borrow_mut();

@@ -227,16 +227,15 @@ impl Linear {
             Kept::Whole { params, weights, by_column, low: Some((weight, bias)), .. }
                 if x.kind() != Kind::Float =>
             {
-                let params = by_row(params, *by_column);
-                native::linear(x, weight, biased(bias).as_ref(), &params, *weights)
+                multiply(x, weight, biased(bias), params, *weights, *by_column)
             }
             // A model that writes has few rows at a time, and no gradients.
             Kept::Whole { weight, .. } if context.kept.is_some() => {
                 native::linear_of_few(x, weight, biased(&self.bias).as_ref())
             }
             Kept::Whole { params, weights, by_column, weight, .. } => {
-                let (weight, params) = (weight.to_kind(Kind::Float), by_row(params, *by_column));
-                native::linear(x, &weight, biased(&self.bias).as_ref(), &params, *weights)
+                let weight = weight.to_kind(Kind::Float);
+                multiply(x, &weight, biased(&self.bias), params, *weights, *by_column)
             }
             Kept::Nf4(kept) => {
                 let ends: Vec<i64> = kept.iter().map(|kept| kept.rows()).collect();
@@ -270,13 +269,21 @@ impl Linear {
     }
 }
 
-/// Parameters as a product takes them: the weight as `[out, in]`.
-fn by_row(params: &[Tensor], by_column: bool) -> Vec<Tensor> {
-    let own = |(at, param): (usize, &Tensor)| match at == 0 && by_column {
-        true => param.transpose(0, 1),
-        false => param.shallow_clone(),
-    };
-    params.iter().enumerate().map(own).collect()
+/// [`native::linear`], with the one weight among `params` turned where it is kept as `[in, out]`.
+fn multiply(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<Tensor>,
+    params: &[Tensor],
+    weights: usize,
+    by_column: bool,
+) -> Tensor {
+    if !by_column {
+        return native::linear(x, weight, bias.as_ref(), params, weights);
+    }
+    let mut turned: Vec<Tensor> = params.iter().map(Tensor::shallow_clone).collect();
+    turned[0] = turned[0].transpose(0, 1);
+    native::linear(x, weight, bias.as_ref(), &turned, weights)
 }
 
 /// Where layers of so many outputs lie beside each other.

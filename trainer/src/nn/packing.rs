@@ -29,33 +29,17 @@ impl Packing {
     /// Sequences of these lengths, each at least 1.
     pub fn new(lengths: &[i64], device: Device) -> Self {
         let used = lengths.iter().sum::<i64>() as usize;
-        let tokens = used.next_multiple_of(ROUNDING);
-        let spare = tokens - used;
-        let last = lengths.len() as i64 - 1;
-        let mut offsets = vec![0];
-        let (mut sequences, mut positions) = (Vec::new(), Vec::new());
-        for (sequence, &length) in lengths.iter().enumerate() {
-            offsets.push(offsets[sequence] + length);
-            sequences.extend(std::iter::repeat_n(sequence as i64, length as usize));
-            positions.extend(0..length);
-        }
-        sequences.extend(std::iter::repeat_n(last, spare));
-        positions.extend(std::iter::repeat_n(0, spare));
-        let offsets = Tensor::from_slice(&offsets);
-        Packing {
-            starts: offsets.narrow(0, 0, lengths.len() as i64).to_device(device),
-            offsets,
-            sequences: Tensor::from_slice(&sequences).to_device(device),
-            positions: Tensor::from_slice(&positions).to_device(device),
-            past: vec![0; lengths.len()],
-            lengths: lengths.to_vec(),
-            tokens: tokens as i64,
-        }
+        Self::laid_out(&vec![0; lengths.len()], lengths, used.next_multiple_of(ROUNDING), device)
     }
 
     /// The next tokens of sequences, of which `past` are known already. There are no others: a batch of a model that writes has
     /// few tokens, and each one more would be work.
     pub fn continuing(past: &[i64], lengths: &[i64], device: Device) -> Self {
+        Self::laid_out(past, lengths, lengths.iter().sum::<i64>() as usize, device)
+    }
+
+    /// Sequences end to end, filled up to so many tokens.
+    fn laid_out(past: &[i64], lengths: &[i64], tokens: usize, device: Device) -> Self {
         let mut offsets = vec![0];
         let (mut sequences, mut positions) = (Vec::new(), Vec::new());
         for (sequence, (&past, &length)) in past.iter().zip(lengths).enumerate() {
@@ -63,6 +47,8 @@ impl Packing {
             sequences.extend(std::iter::repeat_n(sequence as i64, length as usize));
             positions.extend(past..past + length);
         }
+        sequences.resize(tokens, lengths.len() as i64 - 1);
+        positions.resize(tokens, 0);
         let offsets = Tensor::from_slice(&offsets);
         Packing {
             starts: offsets.narrow(0, 0, lengths.len() as i64).to_device(device),
@@ -71,7 +57,7 @@ impl Packing {
             positions: Tensor::from_slice(&positions).to_device(device),
             past: past.to_vec(),
             lengths: lengths.to_vec(),
-            tokens: positions.len() as i64,
+            tokens: tokens as i64,
         }
     }
 
@@ -102,15 +88,8 @@ impl Packing {
 
     /// The states of each sequence's last token: `[n, d]` → `[b, d]`.
     pub fn last(&self, states: &Tensor) -> Tensor {
-        let ends: Vec<i64> = self
-            .lengths
-            .iter()
-            .scan(-1, |end, length| {
-                *end += length;
-                Some(*end)
-            })
-            .collect();
-        states.index_select(0, &Tensor::from_slice(&ends).to_device(states.device()))
+        let ends = self.offsets.narrow(0, 1, self.lengths.len() as i64) - 1;
+        states.index_select(0, &ends.to_device(states.device()))
     }
 
     /// The states of each sequence's first token: `[n, d]` → `[b, d]`.

@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 
 use formats::checkpoint::Weights;
 use formats::tokenizer::Encoding;
 use luthier_trainer::data::{Batch, Row, Tokens, collate};
+use luthier_trainer::generate::{Request, Sampling, Voice};
 use luthier_trainer::job::control::Control;
 use luthier_trainer::job::{self, JobArgs, Outcome};
 use luthier_trainer::models::{self, TextModel};
@@ -233,5 +235,23 @@ pub fn make_decoder(folder: &Path, name: &str) {
         ("tokenizer_config.json".to_owned(), "tokenizer_config.json"),
     ] {
         std::fs::copy(fixture("decoders").join(from), folder.join(to)).unwrap();
+    }
+}
+
+/// A request for the likeliest tokens, so many at most, which are told of.
+pub fn greedy(voice: &Rc<Voice>, id: u64, prompt: &[u32], limit: usize) -> Request {
+    Request {
+        id,
+        voice: voice.clone(),
+        prompt: prompt.to_vec(),
+        choices: 1,
+        limit,
+        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        seed: 0,
+        stops: Vec::new(),
+        ends: Vec::new(),
+        logprobs: Some(0),
+        echo: false,
+        format: None,
     }
 }

@@ -143,6 +143,12 @@ pub fn refusal(param: &str, problems: &Problems) -> Error {
     }
 }
 
+/// One problem as an answer, at a field of the request.
+pub fn of_problem(param: &str, problem: &Problem) -> Error {
+    let code = code_of(problem.kind).into();
+    Error::Invalid { message: problem.to_string(), param: Some(param.to_owned()), code }
+}
+
 /// The stable word of a kind of problem.
 pub fn code_of(kind: ProblemKind) -> String {
     json!(kind).as_str().unwrap_or("invalid_value").to_owned()

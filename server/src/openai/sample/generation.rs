@@ -13,7 +13,7 @@ use store::estimate::Model;
 use store::spec::{JobSpec, Task};
 
 use super::{SAMPLE, Sample, Shares, evenly};
-use crate::openai::prepare::{code_of, refusal};
+use crate::openai::prepare::{code_of, of_problem, refusal};
 use crate::{Error, Result};
 
 /// Where the settings stand in a request that uses the older place.
@@ -34,7 +34,7 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
 
 /// Encodes some rows; what would end the job is an answer here. `shown` is the data's name as its owner knows it.
 pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, bytes: u64) -> Result<Sample> {
-    let of_model = |problem: Problem| wrong("model", &problem);
+    let of_model = |problem: Problem| of_problem("model", &problem);
     let config: Config = read_json(folder, "config.json", ProblemKind::Config).map_err(of_model)?;
     let model = Model::new(&config, 0).map_err(of_model)?;
     let tokenizer = Tokenizer::load(folder).map_err(of_model)?;
@@ -42,7 +42,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
     let max_length = max_length(&model, spec, stated)?;
     let chosen = spec.training.chat_template.as_deref();
     let template = ChatTemplate::choose(folder, chosen, tokenizer.special_tokens().clone())
-        .map_err(|problem| wrong(TEMPLATE, &problem))?;
+        .map_err(|problem| of_problem(TEMPLATE, &problem))?;
     let examples = read_chats(data, shown, None).map_err(|problems| refusal("training_file", &problems))?;
     let split = random_split(examples.len(), spec.held_out(), spec.split.seed.into());
     let encoder = Encoder {
@@ -99,11 +99,6 @@ pub fn no_template(file: &str) -> Error {
     Error::Invalid { message, param: Some(TEMPLATE.to_owned()), code }
 }
 
-fn wrong(param: &str, problem: &Problem) -> Error {
-    let code = code_of(problem.kind).into();
-    Error::Invalid { message: problem.to_string(), param: Some(param.to_owned()), code }
-}
-
 fn max_length(model: &Model, spec: &JobSpec, stated: Option<u64>) -> Result<u64> {
     match spec.training.max_length {
         Some(asked) if u64::from(asked) > model.positions => Err(Error::invalid(
@@ -138,7 +133,7 @@ impl Found {
             true => encoder.encode_pair(example).map(|pair| vec![pair.chosen, pair.rejected]),
             false => encoder.encode(example).map(|row| vec![row]),
         };
-        let rows = rows.map_err(|problem| wrong("training_file", &problem))?;
+        let rows = rows.map_err(|problem| of_problem("training_file", &problem))?;
         let lengths = || rows.iter().map(|row| row.ids.len() as u64);
         let counted = |row: &Encoded| {
             row.counts.iter().take(max_length as usize).filter(|counts| **counts).count() as u64
