@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-const SOURCES: [&str; 21] = [
+const SOURCES: [&str; 23] = [
     "cpp/adafactor.cpp",
     "cpp/adam.cpp",
     "cpp/adam_8bit.cpp",
@@ -15,6 +15,8 @@ const SOURCES: [&str; 21] = [
     "cpp/gradients.cpp",
     "cpp/linear.cpp",
     "cpp/lion.cpp",
+    "cpp/low_rank.cpp",
+    "cpp/maker.cpp",
     "cpp/muon.cpp",
     "cpp/nf4.cpp",
     "cpp/norm.cpp",

@@ -1,6 +1,7 @@
 // `act(gate) · up`, gate and up side by side: the middle of a gated feed-forward block
 // (N. Shazeer, "GLU variants improve Transformer", 2020). Only its input is kept for backward.
 
+#include "maker.h"
 #include "vec.h"
 
 #include <ATen/ATen.h>
@@ -128,17 +129,22 @@ void backward_cpu(const Tensor& x, const Tensor& dout, const Tensor& dx, Act act
   });
 }
 
+Tensor middle(const Tensor& x, Act act) {
+  Tensor out = at::empty({x.size(0), x.size(1) / 2}, x.options());
+  if (x.scalar_type() == at::kFloat) {
+    forward_cpu<float>(x, out, act);
+  } else {
+    forward_cpu<at::BFloat16>(x, out, act);
+  }
+  return out;
+}
+
 struct Gated : Function<Gated> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x_in, int64_t act) {
-    const Tensor x = x_in.contiguous(), out = at::empty({x.size(0), x.size(1) / 2}, x.options());
-    if (x.scalar_type() == at::kFloat) {
-      forward_cpu<float>(x, out, static_cast<Act>(act));
-    } else {
-      forward_cpu<at::BFloat16>(x, out, static_cast<Act>(act));
-    }
+    const Tensor x = x_in.contiguous();
     ctx->save_for_backward({x});
     ctx->saved_data["act"] = act;
-    return out;
+    return middle(x, static_cast<Act>(act));
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
@@ -154,7 +160,19 @@ struct Gated : Function<Gated> {
   }
 };
 
+using GatedNode = torch::autograd::CppNode<Gated>;
+
 }  // namespace
+
+bool is_gated(const torch::autograd::Node& node) {
+  return dynamic_cast<const GatedNode*>(&node) != nullptr;
+}
+
+Tensor gated_again(torch::autograd::Node& node) {
+  auto& ctx = static_cast<GatedNode&>(node).ctx_;
+  return middle(ctx.get_saved_variables()[0], static_cast<Act>(ctx.saved_data["act"].toInt()));
+}
+
 }  // namespace luthier
 
 extern "C" {

@@ -2,6 +2,7 @@
 // different tensors: several parameters beside each other, or a copy in another precision.
 
 #include "common.h"
+#include "maker.h"
 #include "skinny.h"
 
 #include <ATen/ATen.h>
@@ -27,7 +28,9 @@ struct Linear : Function<Linear> {
       rows.push_back(params[i].size(0));
     }
     // Frozen weights need no input kept, and a frozen input below needs no weight.
-    ctx->save_for_backward({trained ? x : Tensor(), x.requires_grad() ? weight : Tensor()});
+    ctx->save_for_backward(
+        {trained ? kept_input(*ctx, x) : Tensor(), x.requires_grad() ? weight : Tensor()});
+    ctx->saved_data["trained"] = trained;
     ctx->saved_data["rows"] = rows;
     ctx->saved_data["params"] = static_cast<int64_t>(params.size());
     ctx->saved_data["kind"] = static_cast<int64_t>(params[0].scalar_type());
@@ -52,8 +55,8 @@ struct Linear : Function<Linear> {
         at += rows[i];
       }
     };
-    if (saved[0].defined()) {
-      share(g.t().mm(saved[0]).to(kind), 0);
+    if (ctx->saved_data["trained"].toBool()) {
+      share(g.t().mm(input_again(*ctx, saved[0])).to(kind), 0);
     }
     if (params > weights && ctx->needs_input_grad(3 + weights)) {
       share(g.sum(0, /*keepdim=*/false, kind), weights);

@@ -1,5 +1,6 @@
 // Root-mean-square norm of a sum, which is how a decoder's blocks begin, and the sum itself.
 
+#include "maker.h"
 #include "vec.h"
 
 #include <ATen/ATen.h>
@@ -137,6 +138,15 @@ void backward_cpu(const Tensor& dout, const Tensor& dsum, const Tensor& y, const
   }
 }
 
+void norm_of(const Tensor& x, const Tensor& residual, const Tensor& weight, float add, double eps,
+             const Tensor& sum, const Tensor& out, const Tensor& stats) {
+  if (x.scalar_type() == at::kFloat) {
+    forward_cpu<float>(x, residual, weight, add, eps, sum, out, stats);
+  } else {
+    forward_cpu<at::BFloat16>(x, residual, weight, add, eps, sum, out, stats);
+  }
+}
+
 // Gives the norm, and the sum where there is a residual.
 struct RmsNorm : Function<RmsNorm> {
   static tensor_list forward(AutogradContext* ctx, const Tensor& x_in,
@@ -146,13 +156,10 @@ struct RmsNorm : Function<RmsNorm> {
     const Tensor sum = residual.defined() ? at::empty_like(x) : x, out = at::empty_like(x);
     const Tensor stats = at::empty({x.size(0)}, x.options().dtype(at::kFloat));
     const auto plus = static_cast<float>(add);
-    if (x.scalar_type() == at::kFloat) {
-      forward_cpu<float>(x, residual, weight, plus, eps, sum, out, stats);
-    } else {
-      forward_cpu<at::BFloat16>(x, residual, weight, plus, eps, sum, out, stats);
-    }
+    norm_of(x, residual, weight, plus, eps, sum, out, stats);
     ctx->save_for_backward({sum, stats, weight});
     ctx->saved_data["add"] = add;
+    ctx->saved_data["eps"] = eps;
     return residual.defined() ? tensor_list{out, sum} : tensor_list{out};
   }
 
@@ -173,7 +180,23 @@ struct RmsNorm : Function<RmsNorm> {
   }
 };
 
+using RmsNormNode = torch::autograd::CppNode<RmsNorm>;
+
 }  // namespace
+
+bool is_rms_norm(const torch::autograd::Node& node) {
+  return dynamic_cast<const RmsNormNode*>(&node) != nullptr;
+}
+
+Tensor rms_norm_again(torch::autograd::Node& node) {
+  auto& ctx = static_cast<RmsNormNode&>(node).ctx_;
+  const auto saved = ctx.get_saved_variables();
+  Tensor out = at::empty_like(saved[0]);
+  norm_of(saved[0], Tensor(), saved[2], static_cast<float>(ctx.saved_data["add"].toDouble()),
+          ctx.saved_data["eps"].toDouble(), Tensor(), out, at::empty_like(saved[1]));
+  return out;
+}
+
 }  // namespace luthier
 
 extern "C" {

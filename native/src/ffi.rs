@@ -113,6 +113,16 @@ unsafe extern "C" {
         by_ops: bool,
         out: Out,
     ) -> Message;
+    fn luthier_low_rank(
+        base: Ptr,
+        x: Ptr,
+        numbers: List,
+        params: List,
+        starts: *const i64,
+        k: usize,
+        scale: f64,
+        out: Out,
+    ) -> Message;
     fn luthier_linear_of_few(x: Ptr, weight: Ptr, bias: Ptr, out: Out) -> Message;
     fn luthier_decode_attention(
         joined: Ptr,
@@ -320,6 +330,32 @@ pub(crate) fn linear<T: Borrow<Tensor>>(
 
 pub(crate) fn linear_of_few(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     tensor_from(|out| unsafe { luthier_linear_of_few(ptr_of(x), ptr_of(weight), ptr_or_null(bias), out) })
+}
+
+/// Two tensors of `numbers` and of `params` for each start.
+pub(crate) fn low_rank(
+    base: &Tensor,
+    x: &Tensor,
+    numbers: &[&Tensor],
+    params: &[&Tensor],
+    starts: &[i64],
+    scale: f64,
+) -> Result<Tensor> {
+    let k = starts.len();
+    let (numbers, params) =
+        (list_of(numbers, 2 * k, "numbers")?, list_of(params, 2 * k, "parameters of adapters")?);
+    tensor_from(|out| unsafe {
+        luthier_low_rank(
+            ptr_of(base),
+            ptr_of(x),
+            numbers.as_ptr(),
+            params.as_ptr(),
+            starts.as_ptr(),
+            k,
+            scale,
+            out,
+        )
+    })
 }
 
 /// The norm, and the sum where there is a residual.

@@ -67,6 +67,62 @@ mod tests {
 
     use super::*;
 
+    /// Gradients of a product whose input a norm or a gate made, which is seen or hidden by a view.
+    fn grads_of(input: impl Fn(&Tensor) -> Tensor, start: &Tensor, hidden: bool) -> Vec<Tensor> {
+        let (start, weight) =
+            (start.detach().set_requires_grad(true), Tensor::ones([3, 6], (start.kind(), Device::Cpu)));
+        let weight = (weight * 0.25).set_requires_grad(true);
+        let made = input(&start);
+        let made = if hidden { made.view_as(&made) } else { made };
+        let out = linear(&made, &weight.detach(), None, &[&weight], 1);
+        let factors = [[2, 6], [3, 2]].map(|shape: [i64; 2]| {
+            Tensor::full(shape, 0.5, (start.kind(), Device::Cpu)).set_requires_grad(true)
+        });
+        let numbers = [&factors[0].detach(), &factors[1].detach()];
+        let adapter = crate::Adapter { start: 0, numbers, params: [&factors[0], &factors[1]] };
+        let out = crate::low_rank(out, &made, &[adapter], 2.0);
+        drop(made);
+        let leaves = [&start, &weight, &factors[0], &factors[1]];
+        Tensor::run_backward(&[out.square().sum(Kind::Float)], &leaves, false, false)
+    }
+
+    #[test]
+    fn an_input_that_is_made_again_gives_the_same_bits() {
+        tch::manual_seed(2);
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let start = Tensor::randn([40, 12], (Kind::Float, Device::Cpu)).to_kind(kind);
+            let norm_weight = Tensor::randn([6], (Kind::Float, Device::Cpu));
+            let gate = |x: &Tensor| crate::gated(x, crate::Gate::Silu);
+            let half = start.narrow(1, 0, 6).contiguous();
+            let norm = |x: &Tensor| crate::rms_norm(x, Some(&(x * 0.5)), &norm_weight, 1e-5, 1.0).0;
+            for (seen, hidden) in [
+                (grads_of(gate, &start, false), grads_of(gate, &start, true)),
+                (grads_of(norm, &half, false), grads_of(norm, &half, true)),
+            ] {
+                assert!(seen.iter().zip(&hidden).all(|(seen, hidden)| seen.equal(hidden)), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_input_that_can_be_made_again_is_not_kept() {
+        const ROWS: i64 = 1 << 20;
+        let opened = Tensor::zeros([ROWS, 8], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let weight = Tensor::zeros([1, 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let kept = |hidden: bool| {
+            let before = crate::memory::allocated_bytes();
+            let made = crate::gated(&opened, crate::Gate::Silu);
+            let made = if hidden { made.view_as(&made) } else { made };
+            let out = linear(&made, &weight.detach(), None, &[&weight], 1);
+            drop(made);
+            let after = crate::memory::allocated_bytes();
+            drop(out);
+            after.saturating_sub(before) as i64 / (4 * ROWS)
+        };
+        // A number a row goes out; four a row come in.
+        assert_eq!((kept(false), kept(true)), (1, 5));
+    }
+
     #[test]
     fn few_rows_get_what_many_would_and_the_same_bits_in_any_company() {
         tch::manual_seed(4);

@@ -33,6 +33,11 @@ pub struct DecoderSizes {
 }
 
 impl DecoderSizes {
+    /// Whether the feed-forward block has a gate.
+    pub fn is_gated(&self) -> bool {
+        self.products == 3
+    }
+
     /// Those of a configuration.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The official `openai` clients, unmodified, against a server on a socket; the test plays the trainer.
 
-use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::path::Path;
+use std::process::Output;
 
 use serde_json::json;
 use sqlx::PgPool;
@@ -9,24 +9,10 @@ use store::event::{EventLine, Kind};
 use store::notify::Wake;
 use store::queue::{self, Finished, Lease, ResultFile};
 use tokio::net::TcpListener;
-use tokio::process::Command;
 use tokio::task::JoinHandle;
 
 use crate::common::{Agent, Server, line};
-
-/// The Python of an environment, or why the test does not run: in CI that is a failure.
-fn python(test: &str, variable: &str) -> Option<PathBuf> {
-    match std::env::var_os(variable) {
-        Some(python) => Some(PathBuf::from(python)),
-        None if std::env::var("CI").is_ok_and(|ci| ci == "true") => {
-            panic!("{variable} is not set, and this is CI")
-        }
-        None => {
-            println!("SKIPPED {test}: {variable} is not set");
-            None
-        }
-    }
-}
+use crate::script::{self, ends_well, python};
 
 #[sqlx::test(migrator = "store::MIGRATOR")]
 async fn the_newest_client_drives_files_and_jobs(db: PgPool) {
@@ -88,18 +74,8 @@ async fn command(
     let base = format!("http://{}/v1", listener.local_addr().unwrap());
     let app = luthier::app(server.state.clone());
     let serving = tokio::spawn(async move { axum::serve(listener, app).await });
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
-    let mut command = Command::new(program);
-    command.arg(script).arg(base).stdin(Stdio::null()).kill_on_drop(true);
-    // A proxy of the environment is not for this server.
-    command.env("NO_PROXY", "*").env("no_proxy", "*");
+    let mut command = script::command(program, script, &base);
     (serving, async move { command.output().await })
-}
-
-fn ends_well(output: &Output) {
-    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && said.ends_with("ok\n"), "{said}\n{wrong}");
-    print!("{said}");
 }
 
 /// Runs what is queued, as a trainer would; jobs that are to be held are left to the client.

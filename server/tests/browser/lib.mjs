@@ -9,7 +9,7 @@ import { chromium } from "playwright-core";
 
 const TREE = resolve(import.meta.dirname, "../../..");
 const PROGRAM = join(resolve(TREE, process.env.CARGO_TARGET_DIR ?? "target"), "release/luthier");
-const FIXTURES = join(TREE, "trainer/tests/fixtures");
+export const FIXTURES = join(TREE, "trainer/tests/fixtures");
 const FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
 /** A folder of this test run, gone at its end. */

@@ -2,8 +2,11 @@
 //!
 //! Needs `luthier-trainer` beside the server's program, and an installed Postgres.
 
+mod clients;
 #[path = "../api/decoder.rs"]
 mod decoder;
 mod faults;
 mod running;
+#[path = "../api/script.rs"]
+mod script;
 mod whole_way;

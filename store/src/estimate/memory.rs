@@ -140,9 +140,11 @@ impl Kept<'_> {
         }
         if let Some(sizes) = &self.model.decoder {
             let (q, k) = (sizes.queries, sizes.keys);
-            // What is normed, queries with keys and values, gate with up; and the inputs of products.
-            let inputs = if flow.trained { 2 * d + q + m } else { 0 };
-            return a * n * (2 * d + q + 2 * k + 2 * m + inputs) + FP32 * n * (self.model.heads + 2);
+            // Of the inputs of products those that a norm or a gate made are made again.
+            let (opened, inputs) = if sizes.is_gated() { (2 * m, q) } else { (m, 2 * d + q + m) };
+            let inputs = if flow.trained { inputs } else { 0 };
+            // What is normed, queries with keys and values, and what the activation reads.
+            return a * n * (2 * d + q + 2 * k + opened + inputs) + FP32 * n * (self.model.heads + 2);
         }
         let asking = if flow.last { self.rows } else { n };
         let (own, inputs) = match (flow.trained, flow.last) {

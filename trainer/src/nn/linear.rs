@@ -209,7 +209,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor, context: &Context) -> Tensor {
         match &self.shared {
             None if self.adapters.is_empty() => self.own(x, true, context),
-            None => self.with_adapters(&self.own(x, true, context), x, context),
+            None => self.with_adapters(self.own(x, true, context), x, context),
             Some((Cut::Rows, group)) => {
                 // The sum has the bias once; its gradient is the same on all.
                 autograd::sum(group, &self.own(x, group.rank() == 0, context)).unwrap()
@@ -249,7 +249,15 @@ impl Linear {
     }
 
     /// What the adapters make of `base`, that is what the layers give without them.
-    fn with_adapters(&self, base: &Tensor, x: &Tensor, context: &Context) -> Tensor {
+    fn with_adapters(&self, base: Tensor, x: &Tensor, context: &Context) -> Tensor {
+        let adapters: Vec<(i64, &LowRank)> = self
+            .adapters
+            .iter()
+            .filter_map(|adapted| Some((adapted.outputs.start, adapted.low_rank.as_deref()?)))
+            .collect();
+        if adapters.iter().all(|(_, low_rank)| low_rank.only_adds(context)) {
+            return LowRank::add_all(&adapters, base, x, context);
+        }
         let part = |adapted: &Adapted| {
             let Range { start, end } = adapted.outputs;
             let base = base.narrow(1, start, end - start);

@@ -55,10 +55,20 @@ pub(super) struct Factor {
 }
 
 impl Factor {
-    fn product(&self, x: &Tensor) -> Tensor {
+    /// The numbers that are multiplied in this kind, without gradients.
+    fn numbers(&self, kind: Kind) -> Tensor {
         match &self.low {
-            Some(low) if x.kind() != Kind::Float => product(x, low, &self.param),
-            _ => product(x, &self.param.detach().to_kind(x.kind()), &self.param),
+            Some(low) if kind != Kind::Float => low.shallow_clone(),
+            _ => self.param.detach().to_kind(kind),
+        }
+    }
+
+    /// A model that writes has few rows at a time, and no gradients.
+    fn product(&self, x: &Tensor, context: &Context) -> Tensor {
+        let numbers = self.numbers(x.kind());
+        match context.kept {
+            Some(_) => native::linear_of_few(x, &numbers, None),
+            None => product(x, &numbers, &self.param),
         }
     }
 }
@@ -90,6 +100,57 @@ impl LowRank {
         }
     }
 
+    /// Whether what it gives is a sum that can be written into what the layer gives.
+    pub(super) fn only_adds(&self, context: &Context) -> bool {
+        self.magnitude.is_none() && context.kept.is_none()
+    }
+
+    /// What layers beside each other give with their adapters, each of which only adds and begins at its place among the
+    /// outputs, of what they give without: `base` `[n, out]` for `x` `[n, in]`, which is written over.
+    pub(super) fn add_all(
+        adapters: &[(i64, &LowRank)],
+        base: Tensor,
+        x: &Tensor,
+        context: &Context,
+    ) -> Tensor {
+        let numbers: Vec<[Tensor; 2]> =
+            adapters.iter().map(|(_, it)| [&it.a, &it.b].map(|factor| factor.numbers(x.kind()))).collect();
+        let described: Vec<native::Adapter> = adapters
+            .iter()
+            .zip(&numbers)
+            .map(|(&(start, it), [a, b])| native::Adapter {
+                start,
+                numbers: [a, b],
+                params: [&it.a.param, &it.b.param],
+            })
+            .collect();
+        // What is dropped is each adapter's own.
+        match adapters.iter().any(|(_, it)| it.drops(context)) {
+            false => native::low_rank(base, x, &described, adapters[0].1.scale),
+            true => adapters.iter().zip(&described).fold(base, |base, ((_, it), described)| {
+                native::low_rank(base, &it.dropped(x, context), std::slice::from_ref(described), it.scale)
+            }),
+        }
+    }
+
+    fn drops(&self, context: &Context) -> bool {
+        self.dropout.is_some() && context.draw.is_some()
+    }
+
+    /// `x` as the adapter sees it.
+    fn dropped(&self, x: &Tensor, context: &Context) -> Tensor {
+        match &self.dropout {
+            Some(dropout) if context.draw.is_some() => {
+                // Heads, and a last layer of first tokens, have a row a sequence.
+                match x.size()[0] == context.packing.tokens() {
+                    true => dropout.forward(x.shallow_clone(), context),
+                    false => dropout.rows(x.shallow_clone(), context),
+                }
+            }
+            _ => x.shallow_clone(),
+        }
+    }
+
     /// What the layer gives with the adapter, of what it gives without: `base` `[n, out]` for `x` `[n, in]`.
     pub(super) fn add(
         &self,
@@ -99,19 +160,13 @@ impl LowRank {
         frozen: &Frozen,
         bias: Option<&Tensor>,
     ) -> Tensor {
-        let dropped = self.dropout.as_ref().filter(|_| context.draw.is_some()).map(|dropout| {
-            // Heads, and a last layer of first tokens, have a row a sequence.
-            match x.size()[0] == context.packing.tokens() {
-                true => dropout.forward(x.shallow_clone(), context),
-                false => dropout.rows(x.shallow_clone(), context),
-            }
-        });
-        let inner = self.a.product(dropped.as_ref().unwrap_or(x)) * self.scale;
-        let low = self.b.product(&inner);
+        let dropped = self.dropped(x, context);
+        let inner = self.a.product(&dropped, context) * self.scale;
+        let low = self.b.product(&inner, context);
         let Some(magnitude) = &self.magnitude else { return base + low };
-        let own = match &dropped {
-            Some(dropped) => frozen.product(dropped),
-            None => bias.map_or_else(|| base.shallow_clone(), |bias| base - bias.to_kind(base.kind())),
+        let own = match self.drops(context) {
+            true => frozen.product(&dropped),
+            false => bias.map_or_else(|| base.shallow_clone(), |bias| base - bias.to_kind(base.kind())),
         };
         // The length is a constant to the gradient, as section 4.3 of the paper has it.
         let length = tch::no_grad(|| lengths(&(frozen.weight() + self.product())));
