@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Config;
 use crate::inference::Workers;
 use crate::openai::sample::Samples;
+use crate::pages::tokens::Readers;
 use crate::predictor::Predictors;
 use crate::telemetry::Requests;
 
@@ -27,6 +28,8 @@ pub struct AppState {
     pub workers: Arc<Workers>,
     /// Lengths of rows that estimates were made from.
     pub samples: Samples,
+    /// Tokenizers that pages show rows with.
+    pub readers: Readers,
     /// Cancelled when the server stops: long answers such as event streams end on it.
     pub stopping: CancellationToken,
     /// Counts of requests, for `/metrics`.
@@ -43,6 +46,7 @@ impl AppState {
             config: Arc::new(config),
             requests: Requests::default(),
             samples: Samples::default(),
+            readers: Readers::default(),
             store,
             stopping,
         }

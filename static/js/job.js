@@ -17,8 +17,10 @@ const view = { x: "step", smoothing: 0.6, log: false };
 const field = (kind, name, label, smoothed) => () => [{ kind, field: name, name: label, smoothed }];
 const has = (known, kind, name) => known.of(kind).fields[name]?.some((number) => number != null);
 
+// Those with charts of their own.
+const ELSEWHERE = ["loss", "perplexity", "chosen_reward", "rejected_reward", "reward_margin", "kl"];
 // Shown at first; the rest of the metrics wait in the legend.
-const FIRST_METRICS = ["mean_token_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman"];
+const FIRST_METRICS = ["mean_token_accuracy", "reward_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman"];
 
 const CHARTS = {
   loss: {
@@ -30,12 +32,24 @@ const CHARTS = {
   },
   metrics: {
     lines: (known) => {
-      const names = Object.keys(known.of("eval").fields).filter((name) => name !== "loss" && name !== "perplexity" && has(known, "eval", name));
+      const names = Object.keys(known.of("eval").fields).filter((name) => !ELSEWHERE.includes(name) && has(known, "eval", name));
       const first = names.filter((name) => FIRST_METRICS.includes(name));
       return names.map((name) => ({ kind: "eval", field: name, name: name.replaceAll("_", " "), smoothed: false, hidden: first.length > 0 && !first.includes(name) }));
     },
   },
   perplexity: { log: true, lines: field("eval", "perplexity", "validation", false) },
+  rewards: {
+    lines: (known) =>
+      [["chosen_reward", "better answers"], ["rejected_reward", "worse answers"], ["reward_margin", "difference"]]
+        .filter(([name]) => has(known, "eval", name))
+        .map(([name, label]) => ({ kind: "eval", field: name, name: label, smoothed: false })),
+  },
+  kl: {
+    lines: (known) => [
+      { kind: "train", field: "kl", name: "training", smoothed: true },
+      ...(has(known, "eval", "kl") ? [{ kind: "eval", field: "kl", name: "validation", smoothed: false }] : []),
+    ],
+  },
   learning_rate: { lines: field("train", "learning_rate", "learning rate", false) },
   throughput: {
     lines: (known) => [

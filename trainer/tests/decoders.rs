@@ -92,7 +92,8 @@ fn split(ids: Vec<Vec<u32>>, counted: Vec<Vec<u32>>) -> Split {
     let row = |(ids, type_ids)| Encoding { ids, type_ids, truncated: false };
     let encodings: Vec<Encoding> = ids.into_iter().zip(counted).map(row).collect();
     let (targets, reference, texts) = (Targets::Tokens, Vec::new(), Vec::new());
-    Split { tokens: Tokens::of(&encodings), per_row: 1, reference, numbers, targets, texts }
+    let (tokens, mismatched) = (Tokens::of(&encodings), None);
+    Split { tokens, per_row: 1, reference, mismatched, numbers, targets, texts }
 }
 
 /// The mean loss of the counted tokens of some rows.
@@ -100,8 +101,8 @@ fn loss(model: &dyn TextModel, split: &Split, rows: &[usize]) -> Tensor {
     let own: Vec<_> = rows.iter().map(|&row| split.row(row)).collect();
     let batch = collate(&own, (0, 0), Device::Cpu);
     let top = model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));
-    let by = TextGeneration.weight(split, rows).recip();
-    TextGeneration.loss(&Given { model, top: &top, split, rows, batch: &batch }, by)
+    let by = TextGeneration::default().weight(split, rows).recip();
+    TextGeneration::default().loss(&Given { model, top: &top, split, rows, batch: &batch }, by)
 }
 
 fn sequences() -> Split {
@@ -223,7 +224,7 @@ fn an_evaluation_counts_tokens_and_those_that_are_right() {
     let _guard = tch::no_grad_guard();
     let top = model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));
     let given = Given { model, top: &top, split: &sequences, rows: &rows, batch: &batch };
-    let (outputs, losses) = TextGeneration.look(&given).unwrap();
+    let (outputs, losses) = TextGeneration::default().look(&given).unwrap();
     let counted: f32 = outputs.iter().step_by(2).sum();
     let expected = expected("llama");
     assert_eq!(f64::from(counted), expected["step"]["counted"].as_f64().unwrap());

@@ -69,7 +69,7 @@ fn finished(model: &str, training: &Value, resources: &Value) -> Job {
 
 /// How far curves are from those of the plain run, relative.
 fn distance(one: &Job, other: &Job) -> f64 {
-    [("train", "loss"), ("eval", "loss"), ("eval", "perplexity")]
+    [("train", "loss"), ("train", "mean_token_accuracy"), ("eval", "loss"), ("eval", "perplexity")]
         .into_iter()
         .flat_map(|(kind, value)| {
             let (a, b) = (one.curve(kind, value), other.curve(kind, value));
@@ -118,6 +118,31 @@ fn every_family_trains_alike_in_every_way() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_curves_have_openais_columns_and_a_row_a_step() {
+    let job = finished("llama", &json!({"max_steps": 6, "eval_every": {"steps": 3}}), &json!({}));
+    let mut csv = csv::Reader::from_path(job.path("out/model/metrics.csv")).unwrap();
+    let heads: Vec<String> = csv.headers().unwrap().iter().map(str::to_owned).collect();
+    assert_eq!(heads[..5], ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]);
+    for own in ["epoch", "learning_rate", "grad_norm", "eval_perplexity"] {
+        assert!(heads.iter().any(|head| head == own), "{own} in {heads:?}");
+    }
+    let rows: Vec<Vec<Option<f64>>> = csv
+        .records()
+        .map(|row| row.unwrap().iter().map(|cell| (!cell.is_empty()).then(|| cell.parse().unwrap())).collect())
+        .collect();
+    let column = |at: usize| -> Vec<(u64, f64)> {
+        rows.iter().filter_map(|row| Some((row[0]? as u64, row[at]?))).collect()
+    };
+    assert_eq!(rows.len(), 6);
+    assert_eq!(column(1), job.curve("train", "loss"));
+    assert_eq!(column(2), job.curve("train", "mean_token_accuracy"));
+    assert_eq!(column(3), job.curve("eval", "loss"));
+    assert_eq!(column(4), job.curve("eval", "mean_token_accuracy"));
+    assert_eq!(column(3).iter().map(|(step, _)| *step).collect::<Vec<_>>(), [3, 6]);
+    assert!(column(2).iter().all(|(_, accuracy)| (0.0..=1.0).contains(accuracy)));
 }
 
 #[test]

@@ -52,6 +52,47 @@ pub struct EncodedPair {
     pub rejected: Encoded,
 }
 
+/// An answer as tokens, uncut, so that another row's prompt can be put before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedAnswer {
+    /// Token ids of prompt and answer.
+    ids: Vec<u32>,
+    /// Whether each token is a target, the first as well.
+    counts: Vec<bool>,
+    /// Where the answer begins.
+    start: usize,
+    /// Whether it is to become likelier.
+    pub desirable: bool,
+}
+
+impl EncodedAnswer {
+    fn new((ids, counts): Marked, desirable: bool) -> Self {
+        let start = counts.iter().position(|counts| *counts).unwrap_or(ids.len());
+        Self { ids, counts, start, desirable }
+    }
+
+    /// Prompt and answer, cut to so many tokens.
+    pub fn cut(&self, max_length: usize) -> Encoded {
+        cut(self.ids.clone(), self.counts.clone(), max_length)
+    }
+
+    /// Its prompt with another's answer, cut to so many tokens.
+    pub fn answered_by(&self, other: &Self, max_length: usize) -> Encoded {
+        let ids = [&self.ids[..self.start], &other.ids[other.start..]].concat();
+        cut(ids, [&self.counts[..self.start], &other.counts[other.start..]].concat(), max_length)
+    }
+}
+
+/// A conversation as a template writes it.
+pub(super) struct Written {
+    pub(super) text: String,
+    pub(super) tokens: Tokens,
+    pub(super) counts: Vec<bool>,
+}
+
+/// Token ids, and whether each is a target.
+pub(super) type Marked = (Vec<u32>, Vec<bool>);
+
 /// Rows as tokens, those without a target left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EncodedRows<T = Encoded> {
@@ -115,15 +156,31 @@ impl Encoder<'_> {
     /// [`ProblemKind::ChatTemplate`] where there is no template, or it refuses the conversation, or what the assistant says cannot
     /// be told from its text; [`ProblemKind::InvalidValue`] for a preference, which is two rows.
     pub fn encode(&self, example: &Example) -> Result<Encoded, Problem> {
+        let wrong = |message: &str, hint: &str| {
+            Err(Problem::new(ProblemKind::InvalidValue, self.file, message).at(example.lines).hint(hint))
+        };
         match &example.content {
+            Content::Preference { .. } => wrong(
+                "a preference is two answers, here one is learnt",
+                "train on preferences with a method for them, such as dpo",
+            ),
+            Content::Unpaired { .. } => wrong(
+                "the answer has a `label` that says whether it is desirable, here all answers are learnt",
+                "train on such rows with the method kto, or leave out the undesirable ones and `label`",
+            ),
+            content => self.marked(example, content).map(|row| self.cut(row)),
+        }
+    }
+
+    /// The tokens of one answer, uncut, and which of them count.
+    pub(super) fn marked(&self, example: &Example, content: &Content) -> Result<Marked, Problem> {
+        match content {
             Content::Chat(messages) => self.chat(example, messages),
             Content::Completion { prompt, completion } => self.completion(prompt, completion),
             Content::Text(text) => self.completion("", text),
-            Content::Preference { .. } => {
-                let message = "a preference is two answers, here one is learnt";
-                Err(Problem::new(ProblemKind::InvalidValue, self.file, message)
-                    .at(example.lines)
-                    .hint("train on preferences with a method for them, such as dpo"))
+            Content::Unpaired { answer, .. } => self.marked(example, answer),
+            Content::Preference { prompt, chosen, .. } => {
+                self.chat(example, &[prompt.as_slice(), chosen].concat())
             }
         }
     }
@@ -139,8 +196,35 @@ impl Encoder<'_> {
                 .at(example.lines)
                 .hint("write `prompt`, `chosen` and `rejected`"));
         };
-        let encode = |answer: &[Message]| self.chat(example, &[prompt.as_slice(), answer].concat());
+        let encode = |answer: &[Message]| {
+            self.chat(example, &[prompt.as_slice(), answer].concat()).map(|row| self.cut(row))
+        };
         Ok(EncodedPair { chosen: encode(chosen)?, rejected: encode(rejected)? })
+    }
+
+    /// Encodes the answers of a row, each of which is desirable or not: one, or the two of a preference, the better first.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`]; [`ProblemKind::InvalidValue`] for any other row.
+    pub fn encode_answers(&self, example: &Example) -> Result<Vec<EncodedAnswer>, Problem> {
+        match &example.content {
+            Content::Unpaired { desirable, .. } => {
+                Ok(vec![EncodedAnswer::new(self.marked(example, &example.content)?, *desirable)])
+            }
+            Content::Preference { prompt, chosen, rejected } => {
+                let encode = |answer: &[Message], desirable| {
+                    let whole = self.chat(example, &[prompt.as_slice(), answer].concat())?;
+                    Ok(EncodedAnswer::new(whole, desirable))
+                };
+                Ok(vec![encode(chosen, true)?, encode(rejected, false)?])
+            }
+            _ => {
+                let message = "expected an answer that is desirable or not";
+                Err(Problem::new(ProblemKind::InvalidValue, self.file, message)
+                    .at(example.lines)
+                    .hint("write `prompt`, `completion` and `label`, which is true or false"))
+            }
+        }
     }
 
     /// Encodes rows, leaving out those without a target.
@@ -148,7 +232,8 @@ impl Encoder<'_> {
     /// # Errors
     /// The first problem of a row; [`ProblemKind::Conversation`] where no row has a target.
     pub fn encode_rows(&self, examples: &[Example]) -> Result<EncodedRows, Problem> {
-        self.each(examples, |example| self.encode(example), |row| (row.targets() > 0, row.truncated))
+        let one = |example: &Example| self.encode(example).map(|row| vec![row]);
+        self.each(examples, one, |row| (row.targets() > 0, row.truncated))
     }
 
     /// Encodes preferences, leaving out those of which either answer has no target.
@@ -158,7 +243,7 @@ impl Encoder<'_> {
     pub fn encode_pairs(&self, examples: &[Example]) -> Result<EncodedRows<EncodedPair>, Problem> {
         self.each(
             examples,
-            |example| self.encode_pair(example),
+            |example| self.encode_pair(example).map(|pair| vec![pair]),
             |pair| {
                 let EncodedPair { chosen, rejected } = pair;
                 (chosen.targets() > 0 && rejected.targets() > 0, chosen.truncated || rejected.truncated)
@@ -166,10 +251,26 @@ impl Encoder<'_> {
         )
     }
 
+    /// Encodes answers that are desirable or not, leaving out those without a target within the length. A preference becomes two
+    /// of them, which have its number.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_rows`].
+    pub fn encode_unpaired(&self, examples: &[Example]) -> Result<EncodedRows<EncodedAnswer>, Problem> {
+        self.each(
+            examples,
+            |example| self.encode_answers(example),
+            |answer| {
+                let cut = answer.cut(self.max_length);
+                (cut.targets() > 0, cut.truncated)
+            },
+        )
+    }
+
     fn each<T>(
         &self,
         examples: &[Example],
-        encode: impl Fn(&Example) -> Result<T, Problem>,
+        encode: impl Fn(&Example) -> Result<Vec<T>, Problem>,
         look: impl Fn(&T) -> (bool, bool),
     ) -> Result<EncodedRows<T>, Problem> {
         let mut out = EncodedRows {
@@ -180,16 +281,17 @@ impl Encoder<'_> {
             truncated: 0,
         };
         for example in examples {
-            let row = encode(example)?;
-            let (has_target, truncated) = look(&row);
-            if has_target {
-                out.rows.push(row);
-                out.numbers.push(example.row);
-                out.truncated += u64::from(truncated);
-            } else {
-                out.left_out += 1;
-                if out.left_out_lines.len() < NAMED {
-                    out.left_out_lines.push(example.lines);
+            for row in encode(example)? {
+                let (has_target, truncated) = look(&row);
+                if has_target {
+                    out.rows.push(row);
+                    out.numbers.push(example.row);
+                    out.truncated += u64::from(truncated);
+                } else {
+                    out.left_out += 1;
+                    if out.left_out_lines.len() < NAMED && out.left_out_lines.last() != Some(&example.lines) {
+                        out.left_out_lines.push(example.lines);
+                    }
                 }
             }
         }
@@ -223,7 +325,13 @@ impl Encoder<'_> {
         })
     }
 
-    fn chat(&self, example: &Example, messages: &[Message]) -> Result<Encoded, Problem> {
+    fn chat(&self, example: &Example, messages: &[Message]) -> Result<Marked, Problem> {
+        let Written { tokens, counts, .. } = self.written(example, messages)?;
+        Ok((tokens.ids, counts))
+    }
+
+    /// A conversation as text and tokens, uncut, with those that count.
+    pub(super) fn written(&self, example: &Example, messages: &[Message]) -> Result<Written, Problem> {
         let template = self.template(Some(example.lines))?;
         let tools = example.tools.as_ref();
         let whole =
@@ -233,7 +341,7 @@ impl Encoder<'_> {
             Why::Refused(failure) => self.refused(example, &failure),
             Why::Unclear { message, why } => self.unclear(example, message, why),
         })?;
-        Ok(self.cut(tokens.ids, counts))
+        Ok(Written { text: whole.text, tokens, counts })
     }
 
     /// Which tokens of a conversation count.
@@ -279,7 +387,7 @@ impl Encoder<'_> {
         }
     }
 
-    fn completion(&self, prompt: &str, completion: &str) -> Result<Encoded, Problem> {
+    fn completion(&self, prompt: &str, completion: &str) -> Result<Marked, Problem> {
         let mut ids = self.tokenizer.leading_ids().to_vec();
         if !prompt.is_empty() {
             ids.extend(self.tokenizer.encode_plain(prompt)?.ids);
@@ -290,18 +398,23 @@ impl Encoder<'_> {
         let end = self.tokenizer.eos_id().filter(|end| ids.last() != Some(end));
         ids.extend(end);
         let counts = (0..ids.len()).map(|at| at >= first).collect();
-        Ok(self.cut(ids, counts))
+        Ok((ids, counts))
     }
 
-    fn cut(&self, mut ids: Vec<u32>, mut counts: Vec<bool>) -> Encoded {
-        let truncated = ids.len() > self.max_length;
-        ids.truncate(self.max_length);
-        counts.truncate(self.max_length);
-        if let Some(first) = counts.first_mut() {
-            *first = false;
-        }
-        Encoded { ids, counts, truncated }
+    fn cut(&self, (ids, counts): Marked) -> Encoded {
+        cut(ids, counts, self.max_length)
     }
+}
+
+/// Nothing foretells the first token, so that it never counts.
+fn cut(mut ids: Vec<u32>, mut counts: Vec<bool>, max_length: usize) -> Encoded {
+    let truncated = ids.len() > max_length;
+    ids.truncate(max_length);
+    counts.truncate(max_length);
+    if let Some(first) = counts.first_mut() {
+        *first = false;
+    }
+    Encoded { ids, counts, truncated }
 }
 
 /// Which tokens lie in one of the ranges, if only in part (as transformers has it).

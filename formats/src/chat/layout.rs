@@ -5,12 +5,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::problem::{Problem, ProblemKind};
-use crate::table::{Row, Rows};
+use crate::table::{Cell, Row, Rows};
 
 /// Rows that are looked at to tell the layout of a file.
 const LOOKED_AT: usize = 100;
 /// Keys that a problem names.
 const NAMED: usize = 20;
+/// The key that says whether a completion is a desirable one.
+pub(super) const LABEL: &str = "label";
 
 /// How a row says what is to be learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -28,13 +30,16 @@ pub enum Layout {
     Text,
     /// `prompt`, `chosen` and `rejected`; or OpenAI's `input`, `preferred_output` and `non_preferred_output`.
     Preference,
+    /// TRL's unpaired preferences: `prompt`, `completion` and `label`, which is true or false.
+    Unpaired,
 }
 
 /// In the order in which a row's keys are tried: the fuller layout first.
-const LAYOUTS: [Layout; 6] = [
+const LAYOUTS: [Layout; 7] = [
     Layout::Messages,
     Layout::ShareGpt,
     Layout::Preference,
+    Layout::Unpaired,
     Layout::PromptCompletion,
     Layout::Alpaca,
     Layout::Text,
@@ -50,6 +55,7 @@ impl Layout {
             Self::PromptCompletion => &[&["prompt", "completion"]],
             Self::Text => &[&["text"]],
             Self::Preference => &[&["chosen", "rejected"], &["preferred_output", "non_preferred_output"]],
+            Self::Unpaired => &[&["prompt", "completion", LABEL]],
         }
     }
 
@@ -70,6 +76,7 @@ impl Layout {
                 "non_preferred_output",
                 "tools",
             ],
+            Self::Unpaired => &["prompt", "completion", LABEL, "tools"],
         }
     }
 
@@ -82,6 +89,7 @@ impl Layout {
             Self::PromptCompletion => "`prompt` and `completion`",
             Self::Text => "`text`",
             Self::Preference => "`chosen` and `rejected`, or `preferred_output` and `non_preferred_output`",
+            Self::Unpaired => "`prompt`, `completion` and `label`",
         }
     }
 
@@ -143,8 +151,13 @@ pub fn layout_of(path: &Path, name: &str) -> Result<Layout, Problem> {
     for _ in 0..LOOKED_AT {
         match rows.next() {
             Some(Ok(row)) => {
-                if let Some(layout) = Keys::of(rows.columns(), &row).layout() {
-                    return Ok(layout);
+                let layout = Keys::of(rows.columns(), &row).layout();
+                // A class, or whatever else a `label` beside prompts may be, is no verdict on the completion.
+                let verdict = || place_of(rows.columns(), LABEL).is_some_and(|at| verdict(row.cell(at)).is_some());
+                match layout {
+                    Some(Layout::Unpaired) if !verdict() => return Ok(Layout::PromptCompletion),
+                    Some(layout) => return Ok(layout),
+                    None => {}
                 }
             }
             Some(Err(problem)) => {
@@ -164,4 +177,19 @@ pub fn layout_of(path: &Path, name: &str) -> Result<Layout, Problem> {
         "write `messages`, `conversations`, `prompt` and `completion`, `instruction` and `output`, `text`, or `prompt`, `chosen` \
          and `rejected`",
     ))
+}
+
+/// Where a column stands.
+pub(super) fn place_of(columns: &[String], name: &str) -> Option<usize> {
+    columns.iter().position(|column| column == name)
+}
+
+/// Whether a completion is a desirable one: true or false, in a CSV in any case of letters; `None` for anything else.
+pub(super) fn verdict(cell: &Cell) -> Option<bool> {
+    match cell {
+        Cell::Bool(verdict) => Some(*verdict),
+        Cell::Text(text) if text.trim().eq_ignore_ascii_case("true") => Some(true),
+        Cell::Text(text) if text.trim().eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
 }

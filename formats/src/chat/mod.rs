@@ -1,6 +1,6 @@
 //! Conversations, prompts and texts to train a language model on.
 //!
-//! A row is in one of six layouts, told by its keys ([`Layout`]); all rows of a file are in the same one. Rules:
+//! A row is in one of seven layouts, told by its keys ([`Layout`]); all rows of a file are in the same one. Rules:
 //! - A message has a role (`system` or `developer`, `user`, `assistant`, `tool`) and a text. A list of text parts is joined.
 //!   Without a text it has to be the assistant's, and call tools.
 //! - `weight` 0 keeps an assistant's turn out of the loss, 1 (or none) in it.
@@ -17,18 +17,22 @@ mod layout;
 mod message;
 mod preview;
 mod row;
+mod shown;
 mod spans;
 mod survey;
+mod weights;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use encode::{Encoded, EncodedPair, EncodedRows, Encoder, Loss};
+pub use encode::{Encoded, EncodedAnswer, EncodedPair, EncodedRows, Encoder, Loss};
 pub use layout::{Layout, layout_of};
 pub use preview::{PreviewExample, PreviewTurn};
+pub use shown::{ShownSequence, ShownToken, ShownTurn};
 pub use survey::{Survey, survey};
+pub use weights::advised_weights;
 
 use crate::problem::{LineRange, Problem, Problems};
 use crate::table::{Rows, no_rows};
@@ -116,6 +120,13 @@ pub enum Content {
         /// The worse one.
         rejected: Vec<Message>,
     },
+    /// An answer, and whether it is a desirable one.
+    Unpaired {
+        /// The prompt with it: a [`Content::Chat`] or a [`Content::Completion`].
+        answer: Box<Content>,
+        /// Whether it is to become likelier.
+        desirable: bool,
+    },
 }
 
 /// One row to learn from or to evaluate on.
@@ -134,7 +145,11 @@ pub struct Example {
 impl Content {
     /// Whether a chat template writes it.
     pub fn is_chat(&self) -> bool {
-        matches!(self, Self::Chat(_) | Self::Preference { .. })
+        match self {
+            Self::Chat(_) | Self::Preference { .. } => true,
+            Self::Completion { .. } | Self::Text(_) => false,
+            Self::Unpaired { answer, .. } => answer.is_chat(),
+        }
     }
 }
 
@@ -156,6 +171,23 @@ pub fn read_chats(path: &Path, name: &str, layout: Option<Layout>) -> Result<Vec
         Err(wrong) => problems.extend(wrong.listed),
     })?;
     problems.or(examples)
+}
+
+/// Reads one row of a file, counted from 0, in the layout that was found in it; `None` behind the last.
+///
+/// # Errors
+/// What is wrong with the row or the file, by line and field.
+pub fn read_chat(path: &Path, name: &str, layout: Layout, row: u64) -> Result<Option<Example>, Problems> {
+    let mut rows = Rows::open(path, name)?;
+    for _ in 0..row {
+        if rows.next().is_none() {
+            return Ok(None);
+        }
+    }
+    let Some(found) = rows.next() else { return Ok(None) };
+    let found = found?;
+    let row::Read { content, tools } = row::read(name, layout, rows.columns(), &found)?;
+    Ok(Some(Example { row, lines: found.lines, content, tools }))
 }
 
 /// Calls `use_row` for each row, with the keys it has or with what is wrong with it; gives the layout of the file.

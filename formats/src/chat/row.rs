@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::layout::{Keys, Layout};
-use super::message::{Judge, Naming, kind_of};
+use super::layout::{Keys, LABEL, Layout, verdict};
+use super::message::{Judge, Naming, kind_of, shortened};
 use super::{Content, Message, Role};
 use crate::problem::{ProblemKind, Problems};
 use crate::table::{Cell, Row};
@@ -46,6 +46,7 @@ pub(super) fn read(file: &str, layout: Layout, columns: &[String], row: &Row) ->
         Layout::Text => reader.text("text").map(Content::Text),
         Layout::Preference if keys.has("preferred_output") => reader.openai_preference(),
         Layout::Preference => reader.preference(),
+        Layout::Unpaired => reader.unpaired(),
     };
     let mut tools = reader.tools("tools");
     if tools.is_none() && layout == Layout::Preference {
@@ -68,7 +69,9 @@ impl Reader<'_> {
     /// Whether the row has a part of what the layout asks for and nothing of another, so that its fields are judged.
     fn is_near(&self, layout: Layout) -> bool {
         let keys = Keys::of(self.columns, self.row);
-        keys.layout().is_none() && layout.known_keys().iter().any(|key| keys.has(key) && *key != "tools")
+        // Of a row that lacks nothing but its label, the label is judged.
+        let unlabelled = layout == Layout::Unpaired && keys.layout() == Some(Layout::PromptCompletion);
+        unlabelled || keys.layout().is_none() && layout.known_keys().iter().any(|key| keys.has(key) && *key != "tools")
     }
 
     /// A row in another layout than the file, or in none.
@@ -224,6 +227,24 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    fn unpaired(&mut self) -> Option<Content> {
+        let desirable = verdict(self.cell(LABEL));
+        if desirable.is_none() {
+            let hint = "write true for a desirable completion, false for another";
+            let (kind, message) = match self.cell(LABEL) {
+                cell if cell.is_blank() => (ProblemKind::MissingLabel, "the label is missing".to_owned()),
+                cell => {
+                    let written = cell.written().unwrap_or_default();
+                    let message = format!("expected true or false, found {}", shortened(&written));
+                    (ProblemKind::InvalidValue, message)
+                }
+            };
+            self.judge.wrong(kind, LABEL, message, hint);
+        }
+        let answer = Box::new(self.completion()?);
+        Some(Content::Unpaired { answer, desirable: desirable? })
     }
 
     fn preference(&mut self) -> Option<Content> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::preview::{PREVIEW_ROWS, PreviewExample};
-use super::{Content, Example, Layout, Role, each_example};
+use super::{Content, Example, Layout, Message, Role, each_example};
 use crate::problem::{LineRange, Problem, ProblemKind, Problems};
 
 /// Lines and keys that a notice names.
@@ -23,6 +23,12 @@ pub struct Survey {
     pub rows: u64,
     /// Rows that cannot.
     pub unusable: u64,
+    /// Answers whose `label` says that they are desirable.
+    #[serde(default)]
+    pub desirable: u64,
+    /// Answers whose `label` says that they are not.
+    #[serde(default)]
+    pub undesirable: u64,
     /// Turns of all usable conversations.
     pub turns: u64,
     /// Turns of the assistant that count in the loss.
@@ -86,28 +92,19 @@ impl Survey {
             self.preview.push(PreviewExample::of(example));
         }
         self.with_tools += u64::from(example.tools.is_some());
-        let messages: Vec<_> = match &example.content {
-            Content::Chat(messages) => {
-                if messages.last().is_some_and(|last| last.role != Role::Assistant) {
-                    seen.unanswered.add(example.lines);
-                }
-                messages.iter().collect()
+        let (messages, texts) = said(&example.content);
+        match &example.content {
+            Content::Chat(messages) if messages.last().is_some_and(|last| last.role != Role::Assistant) => {
+                seen.unanswered.add(example.lines);
             }
-            Content::Preference { prompt, chosen, rejected } => {
-                if chosen == rejected {
-                    seen.equal.add(example.lines);
-                }
-                prompt.iter().chain(chosen).chain(rejected).collect()
+            Content::Preference { chosen, rejected, .. } if chosen == rejected => {
+                seen.equal.add(example.lines);
             }
-            Content::Completion { prompt, completion } => {
-                self.characters += (prompt.chars().count() + completion.chars().count()) as u64;
-                Vec::new()
-            }
-            Content::Text(text) => {
-                self.characters += text.chars().count() as u64;
-                Vec::new()
-            }
-        };
+            Content::Unpaired { desirable: true, .. } => self.desirable += 1,
+            Content::Unpaired { desirable: false, .. } => self.undesirable += 1,
+            _ => {}
+        }
+        self.characters += texts.iter().map(|text| text.chars().count() as u64).sum::<u64>();
         self.turns += messages.len() as u64;
         self.counted_turns += messages.iter().filter(|message| message.counts).count() as u64;
         self.with_system += u64::from(messages.iter().any(|message| message.role == Role::System));
@@ -116,6 +113,19 @@ impl Survey {
         if messages.iter().any(|message| message.counts && message.content.as_deref() == Some("")) {
             seen.empty.add(example.lines);
         }
+    }
+}
+
+/// The messages of a row, or the texts that it has in place of them.
+fn said(content: &Content) -> (Vec<&Message>, Vec<&str>) {
+    match content {
+        Content::Chat(messages) => (messages.iter().collect(), Vec::new()),
+        Content::Preference { prompt, chosen, rejected } => {
+            (prompt.iter().chain(chosen).chain(rejected).collect(), Vec::new())
+        }
+        Content::Completion { prompt, completion } => (Vec::new(), vec![prompt, completion]),
+        Content::Text(text) => (Vec::new(), vec![text]),
+        Content::Unpaired { answer, .. } => said(answer),
     }
 }
 

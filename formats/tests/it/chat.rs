@@ -1,6 +1,6 @@
 //! Conversations, prompts and texts as rows of a file.
 
-use formats::chat::{Content, Example, Layout, Message, Role, Survey, read_chats, survey};
+use formats::chat::{Content, Example, Layout, Message, Role, Survey, read_chat, read_chats, survey};
 use formats::{ProblemKind, Problems};
 use serde_json::{Value, json};
 
@@ -58,6 +58,9 @@ fn each_layout_is_told_by_its_keys() {
         (json!({"instruction": "a", "input": "", "output": "b"}), Layout::Alpaca),
         (json!({"prompt": "a", "completion": "b"}), Layout::PromptCompletion),
         (json!({"text": "a"}), Layout::Text),
+        (json!({"prompt": "a", "completion": "b", "label": true}), Layout::Unpaired),
+        // A class is no verdict.
+        (json!({"prompt": "a", "completion": "b", "label": "sport"}), Layout::PromptCompletion),
         (json!({"prompt": "a", "chosen": "b", "rejected": "c"}), Layout::Preference),
         (
             json!({"input": {"messages": [{"role": "user", "content": "a"}]}, "preferred_output": [{"role": "assistant", "content": "b"}],
@@ -198,6 +201,50 @@ fn preferences_are_a_prompt_and_two_answers() {
 }
 
 #[test]
+fn labelled_answers_are_read_as_texts_and_as_messages_and_counted() {
+    let chat = json!({"prompt": [{"role": "user", "content": "a"}],
+        "completion": [{"role": "assistant", "content": "b"}], "label": false});
+    let Content::Unpaired { answer, desirable } = one(&chat).content else { panic!() };
+    let Content::Chat(messages) = *answer else { panic!() };
+    assert!(!desirable);
+    assert_eq!(turns(&messages), [(Role::User, "a", false), (Role::Assistant, "b", true)]);
+    let csv = "prompt,completion,label\na,b,True\nc,d,false\ne,f,TRUE\n";
+    let (_folder, path) = file("answers.csv", csv);
+    let survey = survey(&path, "answers.csv", None);
+    assert_eq!((survey.layout, survey.rows), (Some(Layout::Unpaired), 3));
+    assert_eq!((survey.desirable, survey.undesirable), (2, 1));
+    let shown: Vec<_> = survey.preview[1].turns.iter().map(|turn| (turn.role.as_str(), turn.counts)).collect();
+    assert_eq!(shown, [("prompt", false), ("undesirable", false)]);
+
+    let wrong = "{\"prompt\": \"a\", \"completion\": \"b\", \"label\": true}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n\
+        {\"prompt\": \"a\", \"completion\": \"b\", \"label\": 1}\n{\"prompt\": \"a\", \"label\": true}\n";
+    let problems = read(wrong).unwrap_err();
+    let found: Vec<(u64, String, String)> = problems
+        .listed
+        .iter()
+        .map(|wrong| {
+            (wrong.line.unwrap().first, wrong.column.clone().unwrap_or_default().into(), wrong.message.clone())
+        })
+        .collect();
+    let expected = [
+        (2, "label", "the label is missing"),
+        (3, "label", "expected true or false, found 1"),
+        (4, "completion", "the text is missing"),
+    ];
+    assert_eq!(found, expected.map(|(line, field, message)| (line, field.to_owned(), message.to_owned())));
+}
+
+#[test]
+fn one_row_of_a_file_is_read_alone() {
+    let (_folder, path) = file("data.jsonl", "{\"text\": \"a\"}\n{\"text\": 5}\n{\"text\": \"c\"}\n");
+    let at = |row| read_chat(&path, "data.jsonl", Layout::Text, row);
+    let third = at(2).unwrap().unwrap();
+    assert_eq!((third.row, third.lines.first, &third.content), (2, 3, &Content::Text("c".to_owned())));
+    assert!(at(1).unwrap_err().to_string().contains("line 2, `text`"));
+    assert_eq!(at(3), Ok(None));
+}
+
+#[test]
 fn lists_in_a_csv_are_json() {
     let csv = "messages,id\n\"[{\"\"role\"\": \"\"user\"\", \"\"content\"\": \"\"a\"\"}, {\"\"role\"\": \"\"assistant\"\", \"\"content\"\": \"\"b\"\"}]\",1\n\"[{\",2\na: b,3\n";
     let problems = read_as("data.csv", csv, None).unwrap_err();
@@ -311,6 +358,12 @@ fn each_wrong_key_is_named_by_its_place() {
             "there is no list of messages",
         ),
         (json!({"instruction": "a", "output": " "}), "output", "the text is missing"),
+        (json!({"prompt": "a", "completion": "", "label": true}), "completion", "the text is missing"),
+        (
+            json!({"prompt": [user.clone()], "completion": [user.clone()], "label": false}),
+            "completion",
+            "there is no assistant turn to learn from",
+        ),
         (json!({"text": ["a"]}), "text", "expected a text, found a list"),
     ];
     for (row, field, message) in cases {
@@ -408,6 +461,7 @@ fn no_row_makes_the_reader_panic() {
             Layout::PromptCompletion,
             Layout::Text,
             Layout::Preference,
+            Layout::Unpaired,
         ] {
             let _ = read_chats(&path, "data.jsonl", Some(layout));
         }

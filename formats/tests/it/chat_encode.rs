@@ -374,6 +374,114 @@ fn a_preference_is_the_prompt_with_each_answer() {
     );
 }
 
+fn unpaired(prompt: &str, completion: &str, desirable: bool) -> Content {
+    let (prompt, completion) = (prompt.to_owned(), completion.to_owned());
+    Content::Unpaired { answer: Box::new(Content::Completion { prompt, completion }), desirable }
+}
+
+#[test]
+fn an_answer_can_be_put_after_another_prompt_before_it_is_cut() {
+    let (tokenizer, template) = (plain(), family("smollm2"));
+    let encoder = Encoder { max_length: 4, ..encoder(&tokenizer, &template) };
+    let rows = [unpaired("ab", "cdef", true), unpaired("x", "y", false), unpaired("long one", "z", true)];
+    let rows: Vec<Example> = rows.into_iter().map(example).collect();
+    let encoded = encoder.encode_unpaired(&rows).unwrap();
+    assert_eq!((encoded.left_out, encoded.truncated), (1, 1));
+    let [first, second] = encoded.rows.as_slice() else { panic!("{encoded:?}") };
+    assert_eq!((first.desirable, second.desirable), (true, false));
+    assert_eq!(bracketed(&tokenizer, &first.cut(4)), "ab⟦cd⟧");
+    assert_eq!(bracketed(&tokenizer, &first.answered_by(second, 9)), "ab⟦y</s>⟧");
+    assert_eq!(bracketed(&tokenizer, &second.answered_by(first, 4)), "x⟦cde⟧");
+    assert!(encoder.encode(&rows[0]).unwrap_err().to_string().contains("method kto"));
+    assert!(encoder.encode_answers(&chat(&[(User, "a"), (Assistant, "b")])).is_err());
+
+    let pair = Content::Preference {
+        prompt: vec![Message::new(User, "a")],
+        chosen: vec![Message::new(Assistant, "b")],
+        rejected: vec![Message::new(Assistant, "c")],
+    };
+    let answers = Encoder { max_length: 99, ..encoder }.encode_unpaired(&[example(pair)]).unwrap();
+    assert_eq!(answers.numbers, [0, 0]);
+    let start = "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n";
+    let texts: Vec<String> = answers.rows.iter().map(|row| bracketed(&tokenizer, &row.cut(999))).collect();
+    assert!(texts[0].ends_with(&format!("{start}⟦b<|im_end|>\n⟧")), "{texts:?}");
+    assert!(texts[1].ends_with(&format!("{start}⟦c<|im_end|>\n⟧")), "{texts:?}");
+    assert_eq!((answers.rows[0].desirable, answers.rows[1].desirable), (true, false));
+}
+
+#[test]
+fn what_is_shown_of_a_row_are_its_tokens_and_marks() {
+    let (tokenizer, template) = (plain(), family("smollm2"));
+    let encoder = Encoder { max_length: 40, ..encoder(&tokenizer, &template) };
+    let mut silent = chat(&[(User, "é a"), (Assistant, "b\n"), (User, "c"), (Assistant, "d")]);
+    let Content::Chat(messages) = &mut silent.content else { unreachable!() };
+    messages[1].counts = false;
+    let rows = [
+        chat(&[(System, "s"), (User, "é a"), (Assistant, "b\n"), (User, "c"), (Assistant, "d")]),
+        silent,
+        example(Content::Completion { prompt: "ab".to_owned(), completion: "c".to_owned() }),
+        example(Content::Text("é a text".to_owned())),
+        example(unpaired("ab", "cd", false)),
+    ];
+    for row in rows {
+        for loss in [Loss::Assistant, Loss::All] {
+            let encoder = Encoder { loss, ..encoder };
+            let shown = encoder.show(&row).unwrap();
+            let [shown] = shown.as_slice() else { panic!("{shown:?}") };
+            let content = match &row.content {
+                Content::Unpaired { answer, .. } => answer.as_ref().clone(),
+                other => other.clone(),
+            };
+            let kept = encoder.encode(&example(content.clone())).unwrap();
+            let whole = Encoder { max_length: usize::MAX, ..encoder }.encode(&example(content)).unwrap();
+            let ids: Vec<u32> = shown.tokens().map(|token| token.id).collect();
+            assert_eq!(ids, whole.ids);
+            let joined = matches!(row.content, Content::Text(_));
+            let counts: Vec<bool> = shown.tokens().map(|token| token.counts).collect();
+            let expected = if joined { &whole } else { &kept };
+            assert_eq!(&counts[..expected.ids.len()], expected.counts);
+            assert!(counts[expected.ids.len()..].iter().all(|counts| !counts));
+            let cut = shown.tokens().filter(|token| token.cut).count();
+            assert_eq!(cut, if joined { 0 } else { ids.len() - kept.ids.len() });
+            let text: String = shown.tokens().map(|token| token.text.as_str()).collect();
+            assert_eq!(text, tokenizer.decode(&ids, true).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_turns_of_a_row_are_shown_apart() {
+    let (tokenizer, template) = (plain(), family("smollm2"));
+    let encoder = encoder(&tokenizer, &template);
+    let mut talk = chat(&[(System, "s"), (User, "a"), (Assistant, "b"), (User, "c"), (Assistant, "d")]);
+    let Content::Chat(messages) = &mut talk.content else { unreachable!() };
+    messages[2].counts = false;
+    let shown = encoder.show(&talk).unwrap();
+    let turns: Vec<(&str, bool, String)> = shown[0]
+        .turns
+        .iter()
+        .map(|turn| (turn.role, turn.silent, turn.tokens.iter().map(|token| token.text.as_str()).collect()))
+        .collect();
+    let text = |role: &str, words: &str| format!("<|im_start|>{role}\n{words}<|im_end|>\n");
+    assert_eq!(
+        turns,
+        [
+            ("system", false, text("system", "s")),
+            ("user", false, text("user", "a")),
+            ("assistant", true, text("assistant", "b")),
+            ("user", false, text("user", "c")),
+            ("assistant", false, text("assistant", "d")),
+        ]
+    );
+    let pair = Content::Preference {
+        prompt: vec![Message::new(User, "a")],
+        chosen: vec![Message::new(Assistant, "b")],
+        rejected: vec![Message::new(Assistant, "c")],
+    };
+    let both = encoder.show(&example(pair)).unwrap();
+    assert_eq!(both.iter().map(|shown| shown.answer).collect::<Vec<_>>(), [Some("chosen"), Some("rejected")]);
+}
+
 #[test]
 fn rows_can_be_encoded_on_several_threads_at_once() {
     let (tokenizer, template) = (plain(), family("qwen3"));

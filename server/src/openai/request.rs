@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 use store::FileId;
-use store::spec::{Device, ProblemType, Reader, Resources, Split, Task};
+use store::spec::{Device, PreferenceLoss, ProblemType, Reader, Resources, Split, Task};
 
 use crate::{Error, Result};
 
@@ -31,6 +31,17 @@ pub struct CreateJob {
     pub resources: Resources,
 }
 
+/// What the answers of rows are, by the rule that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Right ones, to be learnt as they are.
+    Right,
+    /// Pairs of a better and a worse one.
+    Pairs,
+    /// Single ones that are desirable or not; pairs are taken apart.
+    Labelled,
+}
+
 /// Columns that were named.
 #[derive(Debug, Default)]
 pub struct Roles {
@@ -49,9 +60,13 @@ pub struct Labels {
 }
 
 impl CreateJob {
-    /// Whether it is to learn from pairs of answers.
-    pub fn prefers(&self) -> bool {
-        self.hyperparameters.get("preference").is_some_and(|preference| !preference.is_null())
+    /// What the rows are asked to be.
+    pub fn answers(&self) -> Answers {
+        match self.hyperparameters.get("preference").filter(|preference| !preference.is_null()) {
+            None => Answers::Right,
+            Some(preference) if is_unpaired(&preference["loss"]) => Answers::Labelled,
+            Some(_) => Answers::Pairs,
+        }
     }
 
     /// Reads a body; unknown fields are refused with the nearest known one.
@@ -215,11 +230,12 @@ fn resources(reader: &mut Reader) -> Result<Resources> {
     Ok(resources)
 }
 
-/// OpenAI's ways to learn.
+/// OpenAI's ways to learn, and one of ours.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Method {
     Supervised,
     Dpo,
+    Kto,
 }
 
 /// The settings, from `method` or from the older `hyperparameters`; `method` wins.
@@ -232,6 +248,7 @@ fn hyperparameters(reader: &mut Reader) -> Result<(Map<String, Value>, &'static 
             let (name, at) = match kind {
                 Method::Supervised => ("supervised", "method.supervised.hyperparameters"),
                 Method::Dpo => ("dpo", "method.dpo.hyperparameters"),
+                Method::Kto => ("kto", "method.kto.hyperparameters"),
             };
             let mut value = None;
             if let Some(mut own) = method.object(name)? {
@@ -249,7 +266,7 @@ fn hyperparameters(reader: &mut Reader) -> Result<(Map<String, Value>, &'static 
     };
     match method {
         Method::Supervised => Ok((fields, at)),
-        Method::Dpo => Ok((with_preference(fields, at)?, at)),
+        Method::Dpo | Method::Kto => Ok((with_preference(fields, at, method)?, at)),
     }
 }
 
@@ -257,32 +274,62 @@ fn method_of(method: &mut Reader) -> Result<Method> {
     match method.text("type")? {
         None | Some("supervised") => Ok(Method::Supervised),
         Some("dpo") => Ok(Method::Dpo),
+        Some("kto") => Ok(Method::Kto),
         Some("reinforcement") => Err(Error::invalid(
             "method.type",
-            "\"reinforcement\" is not supported; say \"supervised\", with rows that show the right answers, or \"dpo\", \
-             with pairs of a better and a worse one",
+            "\"reinforcement\" is not supported; say \"supervised\", with rows that show the right answers, \"dpo\", with \
+             pairs of a better and a worse one, or \"kto\", with answers that are desirable or not",
         )),
         Some(other) => Err(Error::invalid(
             "method.type",
-            format!("\"{other}\" is not known; known are supervised and dpo"),
+            format!("\"{other}\" is not known; known are supervised, dpo and kto"),
         )),
     }
 }
 
-/// OpenAI's `beta` as a field of our `preference`, which may stand beside it.
-fn with_preference(mut fields: Map<String, Value>, at: &str) -> Result<Map<String, Value>> {
-    let beta = fields.remove("beta").filter(|beta| *beta != "auto" && !beta.is_null());
+/// OpenAI's `beta`, and the weights of KTO, as fields of our `preference`, which may stand beside them.
+fn with_preference(mut fields: Map<String, Value>, at: &str, method: Method) -> Result<Map<String, Value>> {
+    let own: &[&str] = match method {
+        Method::Kto => &["beta", "desirable_weight", "undesirable_weight"],
+        _ => &["beta"],
+    };
+    let lifted: Vec<_> = own.iter().filter_map(|name| Some((*name, fields.remove(*name)?))).collect();
     let preference = fields.entry("preference").or_insert_with(|| Value::Object(Map::new()));
     if preference.is_null() {
         *preference = Value::Object(Map::new());
     }
-    if let (Some(own), Some(beta)) = (preference.as_object_mut(), beta)
-        && own.insert("beta".to_owned(), beta).is_some()
-    {
-        let message = "is given in `preference` as well; give one of them";
-        return Err(Error::invalid(format!("{at}.beta"), message));
+    // Anything else is refused where the settings are read.
+    let Some(preference) = preference.as_object_mut() else { return Ok(fields) };
+    for (name, value) in lifted.into_iter().filter(|(_, value)| *value != "auto" && !value.is_null()) {
+        if preference.insert(name.to_owned(), value).is_some() {
+            let message = "is given in `preference` as well; give one of them";
+            return Err(Error::invalid(format!("{at}.{name}"), message));
+        }
+    }
+    let rule = preference.get("loss").filter(|loss| !loss.is_null());
+    match (method, rule.map(is_unpaired)) {
+        (Method::Kto, None) => drop(preference.insert("loss".to_owned(), "kto".into())),
+        (Method::Kto, Some(false)) => return Err(other_rules(at, "kto", "pairs of answers", "dpo")),
+        (Method::Dpo, Some(true)) => return Err(other_rules(at, "dpo", "single answers", "kto")),
+        _ => {}
     }
     Ok(fields)
+}
+
+/// Whether this is the name of a rule for single answers.
+fn is_unpaired(loss: &Value) -> bool {
+    PreferenceLoss::ALL.into_iter().any(|rule| rule.is_unpaired() && loss == rule.name())
+}
+
+fn other_rules(at: &str, method: &str, of: &str, right: &str) -> Error {
+    let rules: Vec<&str> = PreferenceLoss::ALL
+        .into_iter()
+        .filter(|rule| rule.is_unpaired() == (method == "kto"))
+        .map(PreferenceLoss::name)
+        .collect();
+    let message =
+        format!("is a rule for {of}, of the method \"{right}\"; the rules of \"{method}\" are {}", rules.join(", "));
+    Error::invalid(format!("{at}.preference.loss"), message)
 }
 
 /// Fields of the API that this version cannot obey: refused rather than passed over.

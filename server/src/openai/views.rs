@@ -63,19 +63,22 @@ pub fn job_json(job: &Job) -> Value {
     shown
 }
 
-/// OpenAI's way to learn, with all settings.
+/// OpenAI's way to learn, or ours, with all settings.
 fn method_json(job: &Job, mut hyperparameters: Value) -> Value {
-    match &job.spec.training.preference {
-        None => json!({"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}),
-        Some(preference) => {
-            // Once, so that the same can be asked for again.
-            if let Some(own) = hyperparameters["preference"].as_object_mut() {
-                own.remove("beta");
-            }
-            hyperparameters["beta"] = json!(preference.beta);
-            json!({"type": "dpo", "dpo": {"hyperparameters": hyperparameters}})
-        }
+    let (kind, lifted): (_, &[&str]) = match &job.spec.training.preference {
+        None => ("supervised", &[]),
+        Some(rule) if rule.loss.is_unpaired() => ("kto", &["beta", "desirable_weight", "undesirable_weight"]),
+        Some(_) => ("dpo", &["beta"]),
+    };
+    for name in lifted {
+        // Once, so that the same can be asked for again.
+        let own = hyperparameters["preference"].as_object_mut().and_then(|rule| rule.remove(*name));
+        hyperparameters[*name] = own.unwrap_or_default();
     }
+    if let Some(rule) = hyperparameters["preference"].as_object_mut().filter(|_| kind == "dpo") {
+        rule.retain(|name, _| !name.ends_with("desirable_weight"));
+    }
+    json!({"type": kind, kind: {"hyperparameters": hyperparameters}})
 }
 
 /// What OpenAI's job does not have.
@@ -219,10 +222,18 @@ fn metrics(event: &Event) -> Value {
         Kind::Eval => "valid_loss",
         _ => "test_loss",
     };
+    let accuracy = match event.kind {
+        Kind::Train => Some("train_mean_token_accuracy"),
+        Kind::Eval => Some("valid_mean_token_accuracy"),
+        _ => None,
+    };
     for part in [&event.values, &event.data] {
         for (name, value) in part.as_object().into_iter().flatten() {
             let name = if name == "loss" { loss } else { name };
             numbers.entry(name).or_insert_with(|| value.clone());
+            if let Some(theirs) = accuracy.filter(|_| name == "mean_token_accuracy") {
+                numbers.insert(theirs.to_owned(), value.clone());
+            }
         }
     }
     Value::Object(numbers)
@@ -235,6 +246,10 @@ pub fn checkpoint_json(job: &Job, checkpoint: &Checkpoint) -> Value {
     if let Some(loss) = checkpoint.metrics.get("loss") {
         metrics["valid_loss"] = loss.clone();
         metrics["full_valid_loss"] = loss.clone();
+    }
+    if let Some(accuracy) = checkpoint.metrics.get("mean_token_accuracy") {
+        metrics["valid_mean_token_accuracy"] = accuracy.clone();
+        metrics["full_valid_mean_token_accuracy"] = accuracy.clone();
     }
     json!({
         "id": checkpoint.checkpoint_id,

@@ -26,6 +26,8 @@ pub fn facts(chat: &Survey) -> Vec<Fact> {
     let counts = [
         ("Turns", chat.turns),
         ("Turns that are learnt", chat.counted_turns),
+        ("Desirable answers", chat.desirable),
+        ("Undesirable answers", chat.undesirable),
         ("Rows with a system message", chat.with_system),
         ("Rows with tools", chat.with_tools),
         ("Rows that cannot be used", chat.unusable),
@@ -49,15 +51,17 @@ fn layout_words(chat: &Survey) -> &'static str {
         Some(Layout::PromptCompletion) => "prompts with a completion",
         Some(Layout::Text) => "plain texts",
         Some(Layout::Preference) => "preferences between two answers",
+        Some(Layout::Unpaired) => "answers that are desirable or not",
     }
 }
 
-/// The first rows.
-pub fn conversations(chat: &Survey) -> Conversations {
+/// The first rows, of a file at this address; without one they are not shown as tokens.
+pub fn conversations(chat: &Survey, href: &str) -> Conversations {
     let shown = chat.preview.len() as u64;
     let rows = text::plural(chat.rows, "row", "rows");
     let total = if shown < chat.rows { format!("{} of {rows}", text::count(shown)) } else { rows };
-    Conversations { rows: chat.preview.iter().map(conversation).collect(), total }
+    let tokens = if href.is_empty() { String::new() } else { format!("{href}/tokens") };
+    Conversations { rows: chat.preview.iter().map(conversation).collect(), total, tokens }
 }
 
 fn conversation(row: &PreviewExample) -> Conversation {

@@ -102,6 +102,7 @@ pub fn metric_name(name: &str) -> String {
         "roc_auc" => return "ROC AUC".to_owned(),
         "mse" | "mae" | "rmse" => return name.to_uppercase(),
         "r2" => return "R²".to_owned(),
+        "kl" => return "KL divergence".to_owned(),
         "pearson" | "spearman" => return format!("{} correlation", capital(name)),
         _ => {}
     }

@@ -19,7 +19,7 @@ use super::job::ask;
 use super::view::data::{ColumnRow, DataDetail, DataList, DataRow, LabelRow, Preview, PreviewRow, Problems};
 use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging, ProblemRow};
-use super::{chat, convert, html, sentence};
+use super::{chat, convert, html, sentence, tokens};
 use crate::openai::files::create_file;
 use crate::openai::report::Report;
 use crate::{AppState, Error, Result};
@@ -37,7 +37,9 @@ const SHOWN_CLASSES: usize = 24;
 pub fn router() -> Router<AppState> {
     Router::new()
         .route("/data", get(list_data).post(upload).layer(DefaultBodyLimit::disable()))
+        .route("/data/tokens", get(tokens::find_tokens))
         .route("/data/{id}", get(show_data))
+        .route("/data/{id}/tokens", get(tokens::show_tokens))
         .route("/data/{id}/delete", get(confirm_delete).post(delete))
 }
 
@@ -106,7 +108,8 @@ fn data_row(file: &File) -> DataRow {
     }
 }
 
-async fn find_file(state: &AppState, id: &str) -> Result<File> {
+/// A file by the id in an address.
+pub async fn find_file(state: &AppState, id: &str) -> Result<File> {
     let missing = || Error::not_found(format!("there is no data {id} on this server"));
     let parsed: FileId = id.parse().map_err(|_| missing())?;
     store::file::get(&state.store.db, parsed).await?.ok_or_else(missing)
@@ -134,7 +137,7 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
             None => preview(inspection, |name| role_of(name, guess.as_ref())),
             Some(_) => Preview::default(),
         },
-        chats: report.chat.as_ref().map(chat::conversations).unwrap_or_default(),
+        chats: report.chat.as_ref().map(|chat| chat::conversations(chat, &href)).unwrap_or_default(),
         problems: problems(&report),
         jobs: jobs_with(&state, file.file_id).await?,
         download: format!("/v1/files/{}/content", file.file_id),

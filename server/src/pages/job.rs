@@ -9,7 +9,7 @@ use store::JobId;
 use store::event::Kind;
 use store::job::Job;
 use store::queue::{self, OrderError};
-use store::spec::Task;
+use store::spec::{JobSpec, PreferenceLoss, Task};
 
 use super::view::job::{ChartCard, JobPage, JobResults, JobStatus, LogLine, LogPage};
 use super::view::{Confirm, ConfirmQuestion, Page};
@@ -46,7 +46,7 @@ pub async fn show_job(State(state): State<AppState>, Path(id): Path<String>) -> 
         name,
         status: status_of(db, &job).await?,
         results: results_of(db, &job).await?,
-        charts: charts(job.spec.task),
+        charts: charts(&job.spec),
         // Read before the log: the stream goes on from here, and the page passes over lines that it has.
         last_event: job.last_event,
         log,
@@ -57,16 +57,28 @@ pub async fn show_job(State(state): State<AppState>, Path(id): Path<String>) -> 
     })
 }
 
-/// The charts of a job. Perplexity has one of its own: its scale is not that of shares.
-fn charts(task: Task) -> Vec<ChartCard> {
+/// The charts of a job. Perplexity, rewards and divergence have theirs: their scales are not those of shares.
+fn charts(spec: &JobSpec) -> Vec<ChartCard> {
     let card = |key, title, width| ChartCard { key, title, width };
-    let last = match task {
-        Task::TextClassification => "third",
-        Task::TextGeneration => "half",
+    let rule = spec.training.preference.as_ref().map(|preference| preference.loss);
+    let (own, last) = match (spec.task, rule) {
+        (Task::TextClassification, _) => (Vec::new(), "third"),
+        (Task::TextGeneration, None) => {
+            (vec![card("perplexity", "Perplexity of the validation rows", "half")], "half")
+        }
+        (Task::TextGeneration, Some(PreferenceLoss::Kto)) => (
+            vec![
+                card("rewards", "Rewards of the validation rows", "half"),
+                card("kl", "Divergence from the beginning (KL)", "half"),
+            ],
+            "third",
+        ),
+        (Task::TextGeneration, Some(_)) => {
+            (vec![card("rewards", "Rewards of the validation rows", "half")], "half")
+        }
     };
-    let perplexity = card("perplexity", "Perplexity of the validation rows", "half");
     let mut cards = vec![card("loss", "Loss", "wide")];
-    cards.extend((task == Task::TextGeneration).then_some(perplexity));
+    cards.extend(own);
     cards.push(card("metrics", "Validation metrics", "half"));
     cards.push(card("learning_rate", "Learning rate", "half"));
     cards.push(card("throughput", "Throughput", last));

@@ -16,10 +16,15 @@ use crate::Result;
 const MOST_CLASSES: usize = 40;
 
 /// Order of the metrics; the database keeps none. Others follow by name.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 17] = [
     "loss",
     "perplexity",
     "mean_token_accuracy",
+    "reward_accuracy",
+    "reward_margin",
+    "chosen_reward",
+    "rejected_reward",
+    "kl",
     "accuracy",
     "subset_accuracy",
     "f1",
@@ -183,8 +188,17 @@ fn checkpoint_metrics(metrics: &Value) -> String {
     let find = |name: &str| {
         [name.to_owned(), format!("eval_{name}")].iter().find_map(|name| metrics.get(name)?.as_f64())
     };
-    let names =
-        ["loss", "perplexity", "mean_token_accuracy", "accuracy", "subset_accuracy", "f1_macro", "r2"];
+    let names = [
+        "loss",
+        "perplexity",
+        "mean_token_accuracy",
+        "reward_accuracy",
+        "reward_margin",
+        "accuracy",
+        "subset_accuracy",
+        "f1_macro",
+        "r2",
+    ];
     let parts = names.iter().filter_map(|name| {
         let value = find(name)?;
         Some(format!("{} {}", if *name == "r2" { "R²" } else { name }, text::value(value)).replace('_', " "))

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use store::event::Kind;
 use store::job::Job;
 use store::spec::{
-    Adapter, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Schedule, Targets, Task,
+    Adapter, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Preference, Schedule, Targets, Task,
     Training,
 };
 
@@ -94,7 +94,27 @@ fn conversation_facts(training: &Training) -> Vec<Fact> {
         LossOn::All => "all of it",
     };
     let template = training.chat_template.as_deref().unwrap_or("the checkpoint's own");
-    vec![Fact::new("Learns", learnt), Fact::new("Chat template", template)]
+    let template = Fact::new("Chat template", template);
+    match &training.preference {
+        None => vec![Fact::new("Learns", learnt), template],
+        Some(preference) => [preference_facts(preference), vec![template]].concat(),
+    }
+}
+
+fn preference_facts(preference: &Preference) -> Vec<Fact> {
+    let rule = preference.loss;
+    let of = if rule.is_unpaired() { "answers that are desirable or not" } else { "pairs of answers" };
+    let mut facts = vec![
+        Fact::new("Learns from", format!("{of}, {}", rule.name().replace('_', " "))),
+        Fact::new("Beta", setting(preference.beta)),
+    ];
+    if rule.is_unpaired() {
+        facts.push(Fact::new("Weight of desirable answers", setting(preference.desirable_weight)));
+        facts.push(Fact::new("Weight of undesirable answers", setting(preference.undesirable_weight)));
+    } else {
+        facts.push(Fact::new("Weight of the better answers' own loss", or_none(preference.weight_of_better())));
+    }
+    facts
 }
 
 fn training_facts(training: &Training) -> Vec<Fact> {

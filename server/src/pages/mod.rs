@@ -18,6 +18,7 @@ mod new_job;
 mod playground;
 mod series;
 mod settings;
+pub mod tokens;
 pub mod view;
 
 use askama::Template;

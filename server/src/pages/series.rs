@@ -19,13 +19,15 @@ use super::{convert, html};
 use crate::{AppState, Error, Result};
 
 /// Fields of a training event that have a curve.
-const TRAIN: [&str; 7] = [
+const TRAIN: [&str; 9] = [
     "loss",
     "learning_rate",
     "grad_norm",
     "samples_per_second",
     "tokens_per_second",
     "memory_bytes",
+    "mean_token_accuracy",
+    "kl",
     "epoch",
 ];
 
@@ -144,8 +146,17 @@ async fn loss_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
 }
 
 async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
-    const SHOWN: [&str; 7] =
-        ["mean_token_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson"];
+    const SHOWN: [&str; 9] = [
+        "mean_token_accuracy",
+        "reward_accuracy",
+        "reward_margin",
+        "accuracy",
+        "f1",
+        "f1_macro",
+        "matthews_correlation",
+        "r2",
+        "pearson",
+    ];
     let names = metric_names(db, job).await?;
     let shown: Vec<&str> = SHOWN.into_iter().filter(|name| names.iter().any(|known| known == name)).collect();
     let points = series(db, job, Kind::Eval, &shown, FEW).await?;

@@ -25,6 +25,15 @@ const PREFERENCES: &str = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}
 {"prompt": "d", "chosen": "e", "rejected": "f"}
 "#;
 
+/// So many answers that are desirable, and so many that are not.
+fn answers(desirable: usize, undesirable: usize) -> String {
+    let row = |n: usize| {
+        let label = n < desirable;
+        format!("{}\n", json!({"prompt": format!("{n} + 1 ="), "completion": format!(" {n}"), "label": label}))
+    };
+    (0..desirable + undesirable).map(row).collect()
+}
+
 impl Server {
     /// The tiny language model, uploaded.
     async fn tiny_llama(&self) -> String {
@@ -105,6 +114,8 @@ async fn what_a_language_model_cannot_learn_is_refused_by_field(db: PgPool) {
     let table = server.table("rows.csv", "question,reply\na,b\nc,d\n").await;
     let preferences = server.table("preferences.jsonl", PREFERENCES).await;
     let few = server.table("few.jsonl", &chats(1)).await;
+    let labelled = server.table("labelled.jsonl", &answers(8, 4)).await;
+    let badly_labelled = server.table("labels.jsonl", &answers(1, 1).replace("false", "\"maybe\"")).await;
     let hyper = |value: Value| {
         let mut settings = json!({"chat_template": "chatml"});
         settings.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
@@ -140,6 +151,42 @@ async fn what_a_language_model_cannot_learn_is_refused_by_field(db: PgPool) {
         (json!({"model": encoder, "task": "text-generation"}), "task", "tiny is an encoder"),
         (json!({"task": "text-generatoin"}), "task", "text-generation"),
         (json!({"method": {"type": "reinforcement"}}), "method.type", "\"reinforcement\" is not supported"),
+        (json!({"method": {"type": "kot"}}), "method.type", "supervised, dpo and kto"),
+        (json!({"method": {"type": "kto"}}), "training_file", "desirable or not, and the rows do not say which"),
+        (json!({"training_file": labelled}), "training_file", "choose the method \"kto\""),
+        (json!({"training_file": labelled, "method": {"type": "dpo"}}), "training_file", "single answers with a `label`"),
+        (
+            json!({"training_file": labelled, "method": {"type": "kto", "kto": {"hyperparameters": {"preference": {"loss": "ipo"}}}}}),
+            "method.kto.hyperparameters.preference.loss",
+            "of the method \"dpo\"",
+        ),
+        (
+            json!({"training_file": preferences, "method": {"type": "dpo", "dpo": {"hyperparameters": {"preference": {"loss": "kto"}}}}}),
+            "method.dpo.hyperparameters.preference.loss",
+            "of the method \"kto\"",
+        ),
+        (
+            json!({"training_file": labelled, "method": {"type": "kto", "kto": {"hyperparameters": {"desirable_weight": -1}}}}),
+            "method.kto.hyperparameters.preference.desirable_weight",
+            "0 or more",
+        ),
+        (
+            json!({"training_file": labelled, "method": {"type": "kto", "kto": {"hyperparameters": {"batch_size": 1}}}}),
+            "method.kto.hyperparameters.batch_size",
+            "2 rows or more",
+        ),
+        (
+            json!({"training_file": labelled, "method": {"type": "kto", "kto": {"hyperparameters": {"preference": {"sft_weight": 1}}}}}),
+            "method.kto.hyperparameters.preference.sft_weight",
+            "pairs of answers",
+        ),
+        (
+            json!({"training_file": preferences, "method": {"type": "dpo", "dpo": {"hyperparameters":
+                {"preference": {"desirable_weight": 2}}}}}),
+            "method.dpo.hyperparameters.preference.desirable_weight",
+            "for kto",
+        ),
+        (json!({"training_file": badly_labelled}), "training_file", "line 2, `label`: expected true or false, found maybe"),
     ];
     for (change, param, words) in cases {
         let mut body = hyper(json!({}));
@@ -300,4 +347,131 @@ async fn openais_dpo_makes_a_job_that_can_be_asked_for_again(db: PgPool) {
     let dry = json!({"model": model, "training_file": file, "method": job["method"], "dry_run": true});
     let dry = server.post("/v1/fine_tuning/jobs", &dry).await.json();
     assert!(dry["steps"].as_u64().is_some() || dry["estimate"].is_object(), "{dry}");
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn kto_learns_from_labelled_answers_and_tells_when_one_side_outweighs_the_other(db: PgPool) {
+    let server = Server::new(db).await;
+    let model = server.tiny_llama().await;
+    let report = server.upload("labelled.jsonl", answers(30, 10).as_bytes()).await.json();
+    let chat = &report["report"]["chat"];
+    assert_eq!((&chat["layout"], &chat["rows"]), (&json!("unpaired"), &json!(40)));
+    assert_eq!((&chat["desirable"], &chat["undesirable"]), (&json!(30), &json!(10)));
+    let file = report["id"].as_str().unwrap();
+    let ask = async |settings: Value, dry_run: bool| {
+        let method = json!({"type": "kto", "kto": {"hyperparameters": settings}});
+        let body = json!({"model": model, "training_file": file, "method": method, "dry_run": dry_run,
+            "validation_split": {"fraction": 0.25}});
+        let answer = server.post("/v1/fine_tuning/jobs", &body).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        answer.json()
+    };
+    let settings = json!({"beta": 0.3, "n_epochs": 1, "batch_size": 4});
+    let job = ask(settings.clone(), false).await;
+    let said = &job["method"]["kto"]["hyperparameters"];
+    assert_eq!(job["method"]["type"], "kto", "{job}");
+    assert_eq!((&said["beta"], &said["preference"]["loss"]), (&json!(0.3), &json!("kto")));
+    assert_eq!((&said["desirable_weight"], &said["undesirable_weight"]), (&json!(1.0), &json!(1.0)));
+    let notes = async |job: &Value| {
+        server.get(&format!("/v1/fine_tuning/jobs/{}/events", job["id"].as_str().unwrap())).await.text()
+    };
+    let told = notes(&job).await;
+    assert!(told.contains("30 answers are desirable and 10 are not"), "{told}");
+    assert!(told.contains("an undesirable_weight of 2.26 to 3, not both"), "{told}");
+    let page = server.get(&format!("/jobs/{}", job["id"].as_str().unwrap())).await.text();
+    assert!(page.contains("data-chart=\"kl\"") && page.contains("data-chart=\"rewards\""), "{page}");
+    assert!(page.contains("Weight of undesirable answers") && !page.contains("data-chart=\"perplexity\""), "{page}");
+
+    // What is shown can be sent again, and weights that even it out need no look.
+    let mut again = job["method"]["kto"]["hyperparameters"].clone();
+    again["undesirable_weight"] = json!(2.5);
+    let again = ask(again, false).await;
+    assert_eq!(again["method"]["kto"]["hyperparameters"]["undesirable_weight"], 2.5);
+    assert!(!notes(&again).await.contains("Worth a look"), "{}", notes(&again).await);
+    let dry = ask(settings.clone(), true).await;
+    assert_eq!((&dry["rows"]["training"], &dry["steps"]), (&json!(30), &json!(8)), "{dry}");
+    assert_eq!(ask(json!({"preference": {"loss": "apo_zero_unpaired"}}), false).await["method"]["type"], "kto");
+
+    // Pairs are taken apart.
+    let pairs: String = (0..20)
+        .map(|n| format!("{}\n", json!({"prompt": format!("question {n}"), "chosen": "yes", "rejected": "no"})))
+        .collect();
+    let pairs = server.table("pairs.jsonl", &pairs).await;
+    let settings = json!({"chat_template": "chatml", "n_epochs": 1, "batch_size": 4});
+    let body = json!({"model": model, "training_file": pairs, "dry_run": true, "validation_split": {"fraction": 0},
+        "method": {"type": "kto", "kto": {"hyperparameters": settings}}});
+    let dry = server.post("/v1/fine_tuning/jobs", &body).await.json();
+    assert_eq!((&dry["rows"]["training"], &dry["steps"]), (&json!(40), &json!(10)), "{dry}");
+    assert_eq!(dry["rows"]["left_out_share"], 0.0, "{dry}");
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
+async fn a_page_shows_a_row_as_tokens_with_those_that_are_learnt_and_those_that_are_cut(db: PgPool) {
+    let server = Server::new(db).await;
+    let (model, file) = (server.tiny_llama().await, server.table("chats.jsonl", &chats(3)).await);
+    let encoder = server.tiny_model().await;
+    let text = async |path: String| {
+        let page = server.get(&path).await;
+        assert_eq!(page.status, StatusCode::OK, "{path}: {}", page.text());
+        page.text()
+    };
+    assert!(text(format!("/data/{file}")).await.contains(&format!("/data/{file}/tokens?row=2")));
+    // From the form of a new job, with what is chosen there.
+    let found = server
+        .get(&format!("/data/tokens?training_file={file}&model={model}&chat_template=chatml&loss_on=all&seed=3"))
+        .await;
+    assert_eq!(
+        found.headers["location"].to_str().unwrap(),
+        format!("/data/{file}/tokens?model=llama&chat_template=chatml&loss_on=all")
+    );
+    assert_eq!(server.get("/data/tokens?model=llama").await.status, StatusCode::BAD_REQUEST);
+
+    let page = text(format!("/data/{file}/tokens?model=llama&chat_template=chatml&row=2")).await;
+    assert!(page.contains("Row 2 as tokens") && page.contains("<h3>assistant</h3>"), "{page}");
+    assert!(page.contains("row=1") && page.contains("row=3") && page.contains("rel=\"next\""), "{page}");
+    assert!(!page.contains(&format!("value=\"{encoder}\"")), "an encoder writes nothing: {page}");
+    let of = |page: &str, from: &str, to: &str| -> String {
+        let parts = page.split(from).skip(1).map(|part| part.split(to).next().unwrap().to_owned());
+        let bare = |part: String| {
+            let mut words = String::new();
+            for piece in part.replace("Learnt: ", "").replace("Cut off: ", "").split('<') {
+                words += piece.split_once('>').map_or(piece, |(_, rest)| rest);
+            }
+            words
+        };
+        parts.map(bare).collect()
+    };
+    let learnt = |page: &str| of(page.split("</ul>").last().unwrap(), "<mark class=\"token-learnt\">", "</mark>");
+    assert!(learnt(&page).contains("1·is·odd"), "{}", learnt(&page));
+    assert!(!learnt(&page).contains("even"), "the question is read alone: {}", learnt(&page));
+    let all = text(format!("/data/{file}/tokens?model=llama&chat_template=chatml&row=2&loss_on=all")).await;
+    assert!(learnt(&all).contains("is·1·even?"), "{}", learnt(&all));
+    let cut = text(format!("/data/{file}/tokens?model=llama&chat_template=chatml&row=2&max_length=12")).await;
+    let struck = of(cut.split("</ul>").last().unwrap(), "<del class=\"token-cut\">", "</del>");
+    assert!(struck.contains("odd") && cut.contains("cut off, at most 12 are kept"), "{cut}");
+
+    for (query, words) in [
+        ("model=llama", "no chat template to write them with"),
+        ("model=llama&chat_template=chatml&max_length=many", "is not a number"),
+        ("model=none&chat_template=chatml", "there is no model"),
+    ] {
+        let page = text(format!("/data/{file}/tokens?{query}")).await;
+        assert!(page.to_lowercase().contains(&words.to_lowercase()), "{query}: {page}");
+    }
+    let wrong = server.table("wrong.jsonl", WRONG).await;
+    let page = text(format!("/data/{wrong}/tokens?model=llama&chat_template=chatml&row=3")).await;
+    assert!(page.contains("there is no role") && page.contains("line 3"), "{page}");
+    let table = server.table("rows.csv", &rows(4)).await;
+    assert_eq!(server.get(&format!("/data/{table}/tokens")).await.status, StatusCode::NOT_FOUND);
+
+    // Both answers of a preference, the verdict on a labelled one, and texts, which are joined.
+    let pairs = server.table("preferences.jsonl", PREFERENCES).await;
+    let page = text(format!("/data/{pairs}/tokens?model=llama&chat_template=chatml&loss_on=all")).await;
+    assert!(page.contains("With the better answer") && page.contains("With the worse answer"), "{page}");
+    let labelled = server.table("labelled.jsonl", &answers(1, 1)).await;
+    let page = text(format!("/data/{labelled}/tokens?model=llama&row=2")).await;
+    assert!(page.contains("An undesirable answer") && page.contains("token-special"), "{page}");
+    let texts = server.table("texts.csv", "text\nonce upon a time\n").await;
+    let page = text(format!("/data/{texts}/tokens?model=llama&max_length=4")).await;
+    assert!(page.contains("joined end to end") && !page.contains("cut off,"), "{page}");
 }

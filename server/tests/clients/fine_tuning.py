@@ -94,6 +94,9 @@ def job(client: OpenAI, file: str) -> None:
     assert checkpoints[0].metrics.valid_loss == 0.5 and checkpoints[0].fine_tuning_job_id == made.id, checkpoints
     curves = client.files.content(done.result_files[0]).read().decode()
     assert curves.startswith("step,"), curves
+    results = [file for file in client.files.list(purpose="fine-tune-results") if file.id == done.result_files[0]]
+    assert [(file.purpose, file.filename, file.status) for file in results] == [
+        ("fine-tune-results", "step_metrics.csv", "processed")], results
     right("a finished job has a model, checkpoints, events page by page and curves")
 
     for name in (done.fine_tuned_model, checkpoints[1].fine_tuned_model_checkpoint):

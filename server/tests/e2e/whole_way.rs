@@ -26,6 +26,8 @@ async fn a_job_ends_with_a_model_that_predicts_downloads_and_is_made_again_bit_f
     let curves = job["result_files"][0].as_str().expect("a file of results");
     let curves = String::from_utf8(server.bytes(&format!("/v1/files/{curves}/content")).await).unwrap();
     assert!(curves.lines().count() > 60, "{curves}");
+    let heads = "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy,";
+    assert!(curves.starts_with(heads) && curves.contains("eval_accuracy"), "{curves}");
 
     let model = job["fine_tuned_model"].as_str().unwrap();
     let asked = json!({"model": model, "inputs": ["a good film", {"text": "a poor film"}]});

@@ -1,8 +1,8 @@
-//! Learning from pairs of a better and a worse answer.
+//! Learning from answers of which some are better than others.
 
 use serde::{Deserialize, Serialize};
 
-/// What a model is taught by pairs of a better and a worse answer to one prompt.
+/// What a model is taught by pairs of a better and a worse answer to one prompt, or by single answers that are desirable or not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Preference {
@@ -14,11 +14,22 @@ pub struct Preference {
     pub gamma: f64,
     /// Weight of the mean loss of the better answers' tokens; `None` for the rule's own: 1 for ORPO and CPO, else 0.
     pub sft_weight: Option<f64>,
+    /// Weight of desirable answers, for rules of single answers.
+    pub desirable_weight: f64,
+    /// Weight of undesirable ones.
+    pub undesirable_weight: f64,
 }
 
 impl Default for Preference {
     fn default() -> Self {
-        Preference { loss: PreferenceLoss::Sigmoid, beta: 0.1, gamma: 0.5, sft_weight: None }
+        Preference {
+            loss: PreferenceLoss::Sigmoid,
+            beta: 0.1,
+            gamma: 0.5,
+            sft_weight: None,
+            desirable_weight: 1.0,
+            undesirable_weight: 1.0,
+        }
     }
 }
 
@@ -32,7 +43,7 @@ impl Preference {
     }
 }
 
-/// Rules for pairs of answers, by their names in TRL.
+/// Rules for answers, by their names in TRL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PreferenceLoss {
@@ -51,11 +62,15 @@ pub enum PreferenceLoss {
     Cpo,
     /// SimPO (Y. Meng et al., 2024).
     Simpo,
+    /// KTO (K. Ethayarajh et al., 2024), of single answers.
+    Kto,
+    /// The unpaired form of APO-zero (K. D'Oosterlinck et al., 2024), of single answers.
+    ApoZeroUnpaired,
 }
 
 impl PreferenceLoss {
     /// All of them.
-    pub const ALL: [PreferenceLoss; 7] = [
+    pub const ALL: [PreferenceLoss; 9] = [
         PreferenceLoss::Sigmoid,
         PreferenceLoss::Robust,
         PreferenceLoss::Ipo,
@@ -63,6 +78,8 @@ impl PreferenceLoss {
         PreferenceLoss::Orpo,
         PreferenceLoss::Cpo,
         PreferenceLoss::Simpo,
+        PreferenceLoss::Kto,
+        PreferenceLoss::ApoZeroUnpaired,
     ];
 
     /// The name in a specification.
@@ -75,12 +92,19 @@ impl PreferenceLoss {
             PreferenceLoss::Orpo => "orpo",
             PreferenceLoss::Cpo => "cpo",
             PreferenceLoss::Simpo => "simpo",
+            PreferenceLoss::Kto => "kto",
+            PreferenceLoss::ApoZeroUnpaired => "apo_zero_unpaired",
         }
     }
 
     /// Whether answers are compared with what the model held of them when it began.
     pub fn has_reference(self) -> bool {
-        use PreferenceLoss::{Hinge, Ipo, Robust, Sigmoid};
-        matches!(self, Sigmoid | Robust | Ipo | Hinge)
+        use PreferenceLoss::{ApoZeroUnpaired, Hinge, Ipo, Kto, Robust, Sigmoid};
+        matches!(self, Sigmoid | Robust | Ipo | Hinge | Kto | ApoZeroUnpaired)
+    }
+
+    /// Whether it looks at single answers, and not at pairs of them.
+    pub fn is_unpaired(self) -> bool {
+        matches!(self, PreferenceLoss::Kto | PreferenceLoss::ApoZeroUnpaired)
     }
 }

@@ -4,13 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use formats::chat::{EncodedPair, EncodedRows, Encoder, Example, Loss, are_texts, read_chats};
+use formats::chat::{
+    Encoded, EncodedAnswer, EncodedPair, EncodedRows, Encoder, Example, Loss, advised_weights, are_texts, read_chats,
+};
 use formats::chat_template::ChatTemplate;
 use formats::dataset::random_split;
 use formats::tokenizer::{Encoding, Tokenizer};
-use store::spec::JobSpec;
+use store::spec::{JobSpec, Preference, PreferenceLoss};
 
-use super::{Data, Split};
+use super::{Data, Order, Split, Tokens};
 use crate::failure::Failure;
 use crate::job::Events;
 use crate::tasks::Targets;
@@ -71,6 +73,9 @@ pub fn chosen_template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> R
 impl Maker<'_> {
     /// Tokens of a part of the data. What was cut, or has nothing to learn, is told by its number.
     fn split(&self, part: &str, file: &str, examples: &[Example], events: &mut Events) -> Result<Split> {
+        if let Some(rule) = self.spec.training.preference.as_ref().filter(|rule| rule.loss.is_unpaired()) {
+            return self.unpaired(rule, part, file, examples, events);
+        }
         // Plain texts are joined end to end, and cut only then.
         let joined = are_texts(examples);
         let encoder = Encoder {
@@ -100,31 +105,97 @@ impl Maker<'_> {
                 }
             }
         };
-        for notice in notices {
-            events.warn(0, format!("{part}: {notice}."))?;
-        }
-        let encodings: Vec<Encoding> = rows
-            .into_iter()
-            .map(|(ids, counts)| Encoding {
-                ids,
-                type_ids: counts.into_iter().map(u32::from).collect(),
-                truncated: false,
-            })
-            .collect();
-        let tokens = super::Tokens::of(&encodings);
-        let counted: u64 =
-            encodings.iter().flat_map(|row| row.type_ids.iter().skip(1)).map(|&mark| u64::from(mark)).sum();
-        events.log(
-            0,
-            format!(
-                "{part}: {} rows, {} tokens, of which {counted} count in the loss",
-                numbers.len(),
-                tokens.total()
-            ),
-        )?;
+        tell_notices(part, &notices, events)?;
+        let tokens = tokens_of(rows);
+        tell_size(part, &tokens, numbers.len(), events)?;
         let (targets, texts, reference) = (Targets::Tokens, Vec::new(), Vec::new());
-        Ok(Split { tokens, per_row, reference, numbers, targets, texts })
+        Ok(Split { tokens, per_row, reference, mismatched: None, numbers, targets, texts })
     }
+
+    /// Answers that are desirable or not; a preference becomes two of them. Beside them, for a rule that asks how far the
+    /// model went from where it began, each prompt with the answer of another row of its step; held-out rows are one step.
+    fn unpaired(
+        &self,
+        rule: &Preference,
+        part: &str,
+        file: &str,
+        examples: &[Example],
+        events: &mut Events,
+    ) -> Result<Split> {
+        let encoder = Encoder {
+            tokenizer: self.tokenizer,
+            template: self.template.as_ref(),
+            max_length: self.max_length,
+            loss: Loss::Assistant,
+            file,
+        };
+        let made = encoder.encode_unpaired(examples)?;
+        tell_notices(part, &made.notices(self.max_length), events)?;
+        let (answers, numbers) = (made.rows, made.numbers);
+        let rows = |made: Vec<Encoded>| tokens_of(made.into_iter().map(|row| (row.ids, row.counts)).collect());
+        let tokens = rows(answers.iter().map(|answer| answer.cut(self.max_length)).collect());
+        tell_size(part, &tokens, answers.len(), events)?;
+        let desirable: Vec<bool> = answers.iter().map(|answer| answer.desirable).collect();
+        tell_balance(part, rule, &desirable, events)?;
+        let split = |tokens, mismatched| Split {
+            tokens,
+            per_row: 1,
+            reference: Vec::new(),
+            mismatched,
+            numbers: numbers.clone(),
+            targets: Targets::Answers(desirable.clone()),
+            texts: Vec::new(),
+        };
+        if rule.loss != PreferenceLoss::Kto {
+            return Ok(split(tokens, None));
+        }
+        if answers.len() == 1 {
+            let message = format!("{part}: kto compares answers with each other, and there is one; give 2 or more.");
+            return Err(Failure::user("too_few_rows", message).into());
+        }
+        let training = &self.spec.training;
+        let (batch, steps) = match part {
+            "train" => (training.batch_size as usize, training.gradient_accumulation_steps as usize),
+            _ => (answers.len(), 1),
+        };
+        let partners = Order::new(answers.len(), batch, steps, u64::from(self.spec.seed)).partners();
+        let other = |(own, &other): (&EncodedAnswer, &usize)| own.answered_by(&answers[other], self.max_length);
+        let others = rows(answers.iter().zip(&partners).map(other).collect());
+        let mismatched = Some(Box::new(split(others, None)));
+        Ok(split(tokens, mismatched))
+    }
+}
+
+fn tell_notices(part: &str, notices: &[String], events: &mut Events) -> Result<()> {
+    notices.iter().try_for_each(|notice| events.warn(0, format!("{part}: {notice}.")))
+}
+
+fn tell_size(part: &str, tokens: &Tokens, rows: usize, events: &mut Events) -> Result<()> {
+    let of_row = |at: usize| tokens.row(at).1.iter().skip(1).filter(|&&mark| mark > 0).count();
+    let counted: usize = (0..tokens.len()).map(of_row).sum();
+    let total = tokens.total();
+    events.log(0, format!("{part}: {rows} rows, {total} tokens, of which {counted} count in the loss"))
+}
+
+/// How many answers are desirable; a warning where one side outweighs the other in training.
+fn tell_balance(part: &str, rule: &Preference, desirable: &[bool], events: &mut Events) -> Result<()> {
+    let good = desirable.iter().filter(|desirable| **desirable).count();
+    let bad = desirable.len() - good;
+    events.log(0, format!("{part}: {good} answers are desirable, {bad} are not"))?;
+    let weights = [rule.desirable_weight, rule.undesirable_weight];
+    match advised_weights(good as u64, bad as u64, weights).filter(|_| part == "train") {
+        Some(advice) => events.warn(0, format!("{part}: {advice}.")),
+        None => Ok(()),
+    }
+}
+
+fn tokens_of(rows: Vec<Marked>) -> Tokens {
+    let encoding = |(ids, counts): Marked| Encoding {
+        ids,
+        type_ids: counts.into_iter().map(u32::from).collect(),
+        truncated: false,
+    };
+    Tokens::of(&rows.into_iter().map(encoding).collect::<Vec<_>>())
 }
 
 /// Token ids, and which of them count.

@@ -23,6 +23,7 @@ pub struct Order {
     batch: usize,
     accumulation: usize,
     seed: u64,
+    together: bool,
     epoch: Option<(u64, Vec<usize>)>,
 }
 
@@ -30,7 +31,31 @@ impl Order {
     /// Batches of `batch` rows, `accumulation` of them a step. An epoch's last batch and last step may be smaller;
     /// no step reaches into the next epoch.
     pub fn new(rows: usize, batch: usize, accumulation: usize, seed: u64) -> Self {
-        Order { rows, batch, accumulation, seed, epoch: None }
+        Order { rows, batch, accumulation, seed, together: false, epoch: None }
+    }
+
+    /// The same, with the rows of a step together in every epoch: what is drawn anew is the order of the steps. The last
+    /// step stays the last, as it may be smaller.
+    #[must_use]
+    pub fn together(self) -> Self {
+        Order { together: true, epoch: None, ..self }
+    }
+
+    /// For each row another one of its step in the first epoch: the one before it, for the first of a step the last one. A
+    /// row that has a step to itself gets the first of all.
+    pub fn partners(&mut self) -> Vec<usize> {
+        let mut partners = vec![0; self.rows];
+        let (size, order) = (self.batch * self.accumulation, self.permuted(0));
+        for step in order.chunks(size) {
+            for (at, &row) in step.iter().enumerate() {
+                partners[row] = match at {
+                    0 if step.len() == 1 => order[0],
+                    0 => step[step.len() - 1],
+                    _ => step[at - 1],
+                };
+            }
+        }
+        partners
     }
 
     /// Optimizer steps of an epoch.
@@ -52,9 +77,21 @@ impl Order {
 
     fn permuted(&mut self, epoch: u64) -> &[usize] {
         if self.epoch.as_ref().is_none_or(|(at, _)| *at != epoch) {
-            self.epoch = Some((epoch, permutation(self.rows, self.seed, epoch)));
+            self.epoch = Some((epoch, self.drawn(epoch)));
         }
         self.epoch.as_ref().map_or(&[], |(_, order)| order)
+    }
+
+    fn drawn(&self, epoch: u64) -> Vec<usize> {
+        if !self.together || epoch == 0 {
+            return permutation(self.rows, self.seed, epoch);
+        }
+        let first = permutation(self.rows, self.seed, 0);
+        let size = self.batch * self.accumulation;
+        let (whole, rest) = first.split_at(first.len() / size * size);
+        let steps = permutation(whole.len() / size, self.seed, epoch);
+        let rows = steps.into_iter().flat_map(|step| &whole[step * size..(step + 1) * size]);
+        rows.chain(rest).copied().collect()
     }
 }
 
@@ -79,6 +116,38 @@ mod tests {
         assert_eq!(Order::new(3, 1, 4, 0).steps_per_epoch(), 1);
         assert_eq!(Order::new(7, 1, 4, 0).steps_per_epoch() * 2, 4);
         assert_eq!(Order::new(7, 2, 2, 0).steps_per_epoch() * 3, 6);
+    }
+
+    #[test]
+    fn rows_that_stay_together_are_each_others_partners_in_every_epoch() {
+        let mut order = Order::new(23, 2, 2, 5).together();
+        let partners = order.partners();
+        let steps = order.steps_per_epoch();
+        let mut epochs = Vec::new();
+        for epoch in 0..4 {
+            let all: Vec<Vec<usize>> =
+                (0..steps).map(|step| order.step(epoch * steps + step).concat()).collect();
+            for step in &all {
+                // The same rows, each before exactly one of them.
+                let mut others: Vec<usize> = step.iter().map(|&row| partners[row]).collect();
+                assert!(step.iter().zip(&others).all(|(row, other)| row != other));
+                others.sort_unstable();
+                let mut own = step.clone();
+                own.sort_unstable();
+                assert_eq!(own, others);
+            }
+            assert_eq!(all.last().unwrap().len(), 3);
+            epochs.push(all);
+        }
+        assert_ne!(epochs[0], epochs[1], "the order of the steps differs");
+    }
+
+    #[test]
+    fn a_row_that_has_a_step_to_itself_has_a_partner_all_the_same() {
+        let mut order = Order::new(5, 2, 1, 3).together();
+        let alone = order.step(2).concat();
+        assert_ne!(order.partners()[alone[0]], alone[0]);
+        assert_eq!(Order::new(1, 1, 1, 0).partners(), [0]);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct Split {
     pub per_row: usize,
     /// For each sequence the logarithm of its probability when training began; empty where nobody asks.
     pub reference: Vec<f64>,
+    /// Each row's prompt with the answer of another row, where a rule asks how far the model went from where it began.
+    pub mismatched: Option<Box<Split>>,
     /// Each row's number in its file, from 0.
     pub numbers: Vec<u64>,
     /// What each row is to be taken for.
@@ -39,6 +41,7 @@ impl Split {
             tokens: cache.tokenize(tokenizer, &texts, max_length)?,
             per_row: 1,
             reference: Vec::new(),
+            mismatched: None,
             numbers: examples.iter().map(|example| example.row).collect(),
             targets,
             texts: examples.into_iter().map(|example| (example.text, example.text_pair)).collect(),
@@ -74,11 +77,16 @@ impl Split {
         }
     }
 
+    /// What was said of a row's only answer when training began; 0 where nobody asks.
+    pub fn reference_of_one(&self, row: usize) -> f64 {
+        self.reference.get(row).copied().unwrap_or_default()
+    }
+
     /// A sequence; of a row that is one, the row.
     pub fn row(&self, at: usize) -> Row<'_> {
         let (number, (ids, marks)) = (self.numbers[at / self.per_row], self.tokens.row(at));
         match self.targets {
-            Targets::Tokens => Row { number, ids, type_ids: &[], counts: marks },
+            Targets::Tokens | Targets::Answers(_) => Row { number, ids, type_ids: &[], counts: marks },
             _ => Row { number, ids, type_ids: marks, counts: &[] },
         }
     }

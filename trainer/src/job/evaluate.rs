@@ -21,31 +21,50 @@ pub struct Evaluation {
 pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
     let training = &session.spec.training;
     let size = training.eval_batch_size.unwrap_or(training.batch_size);
-    let predictions = predictions(session, split, size, Kind::Float)?;
+    let mut predictions = predictions(session, split, size, Kind::Float)?;
+    if let Some(mismatched) = &split.mismatched {
+        predictions.mismatched = self::predictions(session, mismatched, size, Kind::Float)?.outputs;
+    }
     let metrics = session.objective.metrics(split, &predictions)?;
     Ok(Evaluation { metrics, predictions })
 }
 
 /// What the model says of all rows of a split, so many at once, computed in this kind.
 pub fn predictions(session: &Session, split: &Split, size: u32, kind: Kind) -> Result<Predictions> {
+    of_rows(session, split, &(0..split.len()).collect::<Vec<_>>(), size, kind)
+}
+
+/// What it says of some rows, in their order.
+pub fn of_rows(
+    session: &Session,
+    split: &Split,
+    asked: &[usize],
+    size: u32,
+    kind: Kind,
+) -> Result<Predictions> {
     let share = session.ranks.share();
-    let order: Vec<usize> = (share.rank..split.len()).step_by(share.size).collect();
+    let own: Vec<usize> = (share.rank..asked.len()).step_by(share.size).collect();
     let outputs = session.objective.outputs();
-    let mut predictions =
-        Predictions { outputs: vec![0.0; split.len() * outputs], losses: vec![0.0; split.len()] };
+    let mut predictions = Predictions {
+        outputs: vec![0.0; asked.len() * outputs],
+        losses: vec![0.0; asked.len()],
+        ..Predictions::default()
+    };
     let _guard = tch::no_grad_guard();
-    for rows in order.chunks(size as usize) {
-        let batch = collate(&split.sequences(rows), session.padding, session.device);
+    for places in own.chunks(size as usize) {
+        let rows: Vec<usize> = places.iter().map(|&place| asked[place]).collect();
+        let batch = collate(&split.sequences(&rows), session.padding, session.device);
         // Of the processes of a copy of the model, one says what it found: elsewhere there are zeros.
         let Some(top) = pipeline::top(session, &batch, kind)?.filter(|_| session.ranks.speaks()) else {
             continue;
         };
         let model = session.model.as_ref();
-        let given = Given { model, top: &top, split, rows, batch: &batch };
+        let given = Given { model, top: &top, split, rows: &rows, batch: &batch };
         let (said, losses) = session.objective.look(&given)?;
-        for (at, &row) in rows.iter().enumerate() {
-            predictions.outputs[row * outputs..][..outputs].copy_from_slice(&said[at * outputs..][..outputs]);
-            predictions.losses[row] = f64::from(losses[at]);
+        for (at, &place) in places.iter().enumerate() {
+            let into = &mut predictions.outputs[place * outputs..][..outputs];
+            into.copy_from_slice(&said[at * outputs..][..outputs]);
+            predictions.losses[place] = f64::from(losses[at]);
         }
     }
     gather(session, &mut predictions)?;

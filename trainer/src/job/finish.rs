@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::checkpoint::write_synced;
+use super::curves::curves_csv;
 use super::evaluate::{self, Evaluation};
 use super::events::Events;
 use super::export::commit_folder;
@@ -82,7 +83,7 @@ fn write_model(
     let json = |value: &Value| serde_json::to_vec_pretty(value);
     write_synced(&folder.join("trainer_state.json"), &json(&trainer_state(session, best))?)?;
     write_synced(&folder.join("manifest.json"), &json(&session.manifest)?)?;
-    write_synced(&folder.join("metrics.csv"), metrics_csv(&session.state.log_history).as_bytes())?;
+    write_synced(&folder.join("metrics.csv"), curves_csv(&session.state.log_history).as_bytes())?;
     write_synced(&folder.join("README.md"), card(session, best, validation, test).as_bytes())?;
     let parts = [("validation", validation, &session.data.validation), ("test", test, &session.data.test)];
     for (name, evaluation, split) in parts {
@@ -109,26 +110,6 @@ fn trainer_state(session: &Session, best: u64) -> Value {
         "num_input_tokens_seen": state.tokens,
         "log_history": state.log_history,
     })
-}
-
-/// All logged numbers, a row a step and kind, a column a name.
-pub fn metrics_csv(history: &[Value]) -> String {
-    let mut names: Vec<&str> = vec!["step", "epoch"];
-    for key in history.iter().filter_map(Value::as_object).flat_map(Map::keys) {
-        if !names.contains(&key.as_str()) {
-            names.push(key);
-        }
-    }
-    let mut csv = names.join(",");
-    csv.push('\n');
-    for logged in history {
-        let cells = names
-            .iter()
-            .map(|&name| logged[name].as_f64().map_or(String::new(), |_| logged[name].to_string()));
-        csv.push_str(&cells.collect::<Vec<_>>().join(","));
-        csv.push('\n');
-    }
-    csv
 }
 
 /// The model card: what it is, how good it is, how it was made.

@@ -5,6 +5,7 @@
 mod adapter;
 mod checkpoint;
 pub mod control;
+mod curves;
 mod divide;
 mod evaluate;
 mod events;

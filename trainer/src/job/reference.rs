@@ -1,4 +1,4 @@
-//! What the model said of the rows when training began: what a preference's answers are compared with.
+//! What the model said of the rows when training began: what answers are compared with.
 //!
 //! It is asked once, before the first step and before a checkpoint is taken up, of the model as it was uploaded (an adapter has
 //! no say then). So no second model is in memory, and a job that goes on asks again and hears the same.
@@ -20,22 +20,30 @@ pub fn ask(session: &mut Session, events: &mut Events) -> Result<()> {
     }
     events
         .log(0, "Log-probabilities of the model as it is now are noted: answers are compared with them.")?;
-    let of_train = of_split(session, &session.data.train, session.precision.kind())?;
-    let validation =
-        session.data.validation.as_ref().map(|split| of_split(session, split, Kind::Float)).transpose()?;
-    let test = session.data.test.as_ref().map(|split| of_split(session, split, Kind::Float)).transpose()?;
+    let held_out = |split: &Option<Split>| split.as_ref().map(|split| said(session, split, Kind::Float)).transpose();
+    let of_train = said(session, &session.data.train, session.precision.kind())?;
+    let (validation, test) = (held_out(&session.data.validation)?, held_out(&session.data.test)?);
     let train = Arc::get_mut(&mut session.data.train);
     ensure!(train.is_some(), "the training rows are in use before training begins");
-    for (split, reference) in [
+    for (split, said) in [
         (train, Some(of_train)),
         (session.data.validation.as_mut(), validation),
         (session.data.test.as_mut(), test),
     ] {
-        if let (Some(split), Some(reference)) = (split, reference) {
-            split.reference = reference;
+        if let (Some(split), Some((own, of_others))) = (split, said) {
+            split.reference = own;
+            if let (Some(mismatched), Some(of_others)) = (&mut split.mismatched, of_others) {
+                mismatched.reference = of_others;
+            }
         }
     }
     Ok(())
+}
+
+/// What it says of a split, and of its prompts with the answers of others where it has such.
+fn said(session: &Session, split: &Split, kind: Kind) -> Result<(Vec<f64>, Option<Vec<f64>>)> {
+    let of_others = split.mismatched.as_ref().map(|mismatched| of_split(session, mismatched, kind));
+    Ok((of_split(session, split, kind)?, of_others.transpose()?))
 }
 
 /// Sums of log-probabilities, one a sequence: the first of what an evaluation keeps of a row.

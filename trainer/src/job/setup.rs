@@ -35,6 +35,7 @@ use crate::tasks::Objective;
 use crate::tasks::preference::PreferenceTuning;
 use crate::tasks::text_classification::TextClassification;
 use crate::tasks::text_generation::TextGeneration;
+use crate::tasks::unpaired::UnpairedTuning;
 use crate::{device, tensors};
 
 /// The tokens that a row of a classifier is cut to when neither the settings nor the model say less; a language model's may
@@ -140,6 +141,8 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         training.gradient_accumulation_steps as usize,
         u64::from(spec.seed),
     );
+    // Whose answer a prompt was given is known ahead, so that the beginning is asked of it once.
+    let order = if data.train.mismatched.is_some() { order.together() } else { order };
     let total_steps = total_steps(&spec, order.steps_per_epoch());
     let out = dir.join("out");
     let checkpoints = Checkpoints::open(&out, training.keep_checkpoints as usize)?;
@@ -217,8 +220,9 @@ fn read(
         Task::TextGeneration => {
             let data = Data::generated((dir, base), spec, tokenizer, max_length, events)?;
             let objective: Box<dyn Objective> = match &spec.training.preference {
+                Some(rule) if rule.loss.is_unpaired() => Box::new(UnpairedTuning::new(rule.clone())),
                 Some(rule) => Box::new(PreferenceTuning::new(rule.clone(), &spec.training)),
-                None => Box::new(TextGeneration),
+                None => Box::new(TextGeneration::default()),
             };
             Ok((data, objective))
         }

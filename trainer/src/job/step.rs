@@ -1,9 +1,9 @@
 //! One optimizer step: gradients of every micro-batch, one update.
 
 use anyhow::Result;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
-use super::pipeline;
+use super::{evaluate, pipeline};
 use super::setup::Session;
 use super::train::Window;
 use crate::data::Prefetch;
@@ -18,6 +18,8 @@ pub struct Step {
     pub grad_norm: f64,
     /// The learning rate of the update.
     pub learning_rate: f64,
+    /// The share of tokens that were foretold, where that is looked at.
+    pub accuracy: Option<f64>,
 }
 
 /// Gradients of every micro-batch, one update. The weights stay as they were where loss or gradients are not finite.
@@ -26,19 +28,25 @@ pub fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) 
     let micros = batches.next()?;
     let all: Vec<usize> = micros.iter().flat_map(|micro| &micro.all).copied().collect();
     let weight = session.objective.weight(&session.data.train, &all);
+    look_ahead(session, &all)?;
     session.optimizer.zero_grad()?;
     let loss = pipeline::gradients(session, &micros, weight, window)?;
     session.ranks.after_backward()?;
     let grad_norm = own_norm(session)?;
     let learning_rate = session.optimizer.learning_rate(step, session.total_steps);
-    // Both at once: on a GPU each reading waits.
-    let read = Vec::<f32>::try_from(Tensor::f_stack(&[loss, grad_norm.to_device(session.device)], 0)?)?;
-    let mut loss = [if session.ranks.speaks() { f64::from(read[0]) } else { 0.0 }];
-    session.ranks.sum(&mut loss)?;
+    let right = session.objective.right();
+    let looks = right.is_some();
+    let right = right.unwrap_or_else(|| Tensor::zeros([], (Kind::Float, Device::Cpu)));
+    // All at once: on a GPU each reading waits.
+    let found = [loss, grad_norm, right].map(|number| number.to_device(session.device));
+    let read = Vec::<f32>::try_from(Tensor::f_stack(&found, 0)?)?;
+    let mut sums = [read[0], read[2]].map(|sum| if session.ranks.speaks() { f64::from(sum) } else { 0.0 });
+    session.ranks.sum(&mut sums)?;
     let scaled_norm = norm_of_model(session, read[1])?;
     let scale = session.state.scaler.factor();
     let grad_norm = scaled_norm / scale;
-    let made = Step { loss: loss[0], grad_norm: grad_norm.into(), learning_rate };
+    let accuracy = looks.then(|| sums[1] / weight);
+    let made = Step { loss: sums[0], grad_norm: grad_norm.into(), learning_rate, accuracy };
     if session.state.scaler.skips(grad_norm) {
         return Ok(made);
     }
@@ -48,6 +56,15 @@ pub fn one_step(session: &mut Session, batches: &Prefetch, window: &mut Window) 
     session.ranks.spread(session.optimizer.owners())?;
     session.copies.refresh()?;
     Ok(made)
+}
+
+/// Where the loss of a row depends on all rows of the step, what the model says of their prompts with each other's answers.
+fn look_ahead(session: &Session, rows: &[usize]) -> Result<()> {
+    let Session { data, spec, precision, objective, .. } = session;
+    let Some(mismatched) = &data.train.mismatched else { return Ok(()) };
+    let said = evaluate::of_rows(session, mismatched, rows, spec.training.batch_size, precision.kind())?;
+    objective.ahead(&data.train, rows, &said.outputs);
+    Ok(())
 }
 
 /// The norm of the gradients that this process counts for.

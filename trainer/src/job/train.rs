@@ -129,12 +129,18 @@ fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &m
     window.steps = window.batches.div_ceil(accumulation).max(1);
     let step_seconds = seconds / window.steps as f64;
     let epoch = epoch_of(session, step);
-    let values = json!({
+    let mut values = json!({
         "loss": made.loss,
         "learning_rate": made.learning_rate,
         "grad_norm": made.grad_norm,
         "epoch": epoch,
     });
+    if let Some(accuracy) = made.accuracy {
+        values["mean_token_accuracy"] = accuracy.into();
+    }
+    for (name, value) in session.objective.told() {
+        values[name] = value.into();
+    }
     let data = json!({
         "total_steps": session.total_steps,
         "samples": session.state.samples,

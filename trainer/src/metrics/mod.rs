@@ -4,10 +4,11 @@
 //! give). Where scikit-learn warns and puts 0 for 0/0, the value here is 0; where it gives nan, the value is `None`; both
 //! are explained in [`Metrics::undefined`].
 //!
-//! - [`SingleLabel`], [`MultiLabel`], [`Regression`], [`LanguageModel`] turn predictions into [`Metrics`].
+//! - [`SingleLabel`], [`MultiLabel`], [`Regression`], [`LanguageModel`], [`Preferences`], [`Answers`] turn predictions into [`Metrics`].
 //! - [`best`] picks the best checkpoint and decides when to stop early.
 //! - [`examples`] picks the predictions to show.
 
+mod answers;
 pub mod best;
 mod counts;
 mod direction;
@@ -25,6 +26,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub use answers::Answers;
 pub use direction::higher_is_better;
 pub use language_model::LanguageModel;
 pub use multi_label::MultiLabel;

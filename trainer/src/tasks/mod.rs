@@ -3,6 +3,7 @@
 pub mod preference;
 pub mod text_classification;
 pub mod text_generation;
+pub mod unpaired;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -23,6 +24,8 @@ pub enum Targets {
     Numbers(Vec<f64>),
     /// Its own tokens, each foretold by those before it.
     Tokens,
+    /// The same, of answers each of which is desirable or not.
+    Answers(Vec<bool>),
 }
 
 /// What the model said of a split.
@@ -32,6 +35,8 @@ pub struct Predictions {
     pub outputs: Vec<f32>,
     /// Loss of each row, not divided by anything.
     pub losses: Vec<f64>,
+    /// `[rows, outputs]` of each row's prompt with the answer of another; none where nobody asks.
+    pub mismatched: Vec<f32>,
 }
 
 /// What a model gave for a batch.
@@ -68,6 +73,21 @@ pub trait Objective {
 
     /// What the summed loss of these rows is divided by; asked of all rows of a step before its passes.
     fn weight(&self, split: &Split, rows: &[usize]) -> f64;
+
+    /// Takes what the model says, before the passes of a step, of its rows' prompts with the answers of others,
+    /// `[rows, outputs]`; asked for where the split has such.
+    fn ahead(&self, _split: &Split, _rows: &[usize], _said: &[f32]) {}
+
+    /// What a step told beside its loss.
+    fn told(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+
+    /// How much of what [`Objective::weight`] counts this process had right in the passes since it was last asked; `None` where
+    /// that is not looked at.
+    fn right(&self) -> Option<Tensor> {
+        None
+    }
 
     /// The summed loss of a batch, times `by`.
     fn loss(&self, of: &Given, by: f64) -> Tensor;

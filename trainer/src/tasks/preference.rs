@@ -10,14 +10,13 @@ use std::cell::Cell;
 use anyhow::Result;
 use serde_json::Value;
 use store::spec::{Preference, PreferenceLoss, Training};
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::text_generation::TextGeneration;
 use super::{Given, Objective, Predictions};
 use crate::data::Split;
 use crate::metrics::{Metrics, Preferences};
 use crate::models::Head;
-use crate::tensors::floats;
 
 /// Numbers of a row: sums of log-probabilities of the better and the worse answer, and how many tokens each has.
 const OUTPUTS: usize = 4;
@@ -91,6 +90,7 @@ impl PreferenceTuning {
                 let slope = -beta * sigmoid(-odds);
                 (beta * softplus(-odds), [slope * by[0] / tokens[0], -slope * by[1] / tokens[1]])
             }
+            PreferenceLoss::Kto | PreferenceLoss::ApoZeroUnpaired => unreachable!("rules of single answers"),
         };
         let worth = if matches!(rule, PreferenceLoss::Orpo | PreferenceLoss::Simpo) { means } else { gained };
         Said { loss, slopes, rewards: worth.map(|worth| beta * worth) }
@@ -98,16 +98,7 @@ impl PreferenceTuning {
 
     /// The pairs of a batch: what the model says of them now, and what it said before.
     fn pairs(&self, of: &Given) -> Result<Vec<Pair>> {
-        let each = tch::no_grad(|| TextGeneration::losses(of, 1.0).each);
-        let (each, counted) = (floats(&each)?, &of.batch.counted.of_row);
-        let mut at = 0;
-        let sums: Vec<f64> = counted
-            .iter()
-            .map(|&count| {
-                at += count;
-                -each[at - count..at].iter().map(|&loss| f64::from(loss)).sum::<f64>()
-            })
-            .collect();
+        let (sums, counted) = (TextGeneration::log_probabilities(of)?, &of.batch.counted.of_row);
         let pair = |(place, &row): (usize, &usize)| Pair {
             sums: [sums[2 * place], sums[2 * place + 1]],
             before: of.split.reference_of(row),
@@ -122,7 +113,7 @@ fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn sigmoid(x: f64) -> f64 {
+pub(super) fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
@@ -153,21 +144,13 @@ impl Objective for PreferenceTuning {
         let own = self.rule.weight_of_better() / self.better.get();
         // A process that computes for the exchange alone counts for nothing.
         let own = if by == 0.0 { 0.0 } else { own };
-        let (mut loss, mut weights) = (0.0, Vec::new());
+        let (mut loss, mut slopes) = (0.0, Vec::new());
         for pair in pairs {
             let said = self.judge(pair);
             loss += by * said.loss - own * pair.sums[0];
-            // A token's loss is what its log-probability is not.
-            for (answer, slope) in [-by * said.slopes[0] + own, -by * said.slopes[1]].into_iter().enumerate()
-            {
-                weights.extend(std::iter::repeat_n(slope as f32, pair.tokens[answer] as usize));
-            }
+            slopes.extend([by * said.slopes[0] - own, by * said.slopes[1]]);
         }
-        let weights = Tensor::from_slice(&weights).to_device(of.top.device());
-        let total = TextGeneration::weighted(of, &weights).total;
-        // The gradient is that of the weighted sum, the value that of the rule.
-        let value = Tensor::from(loss).to_kind(Kind::Float).to_device(total.device());
-        &total + (value - &total).detach()
+        TextGeneration::steered(of, loss, &slopes)
     }
 
     fn outputs(&self) -> usize {
@@ -225,15 +208,15 @@ impl Objective for PreferenceTuning {
     }
 
     fn tuned_config(&self, base: &Value) -> Result<Value> {
-        TextGeneration.tuned_config(base)
+        TextGeneration::default().tuned_config(base)
     }
 
     fn peft_task(&self) -> &'static str {
-        TextGeneration.peft_task()
+        TextGeneration::default().peft_task()
     }
 
     fn usage(&self, adapter: bool) -> &'static str {
-        TextGeneration.usage(adapter)
+        TextGeneration::default().usage(adapter)
     }
 }
 
@@ -258,7 +241,7 @@ mod tests {
     #[test]
     fn slopes_are_those_of_the_losses() {
         let pair = Pair { sums: [-31.0, -24.5], before: [-29.0, -26.0], tokens: [7.0, 5.0] };
-        for loss in PreferenceLoss::ALL {
+        for loss in PreferenceLoss::ALL.into_iter().filter(|loss| !loss.is_unpaired()) {
             for (beta, label_smoothing) in [(0.1, 0.0), (0.5, 0.1)] {
                 let rule = Preference { loss, beta, ..Preference::default() };
                 let training = Training { label_smoothing, ..Training::default() };

@@ -3,9 +3,11 @@
 //! The loss is that of transformers' `…ForCausalLM`: the cross-entropy of the next token. Which tokens count is a matter of
 //! the data (`formats::chat`): what the assistant says, or all.
 
+use std::cell::RefCell;
+
 use anyhow::Result;
 use serde_json::{Value, json};
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{Given, Objective, Predictions};
 use crate::data::Split;
@@ -17,7 +19,11 @@ use crate::tensors::floats;
 const OUTPUTS: usize = 2;
 
 /// The next token.
-pub struct TextGeneration;
+#[derive(Default)]
+pub struct TextGeneration {
+    /// Tokens that were foretold in the passes of the step that is at work.
+    right: RefCell<Option<Tensor>>,
+}
 
 impl TextGeneration {
     /// The losses of a batch, each times `by` in the total.
@@ -36,6 +42,33 @@ impl TextGeneration {
     }
 }
 
+/// Of answers as wholes: what rules for preferences look at.
+impl TextGeneration {
+    /// The logarithm of the probability of each sequence's counted tokens.
+    pub(super) fn log_probabilities(of: &Given) -> Result<Vec<f64>> {
+        let each = tch::no_grad(|| Self::losses(of, 1.0).each);
+        let (each, mut at) = (floats(&each)?, 0);
+        let sum = |&count: &usize| {
+            at += count;
+            -each[at - count..at].iter().map(|&loss| f64::from(loss)).sum::<f64>()
+        };
+        Ok(of.batch.counted.of_row.iter().map(sum).collect())
+    }
+
+    /// A loss with this value, which grows by a sequence's slope with the logarithm of its probability.
+    pub(super) fn steered(of: &Given, value: f64, slopes: &[f64]) -> Tensor {
+        let counted = slopes.iter().zip(&of.batch.counted.of_row);
+        // A token's loss is what its log-probability is not.
+        let weights: Vec<f32> =
+            counted.flat_map(|(slope, &count)| std::iter::repeat_n(-slope as f32, count)).collect();
+        let weights = Tensor::from_slice(&weights).to_device(of.top.device());
+        let total = Self::weighted(of, &weights).total;
+        // The gradient is that of the weighted sum, the value that of the rule.
+        let value = Tensor::from(value).to_kind(Kind::Float).to_device(total.device());
+        &total + (value - &total).detach()
+    }
+}
+
 impl Objective for TextGeneration {
     fn head(&self) -> Head {
         Head::Tokens
@@ -46,7 +79,18 @@ impl Objective for TextGeneration {
     }
 
     fn loss(&self, of: &Given, by: f64) -> Tensor {
-        Self::losses(of, by).total
+        let losses = Self::losses(of, by);
+        // A process that computes for the exchange alone counts for nothing.
+        if by > 0.0 {
+            let right = losses.right.sum(Kind::Float);
+            let before = self.right.take();
+            self.right.replace(Some(before.map_or_else(|| right.shallow_clone(), |before| before + &right)));
+        }
+        losses.total
+    }
+
+    fn right(&self) -> Option<Tensor> {
+        Some(self.right.take().unwrap_or_else(|| Tensor::zeros([], (Kind::Float, Device::Cpu))))
     }
 
     fn outputs(&self) -> usize {

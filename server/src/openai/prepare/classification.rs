@@ -32,6 +32,7 @@ pub async fn look(state: &AppState, asked: &CreateJob, data: &Data) -> Result<Lo
         problem_type: Some(problem_type),
         rows: train.rows,
         classes: train.classes,
+        answers: [0; 2],
         found,
         notices,
     })

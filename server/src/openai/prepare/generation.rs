@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use formats::chat::{Layout, Survey, survey};
+use formats::chat::{Layout, Survey, advised_weights, survey};
 use formats::dataset::Columns;
 use store::spec::JobSpec;
 
 use super::data::Data;
 use super::{Looked, refusal};
-use crate::openai::request::{CreateJob, Roles};
+use crate::openai::request::{Answers, CreateJob, Roles};
 use crate::openai::sample::{no_template, sample};
 use crate::{AppState, Error, Result};
 
@@ -21,7 +21,7 @@ pub async fn look(state: &AppState, asked: &CreateJob, data: &Data) -> Result<Lo
     }
     let surveys = surveys(state, data).await?;
     for (part, survey) in data.parts().zip(&surveys) {
-        check(part.param, survey, asked.prefers())?;
+        check(part.param, survey, asked.answers())?;
     }
     let notices = surveys.iter().flat_map(|survey| &survey.notices);
     let notices = notices.map(|notice| format!("Worth a look: {notice}.")).collect();
@@ -30,6 +30,7 @@ pub async fn look(state: &AppState, asked: &CreateJob, data: &Data) -> Result<Lo
         problem_type: asked.problem_type,
         rows: surveys.first().map_or(0, |survey| survey.rows),
         classes: Vec::new(),
+        answers: surveys.first().map_or([0; 2], |survey| [survey.desirable, survey.undesirable]),
         found: surveys.first().map(words).into_iter().collect(),
         notices,
     })
@@ -52,28 +53,42 @@ async fn surveys(state: &AppState, data: &Data) -> Result<Vec<Survey>> {
     tokio::task::spawn_blocking(look).await.map_err(|error| Error::Internal(error.into()))
 }
 
-fn check(param: &'static str, survey: &Survey, prefers: bool) -> Result<()> {
+fn check(param: &'static str, survey: &Survey, answers: Answers) -> Result<()> {
     if !survey.problems.is_empty() {
         return Err(refusal(param, &survey.problems));
     }
-    let name = &survey.name;
-    match (survey.layout == Some(Layout::Preference), prefers) {
-        (true, false) => Err(Error::invalid(
-            param,
-            format!(
-                "{name}: the rows are preferences (`chosen` and `rejected`): choose the method \"dpo\", or give rows with the \
-                 right answer alone, such as `messages` or `prompt` and `completion`"
-            ),
-        )),
-        (false, true) => Err(Error::invalid(
-            param,
-            format!(
-                "{name}: the method learns from pairs of a better and a worse answer, and the rows are none: give `prompt`, \
-                 `chosen` and `rejected`, or choose the method \"supervised\""
-            ),
-        )),
+    let wrong = |message: &str| Err(Error::invalid(param, format!("{}: {message}", survey.name)));
+    match (survey.layout, answers) {
+        (Some(Layout::Preference), Answers::Right) => wrong(
+            "the rows are preferences (`chosen` and `rejected`): choose the method \"dpo\" or \"kto\", or give rows with the \
+             right answer alone, such as `messages` or `prompt` and `completion`",
+        ),
+        (Some(Layout::Unpaired), Answers::Right) => wrong(
+            "the rows say by `label` whether their answer is desirable: choose the method \"kto\", or leave out the undesirable \
+             answers and `label`",
+        ),
+        (Some(Layout::Unpaired), Answers::Pairs) => wrong(
+            "the method learns from pairs of a better and a worse answer, and the rows are single answers with a `label`: choose \
+             the method \"kto\", or give `prompt`, `chosen` and `rejected`",
+        ),
+        (layout, Answers::Pairs) if layout != Some(Layout::Preference) => wrong(
+            "the method learns from pairs of a better and a worse answer, and the rows are none: give `prompt`, `chosen` and \
+             `rejected`, or choose the method \"supervised\"",
+        ),
+        (layout, Answers::Labelled) if !matches!(layout, Some(Layout::Preference | Layout::Unpaired)) => wrong(
+            "the method learns from answers that are desirable or not, and the rows do not say which: give `prompt`, \
+             `completion` and `label`, which is true or false, or `prompt`, `chosen` and `rejected`",
+        ),
         _ => Ok(()),
     }
+}
+
+/// What is worth a look once the settings are known: answers of one side that outweigh the others.
+pub fn advice(spec: &JobSpec, [desirable, undesirable]: [u64; 2]) -> Option<String> {
+    let rule = spec.training.preference.as_ref().filter(|rule| rule.loss.is_unpaired())?;
+    let weights = [rule.desirable_weight, rule.undesirable_weight];
+    let advice = advised_weights(desirable, undesirable, weights)?;
+    Some(format!("Worth a look: {advice}."))
 }
 
 /// "Rows by their keys: messages, 120 rows, 300 turns, of which 150 count."
@@ -84,7 +99,13 @@ fn words(survey: &Survey) -> String {
         0 => String::new(),
         turns => format!(", {turns} turns, of which {} count", survey.counted_turns),
     };
-    format!("Rows by their keys: {layout}, {} rows{turns}.", survey.rows)
+    let labels = match survey.layout {
+        Some(Layout::Unpaired) => {
+            format!(", {} answers are desirable and {} are not", survey.desirable, survey.undesirable)
+        }
+        _ => String::new(),
+    };
+    format!("Rows by their keys: {layout}, {} rows{turns}{labels}.", survey.rows)
 }
 
 /// Encodes some of the rows: whatever the template or the length does not allow is told before the job is made.

@@ -31,6 +31,8 @@ struct Looked {
     /// Rows of the training file.
     rows: u64,
     classes: Vec<ClassCount>,
+    /// Answers that are said to be desirable, and those that are said not to be.
+    answers: [u64; 2],
     /// Sentences on what was found out.
     found: Vec<String>,
     /// What is no error and yet worth a look.
@@ -70,6 +72,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         name: asked.name.clone(),
     };
     check_spec(&spec, asked.hyperparameters_at)?;
+    notes.extend(generation::advice(&spec, looked.answers));
     check_split(&spec, looked.rows, &looked.classes)?;
     match task {
         Task::TextClassification => {

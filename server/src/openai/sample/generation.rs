@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use formats::chat::{Encoded, Encoder, Example, Loss, are_texts, read_chats};
+use formats::chat::{Encoded, EncodedAnswer, Encoder, Example, Loss, are_texts, read_chats};
 use formats::chat_template::{ChatTemplate, named_templates};
 use formats::checkpoint::{Config, read_json};
 use formats::dataset::random_split;
@@ -26,8 +26,8 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
     match spec.task {
         Task::TextClassification => Value::Null,
         Task::TextGeneration => {
-            let pairs = training.preference.is_some();
-            json!([training.loss_on, training.chat_template, training.max_length, pairs])
+            let answers = Answers::of(spec);
+            json!([training.loss_on, training.chat_template, training.max_length, answers as u8])
         }
     }
 }
@@ -55,7 +55,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
         },
         file: shown,
     };
-    let mut found = Found { pairs: spec.training.preference.is_some(), ..Found::default() };
+    let mut found = Found { answers: Answers::of(spec), ..Found::default() };
     for row in evenly(&split.train) {
         found.add(&encoder, &examples[row], max_length)?;
     }
@@ -109,11 +109,35 @@ fn max_length(model: &Model, spec: &JobSpec, stated: Option<u64>) -> Result<u64>
     }
 }
 
+/// What is trained on of a row.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Answers {
+    /// All of it, as one sequence.
+    #[default]
+    One,
+    /// Two answers to one prompt, together.
+    Pair,
+    /// Its answers, each on its own.
+    Each,
+}
+
+impl Answers {
+    fn of(spec: &JobSpec) -> Self {
+        match &spec.training.preference {
+            None => Self::One,
+            Some(rule) if rule.loss.is_unpaired() => Self::Each,
+            Some(_) => Self::Pair,
+        }
+    }
+}
+
 /// Sums over the rows that were encoded.
 #[derive(Default)]
 struct Found {
-    /// Whether a row is two answers to one prompt.
-    pairs: bool,
+    answers: Answers,
+    /// Rows of the file.
+    examples: u64,
+    /// What is trained on of them.
     looked_at: u64,
     /// Tokens of the rows that have something to learn, uncut.
     lengths: Vec<u64>,
@@ -129,11 +153,20 @@ impl Found {
         if example.content.is_chat() && encoder.template.is_none() {
             return Err(no_template(encoder.file));
         }
-        let rows = match self.pairs {
-            true => encoder.encode_pair(example).map(|pair| vec![pair.chosen, pair.rejected]),
-            false => encoder.encode(example).map(|row| vec![row]),
+        let whole = |answer: &EncodedAnswer| vec![answer.cut(usize::MAX)];
+        let rows = match self.answers {
+            Answers::One => encoder.encode(example).map(|row| vec![vec![row]]),
+            Answers::Pair => encoder.encode_pair(example).map(|pair| vec![vec![pair.chosen, pair.rejected]]),
+            Answers::Each => encoder.encode_answers(example).map(|answers| answers.iter().map(whole).collect()),
         };
         let rows = rows.map_err(|problem| of_problem("training_file", &problem))?;
+        self.examples += 1;
+        rows.iter().for_each(|sequences| self.add_row(sequences, max_length));
+        Ok(())
+    }
+
+    /// Adds a row that is trained on: its sequences, uncut.
+    fn add_row(&mut self, rows: &[Encoded], max_length: u64) {
         let lengths = || rows.iter().map(|row| row.ids.len() as u64);
         let counted = |row: &Encoded| {
             row.counts.iter().take(max_length as usize).filter(|counts| **counts).count() as u64
@@ -143,23 +176,22 @@ impl Found {
         if rows.iter().all(|row| counted(row) > 0) {
             // Each answer of a pair is cut on its own.
             let cut = lengths().map(|length| length.min(max_length)).sum();
-            self.lengths.push(if self.pairs { cut } else { lengths().sum() });
+            self.lengths.push(if self.answers == Answers::Pair { cut } else { lengths().sum() });
             self.tokens += cut;
             self.counted += rows.iter().map(counted).sum::<u64>();
             self.truncated += u64::from(lengths().any(|length| length > max_length));
         }
-        Ok(())
     }
 
     /// The rows with something to learn, of so many, and their lengths.
     fn kept(&self, rows: usize) -> (u64, Vec<u64>) {
-        let kept = rows as f64 * self.lengths.len() as f64 / self.looked_at.max(1) as f64;
+        let kept = rows as f64 * self.lengths.len() as f64 / self.examples.max(1) as f64;
         (kept.round() as u64, self.lengths.clone())
     }
 
     /// Texts are joined end to end and cut into blocks.
     fn blocks(&self, rows: usize, max_length: u64) -> (u64, Vec<u64>) {
-        let all = (rows as f64 * self.all as f64 / self.looked_at.max(1) as f64).round() as u64;
+        let all = (rows as f64 * self.all as f64 / self.examples.max(1) as f64).round() as u64;
         let (full, rest) = (all / max_length.max(1), all % max_length.max(1));
         let mut lengths = vec![max_length; full.min(SAMPLE as u64) as usize];
         // A last block of one token has nothing that foretells it.

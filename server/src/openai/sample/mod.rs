@@ -63,7 +63,8 @@ pub struct Shares {
 impl Sample {
     /// The rows to learn from, cut as the job's settings say.
     pub fn rows_of(&self, spec: &JobSpec) -> Rows {
-        let per_row = if spec.training.preference.is_some() { 2 } else { 1 };
+        let pairs = spec.training.preference.as_ref().is_some_and(|rule| !rule.loss.is_unpaired());
+        let per_row = if pairs { 2 } else { 1 };
         let length = per_row * self.model.max_length(&spec.training, self.stated);
         Rows::new(self.rows, self.bytes, self.lengths.iter().copied(), length)
     }
@@ -111,7 +112,7 @@ fn key(parts: &[&Value]) -> String {
 }
 
 /// Puts the model's files but its weights into a folder.
-async fn lay_out(state: &AppState, files: &[StoredFile], folder: &Path) -> Result<()> {
+pub async fn lay_out(state: &AppState, files: &[StoredFile], folder: &Path) -> Result<()> {
     let plain = |file: &&StoredFile| {
         !file.path.contains('/')
             && [".json", ".txt", ".model", ".jinja"].iter().any(|end| file.path.ends_with(end))

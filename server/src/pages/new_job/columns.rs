@@ -59,7 +59,7 @@ fn rows_part(of: &str, report: &Report) -> ColumnsPart {
         Some(chat) => ColumnsPart {
             unusable: !chat.is_usable(),
             summary: if chat.is_usable() { chat::words(chat) } else { String::new() },
-            chats: chat::conversations(chat),
+            chats: chat::conversations(chat, ""),
             problems: data::problems(report),
             ..part
         },

@@ -10,8 +10,10 @@ use crate::pages::view::text::setting;
 /// The choice for a template that is written into the form.
 const OWN: &str = "jinja";
 
-/// Where the settings of pairs mean something.
+/// Where the settings of all rules, of rules of pairs and of those of single answers mean something.
+const RULES: &str = "preference.loss=sigmoid,robust,ipo,hinge,orpo,cpo,simpo,kto,apo_zero_unpaired";
 const PAIRS: &str = "preference.loss=sigmoid,robust,ipo,hinge,orpo,cpo,simpo";
+const SINGLE: &str = "preference.loss=kto,apo_zero_unpaired";
 
 pub(super) const SETTINGS: &[Setting] = &[
     field(
@@ -39,8 +41,9 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     field(
         "preference.loss",
-        "Learns from pairs of answers",
-        "Rows with `prompt`, `chosen` and `rejected`: the better answer is made likelier than the worse. DPO is the usual rule.",
+        "Learns from preferences",
+        "Rows with `prompt`, `chosen` and `rejected`: the better answer is made likelier than the worse. DPO is the usual rule. \
+         KTO takes single answers as well: rows with `prompt`, `completion` and `label`, true or false.",
         Kind::Choice(&[
             ("", "No, answers as they are"),
             ("sigmoid", "DPO"),
@@ -50,6 +53,8 @@ pub(super) const SETTINGS: &[Setting] = &[
             ("orpo", "ORPO"),
             ("cpo", "CPO"),
             ("simpo", "SimPO"),
+            ("kto", "KTO, single answers"),
+            ("apo_zero_unpaired", "APO-zero, single answers"),
         ]),
     ),
     field(
@@ -58,7 +63,21 @@ pub(super) const SETTINGS: &[Setting] = &[
         "How closely the model keeps to where it began. 0.1 is usual, SimPO takes 2 and more.",
         Kind::Number,
     )
-    .when(PAIRS),
+    .when(RULES),
+    field(
+        "preference.desirable_weight",
+        "Weight of desirable answers",
+        "Where they are fewer than the others, so much more that number times weight comes out 1 to 1.33 times as large.",
+        Kind::Number,
+    )
+    .when(SINGLE),
+    field(
+        "preference.undesirable_weight",
+        "Weight of undesirable answers",
+        "The same for the others. One of the two weights is 1.",
+        Kind::Number,
+    )
+    .when(SINGLE),
     field(
         "preference.sft_weight",
         "Weight of the better answers' own loss",
@@ -79,10 +98,13 @@ pub(super) fn values(spec: &JobSpec) -> Values {
     };
     let preference = spec.training.preference.clone();
     let rule = preference.as_ref().map_or("", |preference| preference.loss.name());
-    let Preference { beta, sft_weight, .. } = preference.unwrap_or_default();
+    let Preference { beta, sft_weight, desirable_weight, undesirable_weight, .. } =
+        preference.unwrap_or_default();
     named([
         ("preference.loss", rule.to_owned()),
         ("preference.beta", setting(beta)),
+        ("preference.desirable_weight", setting(desirable_weight)),
+        ("preference.undesirable_weight", setting(undesirable_weight)),
         ("preference.sft_weight", sft_weight.map(setting).unwrap_or_default()),
         ("loss_on", spec.training.loss_on.name().to_owned()),
         ("chat_template", choice.to_owned()),

@@ -81,9 +81,10 @@ fn insert(into: &mut Map<String, Value>, path: &str, value: Value) {
 
 /// The input that an error of the API belongs to; `None` for none of them.
 pub fn input_of(param: &str) -> Option<String> {
-    const PREFIXES: [&str; 5] = [
+    const PREFIXES: [&str; 6] = [
         "method.supervised.hyperparameters.",
         "method.dpo.hyperparameters.",
+        "method.kto.hyperparameters.",
         "hyperparameters.",
         "training.",
         "split.",
@@ -103,6 +104,7 @@ pub fn input_of(param: &str) -> Option<String> {
         "freeze" => "freeze.pattern",
         "lora" | "lora.quantization" => "lora.kind",
         "preference" => "preference.loss",
+        "beta" | "desirable_weight" | "undesirable_weight" => return input_of(&format!("preference.{path}")),
         "early_stopping" => "early_stopping.patience",
         "validation_split" => "validation_split.fraction",
         other => match other {

@@ -141,6 +141,8 @@ pub struct Conversations {
     pub rows: Vec<Conversation>,
     /// Rows in all, in words.
     pub total: String,
+    /// Where rows are shown as tokens; empty where that is not offered.
+    pub tokens: String,
 }
 
 /// A row as it is read.

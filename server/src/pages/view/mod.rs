@@ -10,6 +10,7 @@ pub mod job;
 pub mod model;
 pub mod playground;
 pub mod text;
+pub mod tokens;
 
 use askama::Template;
 

@@ -37,6 +37,8 @@ pub(super) fn preference(reader: &mut Reader) -> Result<Option<Preference>, Spec
         beta: inner.number("beta")?.unwrap_or(usual.beta),
         gamma: inner.number("gamma")?.unwrap_or(usual.gamma),
         sft_weight: inner.number("sft_weight")?,
+        desirable_weight: inner.number("desirable_weight")?.unwrap_or(usual.desirable_weight),
+        undesirable_weight: inner.number("undesirable_weight")?.unwrap_or(usual.undesirable_weight),
     };
     inner.finish()?;
     Ok(Some(preference))

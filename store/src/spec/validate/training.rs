@@ -1,7 +1,7 @@
 //! What the settings of the training loop may be.
 
 use super::Check;
-use crate::spec::{ClassWeights, Every, Schedule, ScheduleName, Training};
+use crate::spec::{ClassWeights, Every, PreferenceLoss, Schedule, ScheduleName, Training};
 
 impl Training {
     pub(super) fn check(&self, check: &mut Check) {
@@ -27,18 +27,50 @@ impl Training {
             Every::Steps(steps) => check.range(&path("eval_every.steps"), steps, 1.., "1 or more"),
             Every::Epochs(epochs) => check.above("training.eval_every.epochs", epochs, 0.0, 1000.0),
         }
-        if let Some(preference) = &self.preference {
-            let at = |name: &str| path(&format!("preference.{name}"));
-            check.above("training.preference.beta", preference.beta, 0.0, 10.0);
-            check.range(&at("gamma"), preference.gamma, 0.0..open, "0 or more");
-            check.some(&at("sft_weight"), preference.sft_weight, 0.0..open, "0 or more");
-            // Beyond that it would be learnt the other way round.
-            check.range(&path("label_smoothing"), self.label_smoothing, 0.0..0.5, "0 to below 0.5");
-        }
+        self.check_preference(check);
         self.check_class_weights(check);
         self.check_freeze(check);
         self.optimizer.check(check);
         self.lr_scheduler.check(check, self);
+    }
+
+    fn check_preference(&self, check: &mut Check) {
+        let Some(preference) = &self.preference else { return };
+        let (open, at) = (f64::INFINITY, |name: &str| format!("training.preference.{name}"));
+        let rule = preference.loss.name();
+        check.above(&at("beta"), preference.beta, 0.0, 10.0);
+        check.range(&at("gamma"), preference.gamma, 0.0..open, "0 or more");
+        check.some(&at("sft_weight"), preference.sft_weight, 0.0..open, "0 or more");
+        // Beyond that it would be learnt the other way round.
+        check.range("training.label_smoothing", self.label_smoothing, 0.0..0.5, "0 to below 0.5");
+        let weights = [
+            ("desirable_weight", preference.desirable_weight),
+            ("undesirable_weight", preference.undesirable_weight),
+        ];
+        for (name, weight) in weights {
+            check.range(&at(name), weight, 0.0..open, "0 or more");
+        }
+        if !preference.loss.is_unpaired() {
+            for (name, weight) in weights {
+                check.that(weight == 1.0, &at(name), || {
+                    format!("is for kto and apo_zero_unpaired, and the rule is {rule}; leave it out")
+                });
+            }
+            return;
+        }
+        check.that(weights.iter().any(|(_, weight)| *weight > 0.0), &at("desirable_weight"), || {
+            "and undesirable_weight are 0, so nothing would be learned".to_owned()
+        });
+        check.that(preference.sft_weight.is_none_or(|weight| weight == 0.0), &at("sft_weight"), || {
+            format!("is for pairs of answers, and the rule is {rule}; leave it out")
+        });
+        check.that(self.label_smoothing == 0.0, "training.label_smoothing", || {
+            format!("is for pairs of answers, and the rule is {rule}; set it to 0")
+        });
+        let rows = u64::from(self.batch_size) * u64::from(self.gradient_accumulation_steps);
+        check.that(preference.loss != PreferenceLoss::Kto || rows != 1, "training.batch_size", || {
+            "kto compares the answers of a step with each other: a step needs 2 rows or more, found 1".to_owned()
+        });
     }
 
     fn check_class_weights(&self, check: &mut Check) {
