@@ -19,12 +19,12 @@ use crate::nn::{Loader, Shared, Vocabulary, saved};
 use crate::tuned::quantization;
 
 /// Positions of a model that does not say how many it has.
-const DEFAULT_CONTEXT: usize = 2048;
+pub const DEFAULT_CONTEXT: usize = 2048;
 
 /// A model under one of its adapters, or as it is.
 pub struct Voice {
     /// The model.
-    pub model: Box<dyn TextModel>,
+    pub model: Rc<dyn TextModel>,
     /// What its texts are made of.
     pub tokenizer: Rc<Tokenizer>,
     /// How conversations are written.
@@ -35,6 +35,18 @@ pub struct Voice {
 }
 
 impl Voice {
+    /// A model that is in memory, such as one in training. `folders`: where its texts come from, those that count first.
+    pub fn of(
+        model: Rc<dyn TextModel>,
+        folders: &[&Path],
+        config: &Value,
+        tokenizer: Tokenizer,
+        template: Option<ChatTemplate>,
+    ) -> Self {
+        let ends = ends(folders, config, &tokenizer);
+        Voice { model, template, ends, tokenizer: Rc::new(tokenizer), grammars: OnceCell::new() }
+    }
+
     /// A grammar for one answer.
     ///
     /// # Errors
@@ -135,13 +147,8 @@ fn voice(
     }
     let texts = adapter.filter(|folder| folder.join("tokenizer.json").is_file()).unwrap_or(base);
     let tokenizer = Tokenizer::load(texts)?;
-    Ok(Voice {
-        model,
-        template: ChatTemplate::load(texts, tokenizer.special_tokens().clone())?,
-        ends: ends(&[texts, base], config, &tokenizer),
-        tokenizer: Rc::new(tokenizer),
-        grammars: OnceCell::new(),
-    })
+    let template = ChatTemplate::load(texts, tokenizer.special_tokens().clone())?;
+    Ok(Voice::of(model.into(), &[texts, base], config, tokenizer, template))
 }
 
 /// What ends an answer: `eos_token_id` of `generation_config.json`, else of `config.json`, and the tokenizer's end mark.

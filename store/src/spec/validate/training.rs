@@ -35,6 +35,7 @@ impl Training {
             // Beyond that it would be learnt the other way round.
             check.range(&path("label_smoothing"), self.label_smoothing, 0.0..0.5, "0 to below 0.5");
         }
+        self.samples.check(check);
         self.check_class_weights(check);
         self.check_freeze(check);
         self.optimizer.check(check);
