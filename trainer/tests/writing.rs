@@ -310,6 +310,46 @@ fn an_adapter_on_a_base_writes_what_the_merged_model_writes() {
 }
 
 #[test]
+fn of_many_adapters_those_not_asked_for_the_longest_give_way_and_those_at_work_do_not() {
+    let adapter = tuned(false);
+    let places: Vec<tempfile::TempDir> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let folders: Vec<&Path> = places.iter().map(tempfile::TempDir::path).collect();
+    for folder in &folders {
+        let from = adapter.path("out/model");
+        for name in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
+            std::fs::copy(from.join(name), folder.join(name)).unwrap();
+        }
+    }
+    let bytes = std::fs::metadata(folders[0].join("adapter_model.safetensors")).unwrap().len();
+    let (voices, _dir) = open("llama");
+    // Room for two, counted without the head of their file.
+    let mut voices = voices.with_room(2 * bytes);
+    voices.get(Some(folders[0])).unwrap();
+    voices.get(Some(folders[1])).unwrap();
+    voices.get(Some(folders[0])).unwrap();
+    assert!(voices.take_dropped().is_empty());
+    let at_work = voices.get(Some(folders[2])).unwrap();
+    assert_eq!(voices.take_dropped(), [folders[1]]);
+    voices.get(Some(folders[1])).unwrap();
+    assert_eq!(voices.take_dropped(), [folders[0]], "the one at work came later, and stays in any case");
+    let prompt = [1, 156, 17, 139];
+    let before = one(greedy(&at_work, 1, &prompt, 8));
+    // Without any room only what is at work stays.
+    let mut voices = voices.with_room(0);
+    let newest = voices.get(Some(folders[0])).unwrap();
+    assert_eq!(voices.take_dropped(), [folders[1]]);
+    drop((at_work, newest));
+    let again = voices.get(Some(folders[1])).unwrap();
+    let mut dropped = voices.take_dropped();
+    dropped.sort();
+    let mut right = [folders[0], folders[2]];
+    right.sort_unstable();
+    assert_eq!(dropped, right);
+    // Loaded again, it says the same.
+    assert_eq!(one(greedy(&again, 1, &prompt, 8)), before);
+}
+
+#[test]
 fn the_process_answers_lines_with_lines() {
     let dir = folder("llama");
     let mut child = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))

@@ -149,6 +149,14 @@ impl Server {
 
     /// Takes a line; gives what is to be said of it at once.
     fn take(&mut self, text: &str) -> Vec<Value> {
+        let mut said = self.answer(text);
+        if let Model::Writes(voices) = &mut self.model {
+            said.extend(voices.take_dropped().iter().map(|adapter| json!({"dropped": {"adapter": adapter}})));
+        }
+        said
+    }
+
+    fn answer(&mut self, text: &str) -> Vec<Value> {
         let line: Line = match serde_json::from_str(text) {
             Ok(line) => line,
             Err(error) => {
