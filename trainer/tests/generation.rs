@@ -404,7 +404,8 @@ fn prompts_come_from_every_kind_of_row_and_what_is_not_asked_is_told() {
     let texts = job("llama", training(json!({"max_tokens": 4})));
     write(&texts, &[json!({"text": "film was good and long"}), json!({"text": "film was bad"})]);
     let told = first(&texts);
-    let whole = |said: &Value| format!("{}{}", said["prompt"].as_str().unwrap(), said["expected"].as_str().unwrap());
+    let whole =
+        |said: &Value| format!("{}{}", said["prompt"].as_str().unwrap(), said["expected"].as_str().unwrap());
     assert!("film was good and long".starts_with(&whole(&told[0])), "{told:?}");
     assert!(!told[0]["expected"].as_str().unwrap().is_empty());
 
@@ -419,17 +420,29 @@ fn prompts_come_from_every_kind_of_row_and_what_is_not_asked_is_told() {
     assert_eq!(told[0]["expected"], "good a");
 
     let completions = job("llama", training(json!({"prompts": ["film"], "rows": 1, "max_tokens": 4})));
-    write(&completions, &[json!({"prompt": "good film ".repeat(9), "completion": "x"}),
-        json!({"prompt": "bad", "completion": " film"})]);
+    write(
+        &completions,
+        &[
+            json!({"prompt": "good film ".repeat(9), "completion": "x"}),
+            json!({"prompt": "bad", "completion": " film"}),
+        ],
+    );
     let told = first(&completions);
     assert_eq!((&told[0]["prompt"], &told[1]["prompt"]), (&json!("film"), &json!("bad")));
     assert_eq!(told[1]["expected"], " film");
     let passed = said(&completions);
-    assert!(passed.iter().any(|line| line.contains("1 prompts of validation rows leave no room")), "{passed:?}");
+    assert!(
+        passed.iter().any(|line| line.contains("1 prompts of validation rows leave no room")),
+        "{passed:?}"
+    );
 
     let long = job("llama", json!({"max_steps": 1, "samples": {"prompts": ["film ".repeat(80), "film"]}}));
     assert_eq!(first(&long).len(), 1);
-    assert!(said(&long).iter().any(|line| line.contains("samples.prompts[0] has") && line.contains("context is 64")));
+    assert!(
+        said(&long)
+            .iter()
+            .any(|line| line.contains("samples.prompts[0] has") && line.contains("context is 64"))
+    );
 
     let without = job("llama", json!({"max_steps": 1}));
     without.change(|spec| {
@@ -437,11 +450,16 @@ fn prompts_come_from_every_kind_of_row_and_what_is_not_asked_is_told() {
         spec["split"] = json!({"fraction": 0.0});
     });
     assert!(matches!(without.run(), Outcome::Succeeded(_)));
-    assert!(said(&without).iter().any(|line| line.contains("there are no validation rows to take prompts from")));
+    assert!(
+        said(&without).iter().any(|line| line.contains("there are no validation rows to take prompts from"))
+    );
 
-    let refused = job("llama", json!({"samples": {"prompts": ["film"]},
+    let refused = job(
+        "llama",
+        json!({"samples": {"prompts": ["film"]},
         "chat_template": "{% if messages|length < 2 %}{{ raise_exception('say more') }}{% endif %}{% for m in messages \
-                          %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"}));
+                          %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"}),
+    );
     let (code, message) = refused.failure();
     assert!(code == "bad_prompt" && message.contains("say more"), "{code}: {message}");
 }

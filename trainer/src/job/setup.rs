@@ -186,7 +186,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         data,
         spec,
     };
-    session.samples = samples::prepare(&session, (&base, &config), tokenizer, template, events)?;
+    session.samples = samples::prepare(&session, (base.as_path(), &config), tokenizer, template, events)?;
     reference::ask(&mut session, events)?;
     if let Some(state) = resumed {
         take_up(&mut session, state, events)?;

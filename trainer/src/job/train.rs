@@ -63,7 +63,7 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
         }
         let due = evaluation_due(session, *step);
         if due {
-            evaluate(session, control, events)?;
+            observe(session, control, events)?;
         }
         let evaluated = due && (session.data.validation.is_some() || *step == session.total_steps);
         // All must end at the same step, and write or give their part at the same: clocks differ.
@@ -191,7 +191,7 @@ fn checkpoint_due(session: &Session, last: Instant) -> bool {
 }
 
 /// Looks at the validation rows and takes samples, where there are any.
-fn evaluate(session: &mut Session, control: &Control, events: &mut Events) -> Result<()> {
+fn observe(session: &mut Session, control: &Control, events: &mut Events) -> Result<()> {
     if session.data.validation.is_none() && session.samples.is_none() {
         return Ok(());
     }

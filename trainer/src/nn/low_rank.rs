@@ -55,8 +55,10 @@ pub(super) struct Factor {
 }
 
 impl Factor {
-    fn product(&self, x: &Tensor) -> Tensor {
+    fn product(&self, x: &Tensor, context: &Context) -> Tensor {
         match &self.low {
+            // A model that writes: the bits of a row are the same in any company.
+            _ if context.kept.is_some() => native::linear_of_few(x, &self.param.detach(), None),
             Some(low) if x.kind() != Kind::Float => product(x, low, &self.param),
             _ => product(x, &self.param.detach().to_kind(x.kind()), &self.param),
         }
@@ -106,8 +108,8 @@ impl LowRank {
                 false => dropout.rows(x.shallow_clone(), context),
             }
         });
-        let inner = self.a.product(dropped.as_ref().unwrap_or(x)) * self.scale;
-        let low = self.b.product(&inner);
+        let inner = self.a.product(dropped.as_ref().unwrap_or(x), context) * self.scale;
+        let low = self.b.product(&inner, context);
         let Some(magnitude) = &self.magnitude else { return base + low };
         let own = match &dropped {
             Some(dropped) => frozen.product(dropped),

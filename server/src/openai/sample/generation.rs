@@ -10,7 +10,7 @@ use formats::tokenizer::Tokenizer;
 use formats::{Problem, ProblemKind};
 use serde_json::{Value, json};
 use store::estimate::Model;
-use store::spec::{JobSpec, Task};
+use store::spec::{JobSpec, SamplePrompt, Task};
 
 use super::{SAMPLE, Sample, Shares, evenly};
 use crate::openai::prepare::{code_of, of_problem, refusal};
@@ -95,7 +95,7 @@ fn check_prompts(encoder: &Encoder<'_>, examples: &[Example], spec: &JobSpec) ->
     let are_chats = examples.first().is_some_and(|example| example.content.is_chat());
     for (number, prompt) in spec.training.samples.prompts.iter().enumerate() {
         let place = format!("{PROMPTS}[{number}]");
-        let Some(turns) = prompt.messages(are_chats) else { continue };
+        let SamplePrompt::Messages(turns) = prompt.asked(are_chats) else { continue };
         let turns = messages_of(&turns, &place).map_err(|problems| refusal(&place, &problems))?;
         encoder.prompt(&turns, None).map_err(|problem| of_problem(&place, &problem))?;
     }

@@ -68,7 +68,9 @@ fn prompts(reader: &mut Reader) -> Result<Vec<SamplePrompt>, SpecError> {
     let list = match reader.value("prompts") {
         None => return Ok(Vec::new()),
         Some(Value::Array(list)) => list,
-        Some(other) => return Err(reader.wrong("prompts", "a list of texts and of lists of messages", other)),
+        Some(other) => {
+            return Err(reader.wrong("prompts", "a list of texts and of lists of messages", other));
+        }
     };
     let prompt = |(number, prompt): (usize, &Value)| match prompt {
         Value::String(text) => Ok(SamplePrompt::Text(text.clone())),

@@ -42,7 +42,8 @@ impl SamplePrompt {
         }
         match formats::chat::messages_of(turns, place) {
             Ok(messages) => {
-                let answered = messages.last().is_some_and(|last| last.role == formats::chat::Role::Assistant);
+                let answered =
+                    messages.last().is_some_and(|last| last.role == formats::chat::Role::Assistant);
                 let last = format!("{place}[{}].role", turns.len() - 1);
                 check.that(!answered, &last, || {
                     "is the assistant's, so there is nothing to answer; end with the user's turn".to_owned()

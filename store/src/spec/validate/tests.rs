@@ -242,7 +242,8 @@ fn an_adapter_outside_its_ranges_or_beside_what_it_excludes_is_refused() {
 #[test]
 fn samples_name_the_prompt_and_the_turn_that_is_wrong() {
     let found = |samples: Value| {
-        let task = [("task", json!("text-generation")), ("columns", json!({})), ("training.samples", samples)];
+        let task =
+            [("task", json!("text-generation")), ("columns", json!({})), ("training.samples", samples)];
         problems(&task).into_iter().map(|problem| (problem.param, problem.message)).collect::<Vec<_>>()
     };
     let turn = |role: &str| json!({"role": role, "content": "a"});
@@ -255,7 +256,11 @@ fn samples_name_the_prompt_and_the_turn_that_is_wrong() {
         (json!({"prompts": [[]]}), "prompts[0]", "has no messages"),
         (json!({"prompts": [[turn("bard")]]}), "prompts[0][0].role", "bard"),
         (json!({"prompts": [[{"role": "user"}]]}), "prompts[0][0].content", ""),
-        (json!({"prompts": ["a", [turn("user"), turn("assistant")]]}), "prompts[1][1].role", "nothing to answer"),
+        (
+            json!({"prompts": ["a", [turn("user"), turn("assistant")]]}),
+            "prompts[1][1].role",
+            "nothing to answer",
+        ),
         (json!({"max_tokens": 0}), "max_tokens", "1 to 1024"),
         (json!({"temperature": 3.0}), "temperature", "0 to 2"),
     ];
