@@ -92,7 +92,7 @@ char* luthier_linear(const at::Tensor* x, const at::Tensor* weight, const at::Te
   });
 }
 
-// The same for who only writes: without a gradient, and few rows by a kernel of their own.
+// The same for who only writes: without a gradient, and on the CPU by a kernel of its own.
 char* luthier_linear_of_few(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* bias,
                             at::Tensor** out) {
   return luthier::guarded([&] {

@@ -64,6 +64,8 @@ function select(tab) {
 
 // A fragment that was fetched again comes with its first tab chosen; the person's choice goes on.
 let chosenTab = null;
+// So do long texts that were opened.
+const opened = new Set();
 
 document.addEventListener("click", (event) => {
   const target = event.target;
@@ -85,6 +87,8 @@ document.addEventListener("click", (event) => {
     chosenTab = tab.id;
     select(tab);
   }
+  const fold = target.closest(".fold[id] > summary")?.parentElement;
+  if (fold) opened[fold.open ? "delete" : "add"](fold.id);
   const copy = target.closest("[data-copy]");
   if (copy) copyFrom(copy);
 });
@@ -104,6 +108,7 @@ document.addEventListener("htmx:after:swap", () => {
   freshen();
   const tab = chosenTab && document.getElementById(chosenTab);
   if (tab) select(tab);
+  for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
 });
 
 async function copyFrom(button) {

@@ -120,7 +120,7 @@ function take(events) {
     if (curves.add(event)) drawSoon();
     if (known) continue;
     announce("job-changed", 1000);
-    if (["eval", "test", "examples", "checkpoint", "result"].includes(event.kind)) announce("job-results", 300);
+    if (["eval", "test", "examples", "samples", "checkpoint", "result"].includes(event.kind)) announce("job-results", 300);
   }
   if (curves.size > MOST_POINTS) load();
 }

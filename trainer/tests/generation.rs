@@ -2,10 +2,13 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use common::{Job, gloo, json_of, make_decoder, run};
+use luthier_trainer::job::Outcome;
+use luthier_trainer::job::control::{Asked, Control};
 use serde_json::{Value, json};
 
 /// Writes a chat in few tokens: the tiny models have 64 positions.
@@ -213,8 +216,6 @@ fn a_finished_model_says_the_same_in_transformers() {
 
 #[test]
 fn a_job_that_was_paused_goes_on_with_the_same_bits() {
-    use luthier_trainer::job::Outcome;
-    use luthier_trainer::job::control::{Asked, Control};
     let whole = job("llama_tied", json!({}));
     assert!(matches!(whole.run(), Outcome::Succeeded(_)));
     let paused = job("llama_tied", json!({}));
@@ -276,4 +277,233 @@ fn wrong_data_is_named_by_line_and_field() {
     assert!(without.failure().1.contains("template"));
     let long = job("llama", json!({"max_length": 65}));
     assert!(long.failure().1.contains("64 positions"));
+}
+
+/// Steps of samples, and what was asked and answered, by attempt.
+fn samples(job: &Job, attempt: u64) -> Vec<(u64, Vec<Value>)> {
+    let events = job.events();
+    let told = events.iter().filter(|event| event["kind"] == "samples" && event["attempt"] == attempt);
+    told.map(|event| {
+        (event["step"].as_u64().unwrap(), event["values"]["samples"].as_array().unwrap().clone())
+    })
+    .collect()
+}
+
+/// What `luthier-trainer generate` answers to prompts of samples: text, tokens and how it ended.
+fn generated(folder: &Path, adapter: Option<&Path>, prompts: &[Value], tokens: u64) -> Vec<Value> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
+        .arg("generate")
+        .arg(folder)
+        .args(["--device", "cpu", "--threads", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["ready"], true);
+    let mut questions = child.stdin.take().unwrap();
+    let answers = prompts.iter().enumerate().map(|(id, prompt)| {
+        let name = if prompt.is_array() { "messages" } else { "prompt" };
+        let question = json!({name: prompt, "adapter": adapter, "template": prompt.is_array().then_some(TEMPLATE),
+            "temperature": 0, "max_tokens": tokens});
+        writeln!(questions, "{}", json!({"id": id, "generate": question})).unwrap();
+        let (mut text, mut finish) = (String::new(), Value::Null);
+        loop {
+            let line = next();
+            assert!(line["error"].is_null(), "{line}");
+            text.push_str(line["text"].as_str().unwrap_or_default());
+            if !line["finish"].is_null() {
+                finish = line["finish"].clone();
+            }
+            if !line["done"].is_null() {
+                break json!([text, finish, line["done"]["completion_tokens"]]);
+            }
+        }
+    });
+    let answers = answers.collect();
+    drop(questions);
+    assert!(child.wait().unwrap().success());
+    answers
+}
+
+#[test]
+fn samples_are_what_the_saved_model_writes() {
+    let own = json!([
+        "good film",
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "bad film"}],
+    ]);
+    let asked = json!({"prompts": own, "rows": 2, "max_tokens": 9});
+    let ways = [
+        json!({"eval_every": {"steps": 5}}),
+        json!({"eval_every": {"steps": 5}, "precision": "bf16"}),
+        json!({"eval_every": {"steps": 5}, "lora": {"rank": 4, "dropout": 0.2}, "learning_rate": 1e-2}),
+    ];
+    for training in ways {
+        let mut training = training;
+        training["samples"] = asked.clone();
+        let job = finished("llama", &training, &json!({}));
+        let told = samples(&job, 1);
+        let steps: Vec<u64> = told.iter().map(|(step, _)| *step).collect();
+        assert_eq!(steps, [0, 5, 10, 12], "{training}");
+        let prompts: Vec<Value> = told[0].1.iter().map(|sample| sample["prompt"].clone()).collect();
+        assert_eq!(prompts[0], json!([{"role": "user", "content": "good film"}]));
+        assert_eq!(prompts[1], own[1]);
+        // The first two validation rows, with the answers that they have there.
+        let expected: Vec<&Value> = told[0].1.iter().map(|sample| &sample["expected"]).collect();
+        assert_eq!(expected, [&Value::Null, &Value::Null, &json!("good0"), &json!("bad1")]);
+        assert_eq!(told[0].1[3]["row"], 1);
+        let (base, tuned) = (job.path("model"), job.path("out/model"));
+        let is_adapter = !training["lora"].is_null();
+        let folder = if is_adapter { &base } else { &tuned };
+        let best = json_of(job.path("out/result.json"))["best_step"].as_u64().unwrap();
+        for (step, told) in &told {
+            let found: Vec<Value> =
+                told.iter().map(|said| json!([said["answer"], said["finish"], said["tokens"]])).collect();
+            let right = match *step {
+                0 => generated(&base, None, &prompts, 9),
+                step if step == best => generated(folder, is_adapter.then_some(&tuned), &prompts, 9),
+                _ => continue,
+            };
+            assert_eq!(found, right, "step {step} of {training}");
+        }
+        assert_ne!(told[0].1, told[3].1, "{training}");
+    }
+}
+
+#[test]
+fn a_job_with_samples_has_the_bits_of_one_without_and_repeats_them() {
+    for training in [
+        json!({"eval_every": {"steps": 4}, "keep_checkpoints": 9, "dropout": 0.1}),
+        json!({"eval_every": {"steps": 4}, "keep_checkpoints": 9, "gradient_checkpointing": true,
+            "lora": {"rank": 4, "dropout": 0.2}, "learning_rate": 1e-2}),
+    ] {
+        let with = |samples: Value| {
+            let mut training = training.clone();
+            training["samples"] = samples;
+            let job = job("llama", training);
+            assert!(matches!(job.run(), Outcome::Succeeded(_)));
+            job
+        };
+        let drawn = json!({"temperature": 1.0, "seed": 3, "max_tokens": 12});
+        let (plain, asked) = (with(json!({"rows": 0})), with(drawn));
+        assert!(samples(&plain, 1).is_empty());
+        assert_eq!(samples(&asked, 1).len(), 4);
+        assert_eq!(distance(&plain, &asked), 0.0);
+        let file = if training["lora"].is_null() { "model.safetensors" } else { "adapter_model.safetensors" };
+        let weights = |job: &Job| std::fs::read(job.path("out/model").join(file)).unwrap();
+        assert!(weights(&plain) == weights(&asked), "{training}");
+        // Killed before its first checkpoint, it begins again; after one it goes on.
+        for lost in [vec!["checkpoints"], vec!["checkpoints/step-00000008", "checkpoints/step-00000012"]] {
+            let lost_all = lost.len() == 1;
+            for folder in lost {
+                std::fs::remove_dir_all(asked.path("out").join(folder)).ok();
+            }
+            std::fs::remove_file(asked.path("out/result.json")).unwrap();
+            let attempt = 1 + asked.events().last().unwrap()["attempt"].as_u64().unwrap();
+            assert!(matches!(asked.run_under(&Control::default(), attempt as u32), Outcome::Succeeded(_)));
+            let (first, again) = (samples(&asked, 1), samples(&asked, attempt));
+            assert_eq!(again.len(), if lost_all { 4 } else { 2 });
+            assert!(first.ends_with(&again), "{training}: {again:?} after {first:?}");
+        }
+    }
+}
+
+#[test]
+fn prompts_come_from_every_kind_of_row_and_what_is_not_asked_is_told() {
+    let write = |job: &Job, rows: &[Value]| {
+        let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
+        job.write("data/train.jsonl", &text);
+        job.write("data/validation.jsonl", &text);
+    };
+    let first = |job: &Job| {
+        assert!(matches!(job.run(), Outcome::Succeeded(_)));
+        samples(job, 1)[0].1.clone()
+    };
+    let said = |job: &Job| -> Vec<String> {
+        job.events().iter().filter_map(|event| event["message"].as_str().map(str::to_owned)).collect()
+    };
+    let training = |samples: Value| json!({"max_steps": 1, "max_length": 24, "samples": samples});
+
+    let texts = job("llama", training(json!({"max_tokens": 4})));
+    write(&texts, &[json!({"text": "film was good and long"}), json!({"text": "film was bad"})]);
+    let told = first(&texts);
+    let whole =
+        |said: &Value| format!("{}{}", said["prompt"].as_str().unwrap(), said["expected"].as_str().unwrap());
+    assert!("film was good and long".starts_with(&whole(&told[0])), "{told:?}");
+    assert!(!told[0]["expected"].as_str().unwrap().is_empty());
+
+    let pairs = job("llama", training(json!({"max_tokens": 4})));
+    pairs.change(|spec| spec["training"]["preference"] = json!({"loss": "orpo"}));
+    let pair = |word: &str| json!({"prompt": "film", "chosen": format!("good {word}"), "rejected": "bad"});
+    // The same prompt twice is asked once.
+    write(&pairs, &[pair("a"), pair("b")]);
+    let told = first(&pairs);
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["prompt"], json!([{"role": "user", "content": "film"}]));
+    assert_eq!(told[0]["expected"], "good a");
+
+    let completions = job("llama", training(json!({"prompts": ["film"], "rows": 1, "max_tokens": 4})));
+    write(
+        &completions,
+        &[
+            json!({"prompt": "good film ".repeat(9), "completion": "x"}),
+            json!({"prompt": "bad", "completion": " film"}),
+        ],
+    );
+    let told = first(&completions);
+    assert_eq!((&told[0]["prompt"], &told[1]["prompt"]), (&json!("film"), &json!("bad")));
+    assert_eq!(told[1]["expected"], " film");
+    let passed = said(&completions);
+    assert!(
+        passed.iter().any(|line| line.contains("1 prompts of validation rows leave no room")),
+        "{passed:?}"
+    );
+
+    let long = job("llama", json!({"max_steps": 1, "samples": {"prompts": ["film ".repeat(80), "film"]}}));
+    assert_eq!(first(&long).len(), 1);
+    assert!(
+        said(&long)
+            .iter()
+            .any(|line| line.contains("samples.prompts[0] has") && line.contains("context is 64"))
+    );
+
+    let without = job("llama", json!({"max_steps": 1}));
+    without.change(|spec| {
+        spec["data"] = json!({"train": "train.jsonl"});
+        spec["split"] = json!({"fraction": 0.0});
+    });
+    assert!(matches!(without.run(), Outcome::Succeeded(_)));
+    assert!(
+        said(&without).iter().any(|line| line.contains("there are no validation rows to take prompts from"))
+    );
+
+    let refused = job(
+        "llama",
+        json!({"samples": {"prompts": ["film"]},
+        "chat_template": "{% if messages|length < 2 %}{{ raise_exception('say more') }}{% endif %}{% for m in messages \
+                          %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"}),
+    );
+    let (code, message) = refused.failure();
+    assert!(code == "bad_prompt" && message.contains("say more"), "{code}: {message}");
+}
+
+#[test]
+fn with_several_processes_the_first_copy_answers_and_a_divided_model_says_why_not() {
+    if !gloo() {
+        return;
+    }
+    let training = json!({"max_steps": 2, "samples": {"rows": 2, "max_tokens": 4}});
+    let alone = finished("llama", &training, &json!({}));
+    let copies = finished("llama", &training, &json!({"devices": 2}));
+    let (alone, told) = (samples(&alone, 1), samples(&copies, 1));
+    assert_eq!((alone.len(), told.len()), (2, 2));
+    assert_eq!(alone[0], told[0]);
+    let stages = finished("llama", &training, &json!({"devices": 2, "pipeline_stages": 2}));
+    assert!(samples(&stages, 1).is_empty());
+    let why = stages.events().into_iter().filter(|event| {
+        event["message"].as_str().is_some_and(|message| message.contains("lies in several processes"))
+    });
+    assert_eq!(why.count(), 1);
 }

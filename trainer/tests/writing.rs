@@ -6,9 +6,12 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 
 use common::{Job, distance, fixture, greedy, json_of, make_decoder, values};
-use luthier_trainer::generate::{Engine, Event, Finish, Format, Reader, Request, Sampling, Told, Voices};
+use luthier_trainer::generate::{
+    Engine, Event, Finish, Format, Reader, Request, Sampling, Told, Voice, Voices,
+};
 use luthier_trainer::models::Inputs;
 use luthier_trainer::nn::{Context, KeyValues, Packing};
 use serde_json::{Value, json};
@@ -127,6 +130,107 @@ fn greedy_continuations_are_those_of_transformers_alone_and_together() {
             // To the last bit: log-probabilities too.
             assert_eq!(together[&(at as u64 * 3, 0)], alone, "{name} after {} tokens", prompt.len());
         }
+    }
+}
+
+/// Prompts of so many tokens.
+fn prompts(lengths: &[usize]) -> Vec<Vec<u32>> {
+    let prompt = |(number, &length): (usize, &usize)| {
+        (0..length).map(|at| 1 + ((at * 37 + number * 101) % 280) as u32).collect()
+    };
+    lengths.iter().enumerate().map(prompt).collect()
+}
+
+/// What each of these prompts is answered to when it is alone.
+fn alone(voice: &Rc<Voice>, prompts: &[Vec<u32>], limit: usize) -> Vec<Answer> {
+    prompts.iter().map(|prompt| one(greedy(voice, 0, prompt, limit))).collect()
+}
+
+/// Answers of a whole engine by number.
+fn together(voice: &Rc<Voice>, prompts: &[Vec<u32>], limit: usize) -> (Vec<Answer>, usize) {
+    let mut engine = Engine::new(Device::Cpu);
+    for (number, prompt) in prompts.iter().enumerate() {
+        engine.add(greedy(voice, number as u64, prompt, limit)).unwrap();
+    }
+    let mut steps = 0;
+    let mut answers = run(&mut engine, |step, _| steps = step);
+    ((0..prompts.len()).map(|number| answers.remove(&(number as u64, 0)).unwrap()).collect(), steps)
+}
+
+#[test]
+fn prompts_are_read_together_and_change_nothing_in_each_other() {
+    let short = prompts(&[1, 2, 5, 9, 16, 17, 23, 31, 33, 40, 48, 50]);
+    for name in MODELS {
+        let (mut voices, _dir) = open(name);
+        let voice = voices.get(None).unwrap();
+        let (found, steps) = together(&voice, &short, 6);
+        assert_eq!(steps, 5, "{name}: all are read in the first step");
+        // To the last bit: log-probabilities too.
+        assert_eq!(found, alone(&voice, &short, 6), "{name}");
+    }
+}
+
+#[test]
+fn long_prompts_are_read_in_parts_that_others_do_not_change() {
+    let dir = folder("llama");
+    let mut config = json_of(dir.path().join("config.json"));
+    config["max_position_embeddings"] = json!(1024);
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let mut voices = Voices::open(dir.path(), Device::Cpu).unwrap();
+    let voice = voices.get(None).unwrap();
+    let mixed = prompts(&[300, 3, 128, 129, 257, 64, 1, 500, 127]);
+    let right = alone(&voice, &mixed, 5);
+    assert_eq!(together(&voice, &mixed, 5).0, right);
+    // While answers are written, and in another order.
+    let mut engine = Engine::new(Device::Cpu);
+    let found = run(&mut engine, |step, engine| {
+        if let Some(number) = mixed.len().checked_sub(1 + step / 2).filter(|_| step % 2 == 0) {
+            engine.add(greedy(&voice, number as u64, &mixed[number], 5)).unwrap();
+        }
+    });
+    for (number, right) in right.iter().enumerate() {
+        assert_eq!(&found[&(number as u64, 0)], right, "{number}");
+    }
+}
+
+#[test]
+fn one_prompt_that_cannot_be_read_fails_alone() {
+    let (mut voices, _dir) = open("llama");
+    let voice = voices.get(None).unwrap();
+    let mut engine = Engine::new(Device::Cpu);
+    let good = [1, 156, 17, 139];
+    engine.add(greedy(&voice, 0, &good, 4)).unwrap();
+    // No such token.
+    engine.add(greedy(&voice, 1, &[1, 100_000], 4)).unwrap();
+    engine.add(greedy(&voice, 2, &good, 4)).unwrap();
+    let mut failed = Vec::new();
+    let mut texts = BTreeMap::<u64, Vec<u32>>::new();
+    while !engine.is_idle() {
+        for (id, event) in engine.step() {
+            match event {
+                Event::Text { told, .. } => {
+                    texts.entry(id).or_default().extend(told.iter().map(|told| told.id))
+                }
+                Event::Failed(_) => failed.push(id),
+                _ => {}
+            }
+        }
+    }
+    let right = ids(&one(greedy(&voice, 0, &good, 4)));
+    assert_eq!(failed, [1]);
+    assert_eq!(texts, BTreeMap::from([(0, right.clone()), (2, right)]));
+}
+
+#[test]
+fn answers_under_an_adapter_do_not_depend_on_who_else_asks() {
+    let short = prompts(&[1, 2, 5, 9, 17, 33, 40, 50]);
+    for lora in
+        [json!({"rank": 4}), json!({"rank": 4, "dora": true}), json!({"rank": 4, "quantization": "nf4"})]
+    {
+        let adapter = tuned_by(lora.clone());
+        let (mut voices, _dir) = open("llama");
+        let voice = voices.get(Some(&adapter.path("out/model"))).unwrap();
+        assert_eq!(together(&voice, &short, 6).0, alone(&voice, &short, 6), "{lora}");
     }
 }
 
@@ -266,7 +370,11 @@ fn a_cancelled_request_ends_at_once_and_the_others_go_on() {
 
 /// A short fine-tune of the llama of the fixtures with an adapter.
 fn tuned(merge: bool) -> Job {
-    let lora = json!({"rank": 4, "alpha": 64.0, "targets": "all-linear", "merge": merge});
+    tuned_by(json!({"rank": 4, "alpha": 64.0, "targets": "all-linear", "merge": merge}))
+}
+
+/// The same with an adapter of these settings.
+fn tuned_by(lora: Value) -> Job {
     let job = Job::of(json!({
         "task": "text-generation",
         "data": {"train": "train.jsonl"},
@@ -307,6 +415,46 @@ fn an_adapter_on_a_base_writes_what_the_merged_model_writes() {
         assert!((found.logprob.unwrap() - right.logprob.unwrap()).abs() < 1e-4);
     }
     assert!(voices.forget(&adapter.path("out/model")) && !voices.forget(Path::new("/none")));
+}
+
+#[test]
+fn of_many_adapters_those_not_asked_for_the_longest_give_way_and_those_at_work_do_not() {
+    let adapter = tuned(false);
+    let places: Vec<tempfile::TempDir> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let folders: Vec<&Path> = places.iter().map(tempfile::TempDir::path).collect();
+    for folder in &folders {
+        let from = adapter.path("out/model");
+        for name in ["adapter_config.json", "adapter_model.safetensors", "config.json"] {
+            std::fs::copy(from.join(name), folder.join(name)).unwrap();
+        }
+    }
+    let bytes = std::fs::metadata(folders[0].join("adapter_model.safetensors")).unwrap().len();
+    let (voices, _dir) = open("llama");
+    // Room for two, counted without the head of their file.
+    let mut voices = voices.with_room(2 * bytes);
+    voices.get(Some(folders[0])).unwrap();
+    voices.get(Some(folders[1])).unwrap();
+    voices.get(Some(folders[0])).unwrap();
+    assert!(voices.take_dropped().is_empty());
+    let at_work = voices.get(Some(folders[2])).unwrap();
+    assert_eq!(voices.take_dropped(), [folders[1]]);
+    voices.get(Some(folders[1])).unwrap();
+    assert_eq!(voices.take_dropped(), [folders[0]], "the one at work came later, and stays in any case");
+    let prompt = [1, 156, 17, 139];
+    let before = one(greedy(&at_work, 1, &prompt, 8));
+    // Without any room only what is at work stays.
+    let mut voices = voices.with_room(0);
+    let newest = voices.get(Some(folders[0])).unwrap();
+    assert_eq!(voices.take_dropped(), [folders[1]]);
+    drop((at_work, newest));
+    let again = voices.get(Some(folders[1])).unwrap();
+    let mut dropped = voices.take_dropped();
+    dropped.sort();
+    let mut right = [folders[0], folders[2]];
+    right.sort_unstable();
+    assert_eq!(dropped, right);
+    // Loaded again, it says the same.
+    assert_eq!(one(greedy(&again, 1, &prompt, 8)), before);
 }
 
 #[test]

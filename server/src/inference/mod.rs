@@ -20,6 +20,9 @@
 //! - `{"id": 9, "unload": {"adapter"}}`, which forgets an adapter;
 //! - `{"cancel": 7}`: the one who asked is gone.
 //!
+//! Adapters that nobody has asked for the longest give way where those of a process take more memory than its base does (at least
+//! 1 GiB); `{"dropped": {"adapter"}}` says so, and asked for again, one is loaded again.
+//!
 //! [`protocol::Answer`] has the lines that answer them. `started` comes once the question is understood; pieces of text of
 //! each choice follow, in whole characters; then how each choice ended; then `done` with the counts. An `error` ends the
 //! question, and `param` in it is the field of OpenAI's request that is to blame.
@@ -101,7 +104,7 @@ impl Workers {
         let place = Arc::new(place);
         let ask = |mut question: Generate| {
             question.adapter.clone_from(&adapter);
-            worker.ask(&served.model, "generate", json!(question), place.clone())
+            worker.ask((&served.model, adapter.clone()), "generate", json!(question), place.clone())
         };
         questions.into_iter().map(ask).collect()
     }
@@ -110,7 +113,7 @@ impl Workers {
     pub async fn embed(&self, served: &Served, inputs: &[Value]) -> Result<Answers> {
         let (place, worker, adapter) = self.worker_of(served).await?;
         let question = json!({"adapter": adapter, "inputs": inputs, "normalize": true});
-        worker.ask(&served.model, "embed", question, Arc::new(place))
+        worker.ask((&served.model, adapter), "embed", question, Arc::new(place))
     }
 
     /// The worker for a model, started where it is not running, and the folder of the model's adapter.
@@ -127,7 +130,6 @@ impl Workers {
             None => None,
             Some(files) => Some(self.program.lay_out(&content_name(files), files).await?),
         };
-        worker.note(&served.model, adapter.as_ref());
         Ok((place, worker, adapter))
     }
 

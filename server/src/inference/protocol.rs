@@ -108,6 +108,21 @@ pub struct Line {
     pub answer: Answer,
 }
 
+/// A line of a worker that answers no question.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Notice {
+    /// An adapter gave way to another one.
+    pub dropped: Dropped,
+}
+
+/// An adapter that is not in memory any more, until it is asked for again.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub struct Dropped {
+    /// Its folder.
+    pub adapter: PathBuf,
+}
+
 /// A part of an answer. The fields that a line has tell which it is.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(untagged)]

@@ -14,7 +14,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::gone;
-use super::protocol::{Answer, Line, Ready};
+use super::protocol::{Answer, Line, Notice, Ready};
 use crate::warm::{Started, Use};
 use crate::{Error, Result};
 
@@ -38,15 +38,25 @@ pub struct Worker {
     questions: UnboundedSender<String>,
     open: Arc<Open>,
     next: AtomicU64,
-    models: Mutex<BTreeMap<String, Option<PathBuf>>>,
 }
 
-/// Where answers go.
+/// Where answers go, and what the process has in memory.
 #[derive(Debug, Default)]
 struct Open {
-    senders: Mutex<HashMap<u64, UnboundedSender<Answer>>>,
+    senders: Mutex<HashMap<u64, Question>>,
+    /// Models that it has answered for, each the base or the adapter in a folder.
+    models: Mutex<BTreeMap<String, Option<PathBuf>>>,
     /// Why no more answers come.
     ended: Mutex<Option<&'static str>>,
+}
+
+/// A question that is not answered yet.
+#[derive(Debug)]
+struct Question {
+    sender: UnboundedSender<Answer>,
+    adapter: Option<PathBuf>,
+    /// Whether the process has begun with it.
+    started: bool,
 }
 
 /// The answers to one question, as they come. The worker is told when they are not wanted any more.
@@ -78,21 +88,22 @@ impl Worker {
             questions,
             open,
             next: AtomicU64::new(1),
-            models: Mutex::default(),
         })
     }
 
-    /// Asks a question for a model; what it answers is read from the value that is given back.
+    /// Asks a question for a model, which is the adapter in a folder or the base itself; what it answers is read from the value
+    /// that is given back.
     pub fn ask(
         self: &Arc<Self>,
-        model: &str,
+        (model, adapter): (&str, Option<PathBuf>),
         verb: &str,
         question: Value,
         place: Arc<Use<Arc<Worker>>>,
     ) -> Result<Answers> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = unbounded_channel();
-        self.open.senders().insert(id, sender);
+        self.open.senders().insert(id, Question { sender, adapter: adapter.clone(), started: false });
+        self.open.models().insert(model.to_owned(), adapter);
         let answers = Answers {
             id,
             model: model.to_owned(),
@@ -129,14 +140,9 @@ impl Worker {
         self.open.close(why);
     }
 
-    /// Remembers that it answers for a model, which is the adapter in a folder or the base itself.
-    pub fn note(&self, model: &str, adapter: Option<&PathBuf>) {
-        self.noted().insert(model.to_owned(), adapter.cloned());
-    }
-
     /// Forgets a model's adapter; true where the whole worker is of no more use then.
     pub fn forget(&self, model: &str) -> bool {
-        let mut models = self.noted();
+        let mut models = self.open.models();
         let Some(adapter) = models.remove(model) else {
             return false;
         };
@@ -150,11 +156,7 @@ impl Worker {
 
     /// Models that it has answered for, and whether each is an adapter.
     pub fn models(&self) -> BTreeMap<String, bool> {
-        self.noted().iter().map(|(model, adapter)| (model.clone(), adapter.is_some())).collect()
-    }
-
-    fn noted(&self) -> MutexGuard<'_, BTreeMap<String, Option<PathBuf>>> {
-        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.models().iter().map(|(model, adapter)| (model.clone(), adapter.is_some())).collect()
     }
 
     fn say(&self, line: &Value) {
@@ -164,8 +166,20 @@ impl Worker {
 }
 
 impl Open {
-    fn senders(&self) -> MutexGuard<'_, HashMap<u64, UnboundedSender<Answer>>> {
+    fn senders(&self) -> MutexGuard<'_, HashMap<u64, Question>> {
         self.senders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn models(&self) -> MutexGuard<'_, BTreeMap<String, Option<PathBuf>>> {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of an adapter that the process has dropped; for a question that it has not read yet it loads it again.
+    fn dropped(&self, adapter: &PathBuf) {
+        let senders = self.senders();
+        if !senders.values().any(|question| !question.started && question.adapter.as_ref() == Some(adapter)) {
+            self.models().retain(|_, folder| folder.as_ref() != Some(adapter));
+        }
     }
 
     fn end(&self) -> Option<&'static str> {
@@ -179,13 +193,19 @@ impl Open {
     }
 
     fn deliver(&self, text: &str) -> anyhow::Result<()> {
+        if text.starts_with("{\"dropped\"") {
+            let notice: Notice = serde_json::from_str(text).with_context(|| format!("a worker's {text}"))?;
+            self.dropped(&notice.dropped.adapter);
+            return Ok(());
+        }
         let line: Line = serde_json::from_str(text)
             .with_context(|| format!("a line of a worker: {}", text.chars().take(200).collect::<String>()))?;
         let ends = line.answer.ends();
         let mut senders = self.senders();
         // A question that was given up has no reader, and its last lines no use.
-        if let Some(sender) = senders.get(&line.id) {
-            let _ = sender.send(line.answer);
+        if let Some(question) = senders.get_mut(&line.id) {
+            question.started = true;
+            let _ = question.sender.send(line.answer);
         }
         if ends {
             senders.remove(&line.id);

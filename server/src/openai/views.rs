@@ -174,6 +174,10 @@ fn error_json(error: &Value) -> Value {
 /// An event.
 pub fn event_json(event: &Event) -> Value {
     let is_curve = matches!(event.kind, Kind::Train | Kind::Eval | Kind::Test);
+    let mut data = if is_curve { metrics(event) } else { event.data.clone() };
+    if event.kind == Kind::Samples {
+        extend(&mut data, event.values.clone());
+    }
     json!({
         "id": event.id().to_string(),
         "object": "fine_tuning.job.event",
@@ -181,7 +185,7 @@ pub fn event_json(event: &Event) -> Value {
         "level": event.level,
         "message": message(event),
         "type": if is_curve { "metrics" } else { "message" },
-        "data": if is_curve { metrics(event) } else { event.data.clone() },
+        "data": data,
         "kind": event.kind,
         "number": event.number,
         "attempt": event.attempt,
@@ -206,6 +210,7 @@ fn message(event: &Event) -> String {
         Kind::Phase => format!("Now {}", event.data["phase"].as_str().unwrap_or("at work")),
         Kind::Checkpoint => format!("{step}: checkpoint written"),
         Kind::Examples => format!("{step}: example predictions"),
+        Kind::Samples => format!("{step}: answers to prompts"),
         Kind::Resume => format!("Going on from step {}", event.data["from_step"]),
         Kind::Result | Kind::Log => event.kind.to_string(),
     }

@@ -7,6 +7,7 @@ use store::event::{Event, Kind};
 use store::job::Job;
 
 use super::convert::{self, metric_name};
+use super::job_samples;
 use super::view::Fact;
 use super::view::job::{CheckpointRow, ClassRow, Confusion, Evaluation, Example, ExampleGroup, JobResults};
 use super::view::text::{self, Moment};
@@ -48,6 +49,7 @@ pub async fn results(db: &PgPool, job: &Job) -> Result<JobResults> {
         live: !job.status.is_final(),
         evaluation: shown(db, job, Kind::Eval).await?.map(|event| evaluation("Validation", &event, job)),
         test: newest(db, job, Kind::Test).await?.map(|event| evaluation("Test", &event, job)),
+        samples: job_samples::samples(db, job).await?,
         examples: examples.map(|event| example_groups(&event)).unwrap_or_default(),
         checkpoints,
     })

@@ -5,8 +5,8 @@ use sqlx::PgPool;
 use store::event::Kind;
 use store::job::Job;
 use store::spec::{
-    Adapter, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Preference, Schedule, Targets, Task,
-    Training,
+    Adapter, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Preference, Samples, Schedule,
+    Targets, Task, Training,
 };
 
 use super::convert;
@@ -28,7 +28,7 @@ pub async fn settings(db: &PgPool, job: &Job) -> Result<Vec<FactGroup>> {
         FactGroup { title: "Training", facts: training_facts(training) },
         FactGroup { title: "Learning rate", facts: rate_facts(training) },
         FactGroup { title: "What is trained", facts: freeze_facts(training) },
-        FactGroup { title: "Evaluation and checkpoints", facts: evaluation_facts(training) },
+        FactGroup { title: "Evaluation and checkpoints", facts: evaluation_facts(spec) },
         FactGroup { title: "Machine", facts: machine_facts(spec, job, settled.as_deref()) },
     ])
 }
@@ -280,7 +280,8 @@ fn adapter_words(adapter: &Adapter) -> String {
     words
 }
 
-fn evaluation_facts(training: &Training) -> Vec<Fact> {
+fn evaluation_facts(spec: &JobSpec) -> Vec<Fact> {
+    let training = &spec.training;
     let every = |every: Every| match every {
         Every::Steps(steps) => format!("every {}", text::plural(steps, "step", "steps")),
         Every::Epochs(1.0) => "every epoch".to_owned(),
@@ -300,7 +301,28 @@ fn evaluation_facts(training: &Training) -> Vec<Fact> {
     facts.extend(
         steps.map(|steps| Fact::new("Checkpoint", format!("every {}", text::plural(steps, "step", "steps")))),
     );
+    facts.extend(
+        (spec.task == Task::TextGeneration).then(|| Fact::new("Samples", sample_words(&training.samples))),
+    );
     facts
+}
+
+/// "3 prompts of validation rows, at most 128 tokens".
+fn sample_words(samples: &Samples) -> String {
+    let (given, rows) = (samples.prompts.len() as u64, samples.of_rows() as u64);
+    let own = text::plural(given, "prompt of the settings", "prompts of the settings");
+    let of_rows = text::plural(rows, "prompt of validation rows", "prompts of validation rows");
+    let asked = match (given, rows) {
+        (0, 0) => return "none".to_owned(),
+        (0, _) => of_rows,
+        (_, 0) => own,
+        _ => format!("{own}, {of_rows}"),
+    };
+    let drawn = match samples.temperature {
+        0.0 => "the likeliest tokens".to_owned(),
+        temperature => format!("temperature {}", setting(temperature)),
+    };
+    format!("{asked}, at most {} tokens, {drawn}", samples.max_tokens)
 }
 
 fn machine_facts(spec: &JobSpec, job: &Job, settled: Option<&str>) -> Vec<Fact> {

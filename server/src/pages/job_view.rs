@@ -151,7 +151,7 @@ fn log_of(error: &Value) -> String {
 /// What the log says of an event; nothing for training steps and for changes of phase that come with every evaluation.
 pub fn log_message(event: &Event) -> String {
     match event.kind {
-        Kind::Train | Kind::Examples => String::new(),
+        Kind::Train | Kind::Examples | Kind::Samples => String::new(),
         Kind::Phase => phase_message(event),
         _ => event.message.clone(),
     }

@@ -11,6 +11,7 @@ mod events;
 mod home;
 mod job;
 mod job_results;
+mod job_samples;
 mod job_settings;
 mod job_view;
 mod models;

@@ -13,6 +13,7 @@ mod files;
 mod jobs;
 mod models;
 mod predictions;
+mod samples;
 mod script;
 mod security;
 mod worker;

@@ -144,6 +144,25 @@ async fn what_is_loaded_is_shown_and_let_go_of(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "store::MIGRATOR")]
+async fn an_adapter_that_gave_way_is_not_loaded_until_it_is_asked_for_again(db: PgPool) {
+    let server = server(db).await;
+    for id in ["one", "two"] {
+        adapter(&server, id).await;
+        process_of(&server, id).await;
+    }
+    let loaded = async || server.get("/v1/models/tiny").await.json()["loaded"]["models"].clone();
+    let asked = server.post(PATH, &chat_with("<drop>", json!({"model": "two"}))).await;
+    assert_eq!(asked.status, StatusCode::OK, "{}", asked.text());
+    assert_eq!(server.get("/v1/models/one").await.json()["loaded"], json!(null));
+    assert_eq!(server.get("/v1/models/two").await.json()["loaded"]["models"], json!(["two"]));
+    // Nothing is left to let go of, and the process stays.
+    server.post("/v1/models/one/unload", &json!({})).await;
+    process_of(&server, "one").await;
+    process_of(&server, "tiny").await;
+    assert_eq!(loaded().await, json!(["one", "tiny", "two"]));
+}
+
+#[sqlx::test(migrator = "store::MIGRATOR")]
 async fn workers_have_a_lower_priority_than_training(db: PgPool) {
     let server = server(db).await;
     assert_eq!(process_of(&server, "tiny").await["nice"], 10);

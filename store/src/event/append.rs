@@ -124,7 +124,7 @@ async fn insert(conn: &mut PgConnection, held: &Lease, lines: &[EventLine], last
                 coalesce(e.attempt, first_value(s.attempt) over same_step) as kept_attempt
             from sent s
             left join job_event e on s.curve and e.job_id = $1 and e.kind = s.kind and e.step = s.step
-                and e.kind in ('train', 'eval', 'test', 'examples', 'checkpoint')
+                and e.kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')
             where not exists (
                 select from job_event seen where seen.job_id = $1 and seen.attempt = s.attempt and seen.line = s.line)
             window same_step as (partition by s.kind, s.step order by s.attempt, s.line)

@@ -42,7 +42,7 @@ pub async fn roll_up(conn: &mut PgConnection, job: JobId, kind: Kind, from: i64)
             select step, data || "values" as fields, (row_number() over (order by step) - 1) / $3 as block,
                 count(*) over () / $3 as whole_blocks
             from job_event
-            where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'checkpoint')
+            where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')
                 and step > coalesce((select max(last) from job_curve where job_id = $1 and kind = $2), -1)
         ),
         point as (

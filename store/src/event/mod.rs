@@ -36,6 +36,8 @@ pub enum Kind {
     Test,
     /// Rows with what the model says of them.
     Examples,
+    /// Prompts with what a language model answers; `values.samples`.
+    Samples,
     /// A checkpoint.
     Checkpoint,
     /// A new attempt goes on from a checkpoint; `data.from_step`.
@@ -54,6 +56,7 @@ impl Kind {
             Kind::Eval => "eval",
             Kind::Test => "test",
             Kind::Examples => "examples",
+            Kind::Samples => "samples",
             Kind::Checkpoint => "checkpoint",
             Kind::Resume => "resume",
             Kind::Result => "result",
@@ -62,7 +65,8 @@ impl Kind {
 
     /// Whether a step has one event of this kind, however often it is computed.
     pub fn is_curve(self) -> bool {
-        matches!(self, Kind::Train | Kind::Eval | Kind::Test | Kind::Examples | Kind::Checkpoint)
+        use Kind::{Checkpoint, Eval, Examples, Samples, Test, Train};
+        matches!(self, Train | Eval | Test | Examples | Samples | Checkpoint)
     }
 }
 
@@ -233,12 +237,49 @@ pub async fn at_step(
             message, "values", data
         from job_event
         where job_id = $1 and kind = $2 and step = $3
-            and kind in ('train', 'eval', 'test', 'examples', 'checkpoint')"#,
+            and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')"#,
         job.0,
         kind.as_str(),
         step
     )
     .fetch_optional(db)
+    .await
+}
+
+/// Steps that have an event of a curve, in order.
+pub async fn steps(db: impl PgExecutor<'_>, job: JobId, kind: Kind) -> sqlx::Result<Vec<i64>> {
+    sqlx::query_scalar!(
+        r#"select step as "step!" from job_event
+        where job_id = $1 and kind = $2
+            and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')
+        order by step"#,
+        job.0,
+        kind.as_str()
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Events of a curve at some steps, by step.
+pub async fn at_steps(
+    db: impl PgExecutor<'_>,
+    job: JobId,
+    kind: Kind,
+    steps: &[i64],
+) -> sqlx::Result<Vec<Event>> {
+    sqlx::query_as!(
+        Event,
+        r#"select job_id as "job_id: JobId", number, attempt, kind as "kind: Kind", step, at, level as "level: Level",
+            message, "values", data
+        from job_event
+        where job_id = $1 and kind = $2 and step = any($3)
+            and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')
+        order by step"#,
+        job.0,
+        kind.as_str(),
+        steps
+    )
+    .fetch_all(db)
     .await
 }
 

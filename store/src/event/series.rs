@@ -63,7 +63,7 @@ async fn length(db: &PgPool, job: JobId, kind: Kind) -> sqlx::Result<Length> {
         )
         select blocks as "blocks!", last as "summed_up_to!", points + (
             select count(*) from job_event
-            where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'checkpoint')
+            where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')
                 and step > block.last
         ) as "points!"
         from block"#,
@@ -93,7 +93,7 @@ async fn telling_steps(
                 select coalesce(jsonb_object_agg(field, jsonb_build_array(value, step)), '{}') as pair
                 from unnest($3::text[]) as field, coalesce("values" -> field, data -> field) as value
                 where jsonb_typeof(value) = 'number') p
-            where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'checkpoint')
+            where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')
                 and step > $5
         ),
         span as (select min(first) as low, max(last) - min(first) + 1 as wide from piece),
@@ -134,7 +134,7 @@ async fn points_at(
             from unnest($3::text[]) as field
         ) as "values!"
         from job_event
-        where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'checkpoint')
+        where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')
             and ($4::bigint[] is null or step = any($4))
         order by step"#,
         job.0,

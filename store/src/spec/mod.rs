@@ -8,6 +8,7 @@ mod optimizer;
 mod preference;
 mod reader;
 pub mod request;
+mod samples;
 mod training;
 mod validate;
 
@@ -15,6 +16,7 @@ pub use adapter::{Adapter, AllLinear, Quantization, Targets, is_named};
 pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
 pub use preference::{Preference, PreferenceLoss};
 pub use reader::Reader;
+pub use samples::{SamplePrompt, Samples};
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
 pub use validate::SpecError;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Optimizer, Preference, Schedule};
+use super::{Adapter, Optimizer, Preference, Samples, Schedule};
 
 /// How the model is trained, evaluated and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Training {
     pub chat_template: Option<String>,
     /// Learns from pairs of a better and a worse answer; `None` to learn answers as they are.
     pub preference: Option<Preference>,
+    /// What a language model is asked at every evaluation.
+    pub samples: Samples,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -89,6 +91,7 @@ impl Default for Training {
             loss_on: LossOn::Assistant,
             chat_template: None,
             preference: None,
+            samples: Samples::default(),
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

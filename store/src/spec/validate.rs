@@ -3,12 +3,13 @@
 mod adapter;
 mod check;
 mod optimizer;
+mod samples;
 #[cfg(test)]
 mod tests;
 mod training;
 
 use self::check::Check;
-use super::{Columns, Device, JobSpec, LossOn, Optimizer, Precision, ProblemType, Resources, Task};
+use super::{Columns, Device, JobSpec, LossOn, Optimizer, Precision, ProblemType, Resources, Samples, Task};
 
 /// A field that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -169,6 +170,8 @@ impl JobSpec {
         check.that(training.preference.is_none(), "training.preference", || {
             "is for text generation; leave it out".to_owned()
         });
+        let asks = training.samples != Samples::default() && !training.samples.is_off();
+        check.that(!asks, "training.samples", || "is for text generation; leave it out".to_owned());
         if self.problem_type == Some(ProblemType::Regression) {
             check.that(training.class_weights.is_none(), "training.class_weights", || {
                 "a regression has no classes; leave it out".to_owned()

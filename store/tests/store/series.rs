@@ -123,7 +123,7 @@ async fn a_curve_is_read_by_an_index_and_not_through_the_curves_of_others(db: Pg
     sqlx::raw_sql(
         r#"set plan_cache_mode = force_generic_plan;
         prepare curve (uuid, text) as select min(step), max(data ->> 'loss') from job_event
-        where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'checkpoint')"#,
+        where job_id = $1 and kind = $2 and kind in ('train', 'eval', 'test', 'examples', 'samples', 'checkpoint')"#,
     )
     .execute(&mut *conn)
     .await

@@ -12,6 +12,7 @@ use formats::dataset::random_split;
 use formats::tokenizer::{Encoding, Tokenizer};
 use store::spec::{JobSpec, Preference, PreferenceLoss};
 
+use super::prompts::{Prompt, prompts};
 use super::{Data, Order, Split, Tokens};
 use crate::failure::Failure;
 use crate::job::Events;
@@ -47,6 +48,7 @@ impl Data {
         let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
         let validation = validation.unwrap_or_else(|| take(&split.validation));
         let test = test.unwrap_or_else(|| take(&split.test));
+        let prompts = maker.prompts(&all, &validation, events)?;
         let held_out = |name: &str, file: &Option<String>, examples: Vec<Example>, events: &mut Events| {
             if examples.is_empty() {
                 return Ok(None);
@@ -57,6 +59,7 @@ impl Data {
             train: Arc::new(maker.split("train", &spec.data.train, &take(&split.train), events)?),
             validation: held_out("validation", &spec.data.validation, validation, events)?,
             test: held_out("test", &spec.data.test, test, events)?,
+            prompts,
         })
     }
 }
@@ -71,6 +74,30 @@ pub fn chosen_template(model: &Path, spec: &JobSpec, tokenizer: &Tokenizer) -> R
 }
 
 impl Maker<'_> {
+    fn encoder<'m>(&'m self, max_length: usize, file: &'m str) -> Encoder<'m> {
+        Encoder {
+            tokenizer: self.tokenizer,
+            template: self.template.as_ref(),
+            max_length,
+            // Of a preference the answers alone are compared.
+            loss: match self.spec.training.preference {
+                Some(_) => Loss::Assistant,
+                None => self.spec.training.loss_on.into(),
+            },
+            file,
+        }
+    }
+
+    /// What the model is asked at its evaluations. The training rows say whether texts are what a user says.
+    fn prompts(&self, train: &[Example], validation: &[Example], events: &mut Events) -> Result<Vec<Prompt>> {
+        let are_chats = train.first().is_some_and(|example| example.content.is_chat());
+        let file = self.spec.data.validation.as_ref().unwrap_or(&self.spec.data.train);
+        let encoder = self.encoder(self.max_length, file);
+        let (prompts, notices) = prompts(&encoder, &self.spec.training.samples, validation, are_chats)?;
+        notices.into_iter().try_for_each(|notice| events.log(0, format!("{notice}.")))?;
+        Ok(prompts)
+    }
+
     /// Tokens of a part of the data. What was cut, or has nothing to learn, is told by its number.
     fn split(&self, part: &str, file: &str, examples: &[Example], events: &mut Events) -> Result<Split> {
         if let Some(rule) = self.spec.training.preference.as_ref().filter(|rule| rule.loss.is_unpaired()) {
@@ -78,17 +105,7 @@ impl Maker<'_> {
         }
         // Plain texts are joined end to end, and cut only then.
         let joined = are_texts(examples);
-        let encoder = Encoder {
-            tokenizer: self.tokenizer,
-            template: self.template.as_ref(),
-            max_length: if joined { usize::MAX } else { self.max_length },
-            // Of a preference the answers alone are compared.
-            loss: match self.spec.training.preference {
-                Some(_) => Loss::Assistant,
-                None => self.spec.training.loss_on.into(),
-            },
-            file,
-        };
+        let encoder = self.encoder(if joined { usize::MAX } else { self.max_length }, file);
         let per_row = if self.spec.training.preference.is_some() { 2 } else { 1 };
         let (numbers, rows, notices) = match per_row {
             2 => pairs(encoder.encode_pairs(examples)?, self.max_length),
@@ -122,14 +139,7 @@ impl Maker<'_> {
         examples: &[Example],
         events: &mut Events,
     ) -> Result<Split> {
-        let encoder = Encoder {
-            tokenizer: self.tokenizer,
-            template: self.template.as_ref(),
-            max_length: self.max_length,
-            loss: Loss::Assistant,
-            file,
-        };
-        let made = encoder.encode_unpaired(examples)?;
+        let made = self.encoder(self.max_length, file).encode_unpaired(examples)?;
         tell_notices(part, &made.notices(self.max_length), events)?;
         let (answers, numbers) = (made.rows, made.numbers);
         let rows = |made: Vec<Encoded>| tokens_of(made.into_iter().map(|row| (row.ids, row.counts)).collect());

@@ -8,7 +8,7 @@ use formats::dataset::{Example, Label, LabelMap, overlap, read_classification, s
 use formats::tokenizer::Tokenizer;
 use store::spec::{JobSpec, ProblemType};
 
-use super::{Cache, Split};
+use super::{Cache, Prompt, Split};
 use crate::job::Events;
 use crate::tasks::Targets;
 
@@ -28,6 +28,8 @@ pub struct Data {
     pub validation: Option<Split>,
     /// Rows that are looked at once, at the end.
     pub test: Option<Split>,
+    /// What a language model is asked at its evaluations.
+    pub prompts: Vec<Prompt>,
 }
 
 /// The examples of each part, before they are tokenized.
@@ -80,6 +82,7 @@ impl Data {
             train: Arc::new(tokenize(parts.train)?),
             validation: held_out(parts.validation)?,
             test: held_out(parts.test)?,
+            prompts: Vec::new(),
         };
         data.tell(max_length, events)?;
         if labels.len() > 1 {

@@ -1,8 +1,8 @@
 //! Many answers at once: each step reads the weights once and writes one token of every answer.
 //!
 //! A request joins as soon as its prompt has been read, and leaves with its last token (G. Yu et al., "Orca", 2022). Prompts are
-//! read one after the other, in parts, between the steps. What an answer is does not depend on the others: on a CPU their rows
-//! do not even change each other's last bits.
+//! read between the steps, in parts of their own, several prompts' parts in one pass. What an answer is does not depend on the
+//! others: on a CPU their rows do not even change each other's last bits. So where a prompt is cut goes by the prompt alone.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -24,6 +24,10 @@ const MOST: usize = 32;
 
 /// Tokens of a prompt that are read in one pass, so that others need not wait for the whole of a long one.
 const PART: usize = 128;
+
+/// Tokens of all prompts that are read in one pass: beside answers that are being written, which wait for it, and where there
+/// are none.
+const READ: (usize, usize) = (PART, 4 * PART);
 
 /// What is to be written.
 pub struct Request {
@@ -138,7 +142,7 @@ impl Engine {
         self.waiting.is_empty() && self.writing.is_empty()
     }
 
-    /// Reads a part of a prompt, then writes a token of each answer.
+    /// Reads parts of prompts, then writes a token of each answer.
     pub fn step(&mut self) -> Vec<(u64, Event)> {
         let _guard = tch::no_grad_guard();
         let mut events = Vec::new();
@@ -157,62 +161,89 @@ impl Engine {
         events
     }
 
-    /// Reads a part of the first prompt that waits, where there is room for its answers.
-    fn read(&mut self, events: &mut Vec<(u64, Event)>) {
-        let Some(reading) = self.waiting.front_mut() else { return };
-        let id = reading.open.id;
-        if self.writing.len() + reading.request.choices > MOST.max(reading.request.choices) {
-            return;
+    /// How many of the first requests that wait are read from in the next pass: those of one voice, as far as there is room for
+    /// tokens and for answers.
+    fn chosen(&self) -> usize {
+        let most = if self.writing.is_empty() { READ.1 } else { READ.0 };
+        let (mut count, mut tokens, mut answers) = (0, 0, self.writing.len());
+        for reading in &self.waiting {
+            tokens += reading.part().len();
+            let choices = reading.request.choices;
+            let is_beside = count == 0
+                || tokens <= most
+                    && !reading.is_told()
+                    && !self.waiting[0].is_told()
+                    && Rc::ptr_eq(&reading.open.voice, &self.waiting[0].open.voice);
+            if !is_beside || answers + choices > MOST.max(choices) {
+                break;
+            }
+            answers += choices;
+            count += 1;
         }
-        let device = self.device;
-        match Failure::contain(|| reading.go_on(device)) {
-            Ok(None) => {}
-            Ok(Some(begun)) => {
-                self.waiting.pop_front();
-                for (mut sequence, grown) in begun {
-                    tell(std::slice::from_mut(&mut sequence), Ok(vec![grown]), events);
-                    if !sequence.is_over() {
-                        self.writing.push(sequence);
+        count
+    }
+
+    /// Reads a part of each of the first prompts that wait; those that have been read begin their answers.
+    fn read(&mut self, events: &mut Vec<(u64, Event)>) {
+        let (chosen, device) = (self.chosen(), self.device);
+        let mut readings: Vec<Reading> = self.waiting.drain(..chosen).collect();
+        let read = |readings: &mut [Reading]| Failure::contain(|| read_parts(readings, device));
+        let each: Vec<Result<Vec<f32>, Failure>> = match read(&mut readings) {
+            Ok(each) => each.into_iter().map(Ok).collect(),
+            Err(failure) if readings.len() == 1 => vec![Err(failure)],
+            // One of them may be at fault; of the others nothing has been counted.
+            Err(_) => readings.chunks_mut(1).map(|one| read(one).map(|mut all| all.remove(0))).collect(),
+        };
+        let mut unread = Vec::new();
+        for (mut reading, logits) in readings.into_iter().zip(each) {
+            match logits.and_then(|logits| Failure::contain(|| reading.begin(logits))) {
+                Ok(None) => unread.push(reading),
+                Ok(Some(begun)) => {
+                    for (mut sequence, grown) in begun {
+                        tell(std::slice::from_mut(&mut sequence), Ok(vec![grown]), events);
+                        if !sequence.is_over() {
+                            self.writing.push(sequence);
+                        }
                     }
                 }
+                Err(failure) => events.push((reading.open.id, Event::Failed(failure))),
             }
-            Err(failure) => {
-                self.waiting.pop_front();
-                events.push((id, Event::Failed(failure)));
-            }
+        }
+        for reading in unread.into_iter().rev() {
+            self.waiting.push_front(reading);
         }
     }
 }
 
 impl Reading {
-    /// Reads some tokens; the answers with their first tokens, when it was the last.
-    fn go_on(&mut self, device: Device) -> Result<Option<Vec<(Sequence, Grown)>>> {
-        let Reading { open, kept, request, grammars, told: told_so_far } = self;
-        let at = kept.tokens() as usize;
-        let end = if open.cancelled.get() { at } else { open.prompt.len().min(at + PART) };
-        let mut logits = Vec::new();
-        if at < end {
-            let is_told = request.echo && open.logprobs.is_some();
-            let part = &open.prompt[at..end];
-            let all = pass(&open.voice, part, &[part.len() as i64], &[kept], is_told, device)?;
-            logits = floats(&all)?;
-            let width = logits.len() / if is_told { part.len() } else { 1 };
-            if is_told {
-                tell_prompt(open, at, part.len(), &logits, width, told_so_far);
-            }
-            logits.drain(..logits.len() - width);
-        }
-        if end < open.prompt.len() && !open.cancelled.get() {
+    /// The tokens that are read next.
+    fn part(&self) -> &[u32] {
+        let at = self.kept.tokens() as usize;
+        let end = if self.open.cancelled.get() { at } else { self.open.prompt.len().min(at + PART) };
+        &self.open.prompt[at..end]
+    }
+
+    /// Whether the log-probabilities of the prompt are told.
+    fn is_told(&self) -> bool {
+        self.request.echo && self.open.logprobs.is_some()
+    }
+
+    /// The answers with their first tokens, chosen by these logits, once all of the prompt has been read.
+    fn begin(&mut self, mut logits: Vec<f32>) -> Result<Option<Vec<(Sequence, Grown)>>> {
+        if !self.part().is_empty() {
             return Ok(None);
         }
+        let Reading { open, kept, request, grammars, told: told_so_far } = self;
         let mut begun = Vec::new();
         for choice in 0..request.choices {
             let sampler = Sampler::new(request.sampling.clone(), &open.prompt, request.seed, choice as u64);
-            let own = if choice + 1 == request.choices { std::mem::take(kept) } else { kept.copy() };
+            let is_last = choice + 1 == request.choices;
+            let own = if is_last { std::mem::take(kept) } else { kept.copy() };
             let mut sequence = Sequence::new(open.clone(), choice, own, sampler, grammars.pop());
             let mut grown = Grown { finish: Some(Finish::Length), ..Grown::default() };
             if open.limit > 0 || open.cancelled.get() {
-                grown = sequence.grow(&mut logits.clone())?;
+                let mut own = if is_last { std::mem::take(&mut logits) } else { logits.clone() };
+                grown = sequence.grow(&mut own)?;
             }
             if request.echo {
                 let prompt = open.voice.tokenizer.decode(&open.prompt, false)?;
@@ -223,6 +254,29 @@ impl Reading {
         }
         Ok(Some(begun))
     }
+}
+
+/// Reads the next part of each prompt, all of one voice, in one pass. Gives the logits after each part; none where nothing was
+/// left to read.
+fn read_parts(readings: &mut [Reading], device: Device) -> Result<Vec<Vec<f32>>> {
+    let parts: Vec<&[u32]> = readings.iter().map(Reading::part).collect();
+    let lengths: Vec<i64> = parts.iter().map(|part| part.len() as i64).filter(|&length| length > 0).collect();
+    if lengths.is_empty() {
+        return Ok(vec![Vec::new(); readings.len()]);
+    }
+    let is_told = readings.len() == 1 && readings[0].is_told();
+    let kept: Vec<&KeyValues> =
+        readings.iter().filter(|reading| !reading.part().is_empty()).map(|reading| &reading.kept).collect();
+    let (at, ids) = (kept[0].tokens() as usize, parts.concat());
+    let is_read: Vec<bool> = parts.iter().map(|part| !part.is_empty()).collect();
+    let logits = floats(&pass(&readings[0].open.voice, &ids, &lengths, &kept, is_told, device)?)?;
+    let width = logits.len() / if is_told { ids.len() } else { lengths.len() };
+    if let ([Reading { open, told, .. }], true) = (&mut *readings, is_told) {
+        tell_prompt(open, at, ids.len(), &logits, width, told);
+        return Ok(vec![logits[logits.len() - width..].to_vec()]);
+    }
+    let mut rows = logits.chunks(width).map(<[f32]>::to_vec);
+    Ok(is_read.iter().map(|&is_read| if is_read { rows.next() } else { None }.unwrap_or_default()).collect())
 }
 
 /// Notes what the model thought of a prompt's tokens `at + 1 ..= at + count`, and of the first.

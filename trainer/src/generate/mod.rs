@@ -1,4 +1,4 @@
-//! A language model that writes: for a person in the browser, for programs, and for the samples of an evaluation.
+//! A language model that writes: for a person in the browser, for programs, and for the samples of an evaluation (`job::samples`).
 //!
 //! [`Engine`] writes many answers at once, [`Voices`] are a base and the adapters on it, a [`Reader`] makes vectors of texts; [`run`] is the process that a server
 //! asks, in the words of [`protocol`].
@@ -11,6 +11,7 @@ mod protocol;
 mod sample;
 mod sequence;
 mod text;
+mod turn;
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -26,9 +27,10 @@ use store::spec;
 pub use embed::Reader;
 pub use engine::{Engine, Event, Request};
 pub use grammar::Format;
-pub use model::{Voice, Voices};
+pub use model::{DEFAULT_CONTEXT, Voice, Voices};
 pub use sample::{Sampler, Sampling, log_probabilities};
 pub use sequence::{Finish, Told};
+pub use turn::TurnEnd;
 
 use crate::failure::Failure;
 use crate::{device, models};
@@ -147,6 +149,14 @@ impl Server {
 
     /// Takes a line; gives what is to be said of it at once.
     fn take(&mut self, text: &str) -> Vec<Value> {
+        let mut said = self.answer(text);
+        if let Model::Writes(voices) = &mut self.model {
+            said.extend(voices.take_dropped().iter().map(|adapter| json!({"dropped": {"adapter": adapter}})));
+        }
+        said
+    }
+
+    fn answer(&mut self, text: &str) -> Vec<Value> {
         let line: Line = match serde_json::from_str(text) {
             Ok(line) => line,
             Err(error) => {
@@ -192,7 +202,7 @@ impl Server {
             return Err(Failure::user("no_language_model", message).at("model").into());
         };
         let voice = voices.get(asked.adapter.as_deref())?;
-        let Asked { prompt, mut stops, ends } = asked_of(&voice, asked)?;
+        let Asked { prompt, end: TurnEnd { mut stops, ends } } = asked_of(&voice, asked)?;
         stops.extend(asked.stop.iter().cloned());
         let (tokens, context) = (prompt.len(), voices.context());
         let field = if asked.messages.is_some() { "messages" } else { "prompt" };
@@ -229,11 +239,9 @@ impl Server {
 }
 
 /// What is to be answered or continued, and what ends the answer beside the model's own end marks.
-#[derive(Default)]
 struct Asked {
     prompt: Vec<u32>,
-    stops: Vec<String>,
-    ends: Vec<u32>,
+    end: TurnEnd,
 }
 
 fn asked_of(voice: &Voice, asked: &Generate) -> Result<Asked> {
@@ -248,7 +256,7 @@ fn asked_of(voice: &Voice, asked: &Generate) -> Result<Asked> {
                 return Err(Failure::user("no_prompt", "There is nothing to answer.").at("messages").into());
             }
         };
-        return Ok(Asked { prompt, ..Asked::default() });
+        return Ok(Asked { prompt, end: TurnEnd::default() });
     };
     let tokens = tokenizer.special_tokens().clone();
     let named = match asked.template.as_deref() {
@@ -265,24 +273,6 @@ fn asked_of(voice: &Voice, asked: &Generate) -> Result<Asked> {
     let rendered = template
         .render(&messages, None, true)
         .map_err(|problem| Failure::user("chat_template", format!("{problem}.")).at("messages"))?;
-    let mut made = Asked { prompt: tokenizer.encode_plain(&rendered.text)?.ids, ..Asked::default() };
-    if let Some(mark) = end_of_turn(template) {
-        // One token of its own, or, in a model that was not made for the template, a text.
-        match tokenizer.encode_plain(&mark)?.ids[..] {
-            [id] if tokenizer.token_bytes(id).is_empty() => made.ends.push(id),
-            _ => made.stops.push(mark),
-        }
-    }
-    Ok(made)
-}
-
-/// What a template writes after the assistant's words, if it writes anything.
-fn end_of_turn(template: &ChatTemplate) -> Option<String> {
-    const WORDS: &str = "An answer.";
-    let turns = [("user", "A question."), ("assistant", WORDS)];
-    let turns = turns.map(|(role, content)| json!({"role": role, "content": content}));
-    let messages = formats::chat::messages_of(&turns, "messages").ok()?;
-    let whole = template.render(&messages, None, false).ok()?.text;
-    let mark = whole.rsplit_once(WORDS)?.1.trim();
-    (!mark.is_empty()).then(|| mark.to_owned())
+    let prompt = tokenizer.encode_plain(&rendered.text)?.ids;
+    Ok(Asked { prompt, end: TurnEnd::of(template, tokenizer)? })
 }

@@ -11,8 +11,9 @@
 //! > {"id": 2, "unload": {"adapter": "/folder"}}
 //! < {"id": 2, "unloaded": true}
 //! > {"cancel": 3}
+//! < {"dropped": {"adapter": "/folder"}}
 //! ```
-//! Lines of requests that are at work together are interleaved. `error` ends a request, and names the field at fault.
+//! `dropped` tells of an adapter that gave way to another one; asked for again, it is loaded again. Lines of requests that are at work together are interleaved. `error` ends a request, and names the field at fault.
 
 use std::path::PathBuf;
 

@@ -21,6 +21,7 @@ mod pipeline;
 pub mod plan;
 pub mod ranks;
 mod reference;
+mod samples;
 mod scaler;
 mod setup;
 mod step;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -23,6 +24,7 @@ use super::pass::Stage;
 use super::plan::{self, Plan};
 use super::ranks::{self, Ranks};
 use super::reference;
+use super::samples::{self, Samples};
 use super::scaler::Scaler;
 use crate::data::{Cache, Data, Order, Share, chosen_template, collate};
 use crate::failure::Failure;
@@ -55,7 +57,7 @@ pub struct Session {
     /// What it is trained for.
     pub objective: Box<dyn Objective>,
     /// The model in training.
-    pub model: Box<dyn TextModel>,
+    pub model: Rc<dyn TextModel>,
     /// Its parameters, and how they are written.
     pub files: ModelFiles,
     /// Copies of the parameters in fewer bits, where layers multiply by such.
@@ -82,6 +84,8 @@ pub struct Session {
     pub stage: Stage,
     /// What it has of each parameter.
     pub parts: Parts,
+    /// What is asked at evaluations, of a process that answers.
+    pub samples: Option<Samples>,
     /// When this attempt began to train.
     pub began: Instant,
 }
@@ -127,9 +131,13 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let (model, loaded) = build(&config, loader, &spec, objective.as_ref(), events)?;
     let Loaded { params, absent, cuts, copies, adapters, by_row, .. } = loaded;
     let from = (base.as_path(), spec.base_model.as_str());
-    let template = spec.training.chat_template.is_some().then(|| chosen_template(&base, &spec, &tokenizer));
-    let template = template.transpose()?.flatten().map(|template| template.source().to_owned());
-    let files = ModelFiles::new(params, adapters, &config, from, objective.as_ref())?.templated(template);
+    let template = match spec.task {
+        Task::TextGeneration => chosen_template(&base, &spec, &tokenizer)?,
+        Task::TextClassification => None,
+    };
+    let taught = template.as_ref().filter(|_| spec.training.chat_template.is_some());
+    let taught = taught.map(|template| template.source().to_owned());
+    let files = ModelFiles::new(params, adapters, &config, from, objective.as_ref())?.templated(taught);
     let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
     let identity = hashes.identity(&spec);
@@ -162,7 +170,7 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         out,
         device,
         objective,
-        model,
+        model: model.into(),
         files,
         copies,
         precision,
@@ -176,10 +184,12 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
         padding,
         stage,
         parts,
+        samples: None,
         began: Instant::now(),
         data,
         spec,
     };
+    session.samples = samples::prepare(&session, (base.as_path(), &config), tokenizer, template, events)?;
     reference::ask(&mut session, events)?;
     if let Some(state) = resumed {
         take_up(&mut session, state, events)?;

@@ -12,6 +12,7 @@ use super::checkpoint::State;
 use super::control::{Asked, Control};
 use super::evaluate::{self, Evaluation};
 use super::events::{Event, Events};
+use super::samples;
 use super::setup::Session;
 use super::step::{Step, one_step};
 use crate::data::{MicroBatch, Prefetch};
@@ -35,6 +36,11 @@ pub enum End {
 pub fn train(session: &mut Session, events: &mut Events, control: &Control, step: &mut u64) -> Result<End> {
     *step = session.state.step;
     session.began = Instant::now();
+    if *step == 0 && session.samples.is_some() {
+        // The base model's own answers, to compare with.
+        events.phase(0, "evaluating", serde_json::Map::new())?;
+        samples::tell(session, control, events)?;
+    }
     events.phase(*step, "training", serde_json::Map::new())?;
     let every = session.spec.training.log_every.unwrap_or(session.total_steps.div_ceil(CURVE_POINTS)).max(1);
     let mut window = Window::new();
@@ -55,10 +61,11 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
         if step.is_multiple_of(every) || *step == session.total_steps {
             tell_step(session, &made, &mut window, events)?;
         }
-        let evaluated = evaluation_due(session, *step);
-        if evaluated {
-            validate(session, events)?;
+        let due = evaluation_due(session, *step);
+        if due {
+            observe(session, control, events)?;
         }
+        let evaluated = due && (session.data.validation.is_some() || *step == session.total_steps);
         // All must end at the same step, and write or give their part at the same: clocks differ.
         let [asked, due] = session.ranks.greatest([
             Asked::code(control.asked()),
@@ -69,7 +76,7 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
             save_checkpoint(session, events)?;
             last_checkpoint = Instant::now();
         }
-        if evaluated {
+        if due {
             window = Window::new();
         }
         if let Some(asked) = asked.filter(|_| *step < session.total_steps) {
@@ -170,11 +177,8 @@ fn pieces(session: &Session) -> usize {
     if batches >= stages { 1 } else { stages }
 }
 
-/// Whether the validation rows are looked at after this step; after the last they always are.
+/// Whether the validation rows are looked at and samples are taken after this step; after the last they always are.
 fn evaluation_due(session: &Session, step: u64) -> bool {
-    if session.data.validation.is_none() {
-        return step == session.total_steps;
-    }
     let due = match session.spec.training.eval_every {
         Every::Steps(steps) => step.is_multiple_of(steps.max(1)),
         Every::Epochs(epochs) => {
@@ -192,12 +196,22 @@ fn checkpoint_due(session: &Session, last: Instant) -> bool {
     by_steps || last.elapsed() >= CHECKPOINT_INTERVAL
 }
 
+/// Looks at the validation rows and takes samples, where there are any.
+fn observe(session: &mut Session, control: &Control, events: &mut Events) -> Result<()> {
+    if session.data.validation.is_none() && session.samples.is_none() {
+        return Ok(());
+    }
+    let step = session.state.step;
+    events.phase(step, "evaluating", serde_json::Map::new())?;
+    validate(session, events)?;
+    samples::tell(session, control, events)?;
+    events.phase(step, "training", serde_json::Map::new())
+}
+
 /// Evaluates the validation rows, and lets the rule for the best checkpoint see the result.
 fn validate(session: &mut Session, events: &mut Events) -> Result<()> {
     let Some(split) = &session.data.validation else { return Ok(()) };
-    let step = session.state.step;
-    events.phase(step, "evaluating", serde_json::Map::new())?;
-    let began = Instant::now();
+    let (step, began) = (session.state.step, Instant::now());
     let evaluation = evaluate::evaluate(session, split)?;
     let verdict = session.state.tracker.observe(step, &evaluation.metrics.values);
     session.state.stop = verdict.stop;
@@ -224,7 +238,7 @@ fn validate(session: &mut Session, events: &mut Events) -> Result<()> {
             ),
         )?;
     }
-    events.phase(step, "training", serde_json::Map::new())
+    Ok(())
 }
 
 /// Writes an `eval` or `test` event.

@@ -60,6 +60,15 @@ impl Adapters {
         self.saved.iter().map(whole).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Bytes of frozen weights that are kept in 4 bits.
+    pub fn quantized_bytes(&self) -> u64 {
+        let bytes = |layer: &Layer| match &layer.frozen {
+            Frozen::Nf4(kept) => kept.bytes(),
+            Frozen::Whole { .. } => 0,
+        };
+        self.layers.iter().map(bytes).sum()
+    }
+
     /// The model's parameters as a model without adapters has them, of `params`, all that this one has.
     pub fn merged(&self, params: &Named) -> Named {
         let weight_of = |layer: &Layer| format!("{}.weight", layer.name);

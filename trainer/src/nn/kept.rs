@@ -80,7 +80,12 @@ pub(super) fn attend(
     let mut at = 0;
     let mut mixed = Vec::with_capacity(kept.len());
     for ((place, &total), &new) in places.iter().zip(&totals).zip(&packing.lengths) {
-        mixed.push(one(&joined.narrow(0, at, new), place, total, heads));
+        let own = joined.narrow(0, at, new);
+        mixed.push(match quick && new == 1 {
+            // As in a batch where all have one: a sequence's bits are its own matter.
+            true => native::decode_attention(&own, std::slice::from_ref(place), &[total], heads),
+            false => one(&own, place, total, heads),
+        });
         at += new;
     }
     Tensor::cat(&mixed, 0)

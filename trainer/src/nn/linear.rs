@@ -229,7 +229,7 @@ impl Linear {
             {
                 multiply(x, weight, biased(bias), params, *weights, *by_column)
             }
-            // A model that writes has few rows at a time, and no gradients.
+            // A model that writes has no gradients, and the bits of a row are the same in any company.
             Kept::Whole { weight, .. } if context.kept.is_some() => {
                 native::linear_of_few(x, weight, biased(&self.bias).as_ref())
             }
@@ -241,7 +241,10 @@ impl Linear {
                 let ends: Vec<i64> = kept.iter().map(|kept| kept.rows()).collect();
                 let part = |(kept, place): (&Rc<Nf4>, Range<i64>)| {
                     let bias = self.bias_of(&place).map(|bias| bias.to_kind(x.kind()));
-                    kept.f_linear(x, bias.as_ref()).unwrap()
+                    match context.kept {
+                        Some(_) => native::linear_of_few(x, &kept.dequantize().unwrap(), bias.as_ref()),
+                        None => kept.f_linear(x, bias.as_ref()).unwrap(),
+                    }
                 };
                 beside(kept.iter().zip(places(&ends)).map(part).collect())
             }

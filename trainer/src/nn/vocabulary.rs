@@ -90,7 +90,11 @@ impl Vocabulary {
 
     /// Logits of states `[n, size]`: fp32 `[n, tokens]`, all at once, without gradients.
     pub fn logits(&self, states: &Tensor) -> Tensor {
-        let weight = self.weight(states.kind());
+        // Few rows are multiplied by weights of fewer bits as they are.
+        let weight = match &self.low {
+            Some(low) if states.kind() != Kind::Float => low.shallow_clone(),
+            _ => self.param.detach(),
+        };
         let logits = native::linear_of_few(states, &weight, None).to_kind(Kind::Float);
         if self.cap > 0.0 { (logits / self.cap).tanh() * self.cap } else { logits }
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use formats::chat::{Encoded, EncodedAnswer, Encoder, Example, Loss, are_texts, read_chats};
+use formats::chat::{Encoded, EncodedAnswer, Encoder, Example, Loss, are_texts, messages_of, read_chats};
 use formats::chat_template::{ChatTemplate, named_templates};
 use formats::checkpoint::{Config, read_json};
 use formats::dataset::random_split;
@@ -10,7 +10,7 @@ use formats::tokenizer::Tokenizer;
 use formats::{Problem, ProblemKind};
 use serde_json::{Value, json};
 use store::estimate::Model;
-use store::spec::{JobSpec, Task};
+use store::spec::{JobSpec, SamplePrompt, Task};
 
 use super::{SAMPLE, Sample, Shares, evenly};
 use crate::openai::prepare::{code_of, of_problem, refusal};
@@ -19,6 +19,7 @@ use crate::{Error, Result};
 /// Where the settings stand in a request that uses the older place.
 const TEMPLATE: &str = "hyperparameters.chat_template";
 const MAX_LENGTH: &str = "hyperparameters.max_length";
+const PROMPTS: &str = "hyperparameters.samples.prompts";
 
 /// The settings that decide how rows become tokens.
 pub(super) fn settings(spec: &JobSpec) -> Value {
@@ -27,7 +28,8 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
         Task::TextClassification => Value::Null,
         Task::TextGeneration => {
             let answers = Answers::of(spec);
-            json!([training.loss_on, training.chat_template, training.max_length, answers as u8])
+            let prompts = &training.samples.prompts;
+            json!([training.loss_on, training.chat_template, training.max_length, answers as u8, prompts])
         }
     }
 }
@@ -59,6 +61,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
     for row in evenly(&split.train) {
         found.add(&encoder, &examples[row], max_length)?;
     }
+    check_prompts(&encoder, &examples, spec)?;
     let joined = are_texts(&examples);
     let (rows, lengths) = match joined {
         true => found.blocks(split.train.len(), max_length),
@@ -85,6 +88,18 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
         shares: Some(shares),
         has_template: template.is_some(),
     })
+}
+
+/// Encodes the prompts that are asked at evaluations.
+fn check_prompts(encoder: &Encoder<'_>, examples: &[Example], spec: &JobSpec) -> Result<()> {
+    let are_chats = examples.first().is_some_and(|example| example.content.is_chat());
+    for (number, prompt) in spec.training.samples.prompts.iter().enumerate() {
+        let place = format!("{PROMPTS}[{number}]");
+        let SamplePrompt::Messages(turns) = prompt.asked(are_chats) else { continue };
+        let turns = messages_of(&turns, &place).map_err(|problems| refusal(&place, &problems))?;
+        encoder.prompt(&turns, None).map_err(|problem| of_problem(&place, &problem))?;
+    }
+    Ok(())
 }
 
 /// What a checkpoint without a chat template is answered where rows need one.

@@ -10,6 +10,7 @@ mod loss;
 mod machine;
 mod optimizer;
 mod request;
+mod samples;
 mod schedule;
 mod split;
 #[cfg(test)]
@@ -92,6 +93,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("What is trained", "", trained::SETTINGS),
     ("Adapter", "", adapter::SETTINGS),
     ("Text generation", "task=text-generation", generation::SETTINGS),
+    ("Samples", "task=text-generation", samples::SETTINGS),
     ("Loss", "task=text-classification", loss::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
@@ -128,6 +130,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         trained::values,
         adapter::values,
         generation::values,
+        samples::values,
         loss::values,
         evaluation::values,
         split::values,

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Kind, Setting, Values, adapter, all, counted, evaluation, first, generation, groups, loss, optimizer,
+    samples,
 };
 
 /// The part of a request that these values make, or what cannot be read, by name of the input.
@@ -24,7 +25,7 @@ pub fn request(values: &Values) -> Result<Value, Values> {
     optimizer::join(&mut below);
     adapter::join(&mut below);
     evaluation::join(&mut below);
-    for joined in [loss::join(&mut below), generation::join(&mut below)] {
+    for joined in [loss::join(&mut below), generation::join(&mut below), samples::join(&mut below)] {
         if let Err((name, message)) = joined {
             errors.insert(name.to_owned(), message);
         }
@@ -105,12 +106,14 @@ pub fn input_of(param: &str) -> Option<String> {
         "lora" | "lora.quantization" => "lora.kind",
         "preference" => "preference.loss",
         "beta" | "desirable_weight" | "undesirable_weight" => return input_of(&format!("preference.{path}")),
+        "samples" => "samples.rows",
         "early_stopping" => "early_stopping.patience",
         "validation_split" => "validation_split.fraction",
         other => match other {
             _ if other.starts_with("optimizer.betas") => "optimizer.beta1",
             "optimizer.beta1" => "optimizer.update_beta1",
             _ if other.starts_with("eval_every") => "eval_every.count",
+            _ if other.starts_with("samples.prompts") => "samples.prompts",
             _ if other.starts_with("class_weights.") => "class_weights.by_name",
             _ => other,
         },

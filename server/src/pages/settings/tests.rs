@@ -175,3 +175,30 @@ fn the_form_offers_every_template_that_has_a_name() {
     let named = formats::chat_template::named_templates().iter().map(|template| template.name);
     assert_eq!(offered, std::iter::once("").chain(named).chain(["jinja"]).collect::<Vec<_>>());
 }
+
+#[test]
+fn prompts_of_samples_come_back_through_the_form() {
+    let turns = json!([{"role": "user", "content": "a"}]);
+    for (prompts, written) in [
+        (json!([]), ""),
+        (json!(["one", "two words"]), "one\ntwo words"),
+        (json!(["two\nlines"]), "["),
+        (json!(["[one]", "two"]), "["),
+        (json!(["one", turns]), "["),
+    ] {
+        let spec = json!({"task": "text-generation", "data": {"train": "x"},
+            "training": {"samples": {"prompts": prompts, "rows": 2, "temperature": 0.5}}});
+        let spec: JobSpec = serde_json::from_value(spec).expect("a specification");
+        let values = values_of(&spec);
+        let field = &values["samples.prompts"];
+        assert!(if written == "[" { field.starts_with('[') } else { field == written }, "{field}");
+        let request = request(&values).expect("can be read");
+        let fields = request["method"]["supervised"]["hyperparameters"].as_object().expect("an object");
+        let read = store::spec::request::hyperparameters(fields, None).expect("accepted");
+        assert_eq!(read.training.samples, spec.training.samples);
+    }
+    let broken = with(&[("task", "text-generation"), ("samples.prompts", "[\"a\"")]);
+    assert!(request(&broken).expect_err("no JSON")["samples.prompts"].contains("no JSON"));
+    assert_eq!(input_of("training.samples.prompts[1][0].role").as_deref(), Some("samples.prompts"));
+    assert_eq!(input_of("hyperparameters.samples.max_tokens").as_deref(), Some("samples.max_tokens"));
+}

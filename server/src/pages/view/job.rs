@@ -3,6 +3,7 @@
 use askama::Template;
 
 use super::home::{Progress, Status};
+use super::samples::SampleTable;
 use super::{Fact, Moment, Page};
 
 /// Everything about a job; the parts that change are fragments of their own.
@@ -100,6 +101,8 @@ pub struct JobResults {
     pub evaluation: Option<Evaluation>,
     /// The evaluation of the test rows.
     pub test: Option<Evaluation>,
+    /// Answers to prompts, in text generation.
+    pub samples: Option<SampleTable>,
     /// Example predictions, in three groups.
     pub examples: Vec<ExampleGroup>,
     /// Checkpoints that are kept, newest first.

@@ -9,6 +9,7 @@ pub mod home;
 pub mod job;
 pub mod model;
 pub mod playground;
+pub mod samples;
 pub mod text;
 pub mod tokens;
 

@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::spec::reader::{Reader, as_whole};
 use crate::spec::{
-    Balanced, ClassWeights, EarlyStopping, Every, Freeze, Preference, PreferenceLoss, SpecError,
+    Balanced, ClassWeights, EarlyStopping, Every, Freeze, Preference, PreferenceLoss, SamplePrompt, Samples,
+    SpecError,
 };
 
 /// `"balanced"` or `{"class": weight}`.
@@ -42,6 +43,43 @@ pub(super) fn preference(reader: &mut Reader) -> Result<Option<Preference>, Spec
     };
     inner.finish()?;
     Ok(Some(preference))
+}
+
+/// `false` for none, or `{"prompts": ["a text", [{"role": "user", "content": "…"}]], "rows": 3, "max_tokens": 128, …}`.
+pub(super) fn samples(reader: &mut Reader) -> Result<Samples, SpecError> {
+    let fields = match reader.value("samples") {
+        None | Some(Value::Bool(true)) => return Ok(Samples::default()),
+        Some(Value::Bool(false)) => return Ok(Samples::none()),
+        Some(Value::Object(fields)) => fields,
+        Some(other) => return Err(reader.wrong("samples", "true, false or an object", other)),
+    };
+    let mut inner = Reader::new(&reader.at("samples"), fields);
+    let usual = Samples::default();
+    let samples = Samples {
+        prompts: prompts(&mut inner)?,
+        rows: inner.whole32("rows")?,
+        max_tokens: inner.whole32("max_tokens")?.unwrap_or(usual.max_tokens),
+        temperature: inner.number("temperature")?.unwrap_or(usual.temperature),
+        seed: inner.whole32("seed")?.unwrap_or(usual.seed),
+    };
+    inner.finish()?;
+    Ok(samples)
+}
+
+fn prompts(reader: &mut Reader) -> Result<Vec<SamplePrompt>, SpecError> {
+    let list = match reader.value("prompts") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(other) => {
+            return Err(reader.wrong("prompts", "a list of texts and of lists of messages", other));
+        }
+    };
+    let prompt = |(number, prompt): (usize, &Value)| match prompt {
+        Value::String(text) => Ok(SamplePrompt::Text(text.clone())),
+        Value::Array(turns) => Ok(SamplePrompt::Messages(turns.clone())),
+        other => Err(reader.wrong(&format!("prompts[{number}]"), "a text or a list of messages", other)),
+    };
+    list.iter().enumerate().map(prompt).collect()
 }
 
 pub(super) fn freeze(reader: &mut Reader) -> Result<Freeze, SpecError> {

@@ -3,7 +3,8 @@ use serde_json::{Map, Value, json};
 use super::{Hyperparameters, hyperparameters};
 use crate::spec::{
     Adapter, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Optimizer, Precision, Preference,
-    PreferenceLoss, Quantization, Schedule, ScheduleName, SpecError, Targets, Training,
+    PreferenceLoss, Quantization, SamplePrompt, Samples, Schedule, ScheduleName, SpecError, Targets,
+    Training,
 };
 
 fn read(value: Value) -> Result<Hyperparameters, SpecError> {
@@ -52,6 +53,7 @@ fn every_field_of_ours_is_read() {
         "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}, "keep_checkpoints": 3,
         "deterministic": true, "gradient_checkpointing": true,
         "preference": {"loss": "ipo", "beta": 0.3, "sft_weight": 0.5},
+        "samples": {"prompts": ["a", [{"role": "user", "content": "b"}]], "max_tokens": 9, "temperature": 0.5, "seed": 3},
     }))
     .unwrap();
     let expected = Training {
@@ -79,6 +81,16 @@ fn every_field_of_ours_is_read() {
             sft_weight: Some(0.5),
             ..Preference::default()
         }),
+        samples: Samples {
+            prompts: vec![
+                SamplePrompt::Text("a".to_owned()),
+                SamplePrompt::Messages(vec![json!({"role": "user", "content": "b"})]),
+            ],
+            rows: None,
+            max_tokens: 9,
+            temperature: 0.5,
+            seed: 3,
+        },
         precision: Precision::Bf16Pure,
         label_smoothing: 0.1,
         class_weights: Some(ClassWeights::ByName([("neg".to_owned(), 1.0), ("pos".to_owned(), 2.0)].into())),
@@ -216,6 +228,32 @@ fn an_adapter_is_read_with_a_learning_rate_of_its_own() {
         (json!(8), "lora", "true or an object"),
     ] {
         let error = read(json!({"lora": value})).unwrap_err();
+        assert_eq!(error.param, param);
+        assert!(error.message.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn samples_are_asked_for_in_short_or_in_full_and_can_be_asked_for_again() {
+    let samples = |value: Value| read(json!({"samples": value})).unwrap().training.samples;
+    assert_eq!(samples(json!(true)), Samples::default());
+    assert_eq!((samples(json!({})).of_rows(), samples(json!({})).is_off()), (3, false));
+    let own = samples(json!({"prompts": ["a"]}));
+    assert_eq!(own.of_rows(), 0);
+    assert_eq!(samples(json!({"prompts": ["a"], "rows": 2})).of_rows(), 2);
+    let off = samples(json!(false));
+    assert!(off.is_off());
+    for made in [own, off] {
+        assert_eq!(samples(json!(made)), made);
+    }
+    for (value, param, words) in [
+        (json!(3), "samples", "true, false or an object"),
+        (json!({"prompts": "a"}), "samples.prompts", "a list of texts"),
+        (json!({"prompts": ["a", 7]}), "samples.prompts[1]", "a text or a list of messages"),
+        (json!({"prompt": ["a"]}), "samples.prompt", "did you mean \"prompts\""),
+        (json!({"max_tokens": "many"}), "samples.max_tokens", "whole number"),
+    ] {
+        let error = read(json!({"samples": value})).unwrap_err();
         assert_eq!(error.param, param);
         assert!(error.message.contains(words), "{error}");
     }

@@ -238,3 +238,39 @@ fn an_adapter_outside_its_ranges_or_beside_what_it_excludes_is_refused() {
     }
     assert_eq!(problems(&[lora(json!({"targets": "all-linear", "quantization": "nf4"}))]), []);
 }
+
+#[test]
+fn samples_name_the_prompt_and_the_turn_that_is_wrong() {
+    let found = |samples: Value| {
+        let task =
+            [("task", json!("text-generation")), ("columns", json!({})), ("training.samples", samples)];
+        problems(&task).into_iter().map(|problem| (problem.param, problem.message)).collect::<Vec<_>>()
+    };
+    let turn = |role: &str| json!({"role": role, "content": "a"});
+    assert_eq!(found(json!({"prompts": ["a", [turn("system"), turn("user")]], "rows": 14})), []);
+    let cases = [
+        (json!({"prompts": vec!["a"; 17]}), "prompts", "are 17; at most 16"),
+        (json!({"rows": 17}), "rows", "0 to 16, found 17"),
+        (json!({"prompts": vec!["a"; 10], "rows": 7}), "rows", "ask for 6 at most"),
+        (json!({"prompts": ["a", "  "]}), "prompts[1]", "is empty"),
+        (json!({"prompts": [[]]}), "prompts[0]", "has no messages"),
+        (json!({"prompts": [[turn("bard")]]}), "prompts[0][0].role", "bard"),
+        (json!({"prompts": [[{"role": "user"}]]}), "prompts[0][0].content", ""),
+        (
+            json!({"prompts": ["a", [turn("user"), turn("assistant")]]}),
+            "prompts[1][1].role",
+            "nothing to answer",
+        ),
+        (json!({"max_tokens": 0}), "max_tokens", "1 to 1024"),
+        (json!({"temperature": 3.0}), "temperature", "0 to 2"),
+    ];
+    for (samples, param, words) in cases {
+        let found = found(samples);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].0, format!("training.samples.{param}"));
+        assert!(found[0].1.contains(words), "{found:?}");
+    }
+    let classifier = |samples: Value| problems(&[("training.samples", samples)]);
+    assert_eq!(classifier(json!({"prompts": ["a"]}))[0].param, "training.samples");
+    assert_eq!(classifier(json!({"rows": 0})), []);
+}

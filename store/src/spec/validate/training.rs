@@ -28,6 +28,7 @@ impl Training {
             Every::Epochs(epochs) => check.above("training.eval_every.epochs", epochs, 0.0, 1000.0),
         }
         self.check_preference(check);
+        self.samples.check(check);
         self.check_class_weights(check);
         self.check_freeze(check);
         self.optimizer.check(check);
