@@ -18,7 +18,7 @@ const field = (kind, name, label, smoothed) => () => [{ kind, field: name, name:
 const has = (known, kind, name) => known.of(kind).fields[name]?.some((number) => number != null);
 
 // Shown at first; the rest of the metrics wait in the legend.
-const FIRST_METRICS = ["mean_token_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman"];
+const FIRST_METRICS = ["mean_token_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman", "ndcg_at_10", "mrr_at_10", "accuracy_at_1", "triplet_accuracy"];
 
 const CHARTS = {
   loss: {

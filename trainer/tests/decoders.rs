@@ -92,7 +92,8 @@ fn split(ids: Vec<Vec<u32>>, counted: Vec<Vec<u32>>) -> Split {
     let row = |(ids, type_ids)| Encoding { ids, type_ids, truncated: false };
     let encodings: Vec<Encoding> = ids.into_iter().zip(counted).map(row).collect();
     let (targets, reference, texts) = (Targets::Tokens, Vec::new(), Vec::new());
-    Split { tokens: Tokens::of(&encodings), per_row: 1, reference, numbers, targets, texts }
+    let keys = Vec::new();
+    Split { tokens: Tokens::of(&encodings), per_row: 1, reference, keys, numbers, targets, texts }
 }
 
 /// The mean loss of the counted tokens of some rows.

@@ -1,6 +1,7 @@
-//! Rules for preferences equal TRL's (values by `fixtures/make_preferences.py`), and jobs learn by them.
+//! Rules for preferences equal TRL's (values by `fixtures/make_preferences.py`), and jobs learn by them; so do rules for vectors.
 
 mod common;
+mod vectors;
 
 use common::{Job, fixture, json_of, make_decoder, numbers, run, values};
 use formats::checkpoint::Weights;
@@ -52,7 +53,8 @@ fn pairs(reference: Vec<f64>) -> Split {
     }
     let tokens = Tokens::of(&encodings);
     let numbers = (0..encodings.len() as u64 / 2).collect();
-    Split { tokens, per_row: 2, reference, numbers, targets: Targets::Tokens, texts: Vec::new() }
+    let (keys, targets) = (Vec::new(), Targets::Tokens);
+    Split { tokens, per_row: 2, reference, keys, numbers, targets, texts: Vec::new() }
 }
 
 /// Both lists, alternating.

@@ -61,7 +61,7 @@ pub async fn show_job(State(state): State<AppState>, Path(id): Path<String>) -> 
 fn charts(task: Task) -> Vec<ChartCard> {
     let card = |key, title, width| ChartCard { key, title, width };
     let last = match task {
-        Task::TextClassification => "third",
+        Task::TextClassification | Task::SentenceSimilarity => "third",
         Task::TextGeneration => "half",
     };
     let perplexity = card("perplexity", "Perplexity of the validation rows", "half");

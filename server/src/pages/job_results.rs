@@ -16,7 +16,7 @@ use crate::Result;
 const MOST_CLASSES: usize = 40;
 
 /// Order of the metrics; the database keeps none. Others follow by name.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 19] = [
     "loss",
     "perplexity",
     "mean_token_accuracy",
@@ -29,6 +29,13 @@ const ORDER: [&str; 12] = [
     "roc_auc",
     "r2",
     "mse",
+    "ndcg_at_10",
+    "mrr_at_10",
+    "map_at_100",
+    "accuracy_at_1",
+    "accuracy_at_3",
+    "accuracy_at_5",
+    "accuracy_at_10",
 ];
 
 /// Evaluation, test, examples and checkpoints. Once the job has ended they are those of the weights that were chosen.
@@ -183,8 +190,18 @@ fn checkpoint_metrics(metrics: &Value) -> String {
     let find = |name: &str| {
         [name.to_owned(), format!("eval_{name}")].iter().find_map(|name| metrics.get(name)?.as_f64())
     };
-    let names =
-        ["loss", "perplexity", "mean_token_accuracy", "accuracy", "subset_accuracy", "f1_macro", "r2"];
+    let names = [
+        "loss",
+        "perplexity",
+        "mean_token_accuracy",
+        "accuracy",
+        "subset_accuracy",
+        "f1_macro",
+        "r2",
+        "ndcg_at_10",
+        "accuracy_at_1",
+        "spearman",
+    ];
     let parts = names.iter().filter_map(|name| {
         let value = find(name)?;
         Some(format!("{} {}", if *name == "r2" { "R²" } else { name }, text::value(value)).replace('_', " "))

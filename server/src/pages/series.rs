@@ -144,8 +144,20 @@ async fn loss_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
 }
 
 async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
-    const SHOWN: [&str; 7] =
-        ["mean_token_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson"];
+    const SHOWN: [&str; 12] = [
+        "mean_token_accuracy",
+        "accuracy",
+        "f1",
+        "f1_macro",
+        "matthews_correlation",
+        "r2",
+        "pearson",
+        "spearman",
+        "ndcg_at_10",
+        "mrr_at_10",
+        "accuracy_at_1",
+        "triplet_accuracy",
+    ];
     let names = metric_names(db, job).await?;
     let shown: Vec<&str> = SHOWN.into_iter().filter(|name| names.iter().any(|known| known == name)).collect();
     let points = series(db, job, Kind::Eval, &shown, FEW).await?;

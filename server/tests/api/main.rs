@@ -14,5 +14,6 @@ mod jobs;
 mod models;
 mod predictions;
 mod security;
+mod vectors;
 mod worker;
 mod workers;

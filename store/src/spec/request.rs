@@ -59,6 +59,7 @@ pub fn hyperparameters(fields: &Map<String, Value>, rows: Option<u64>) -> Result
     training.class_weights = objects::class_weights(&mut reader)?;
     training.freeze = objects::freeze(&mut reader)?;
     training.preference = objects::preference(&mut reader)?;
+    training.embedding = objects::embedding(&mut reader)?;
     training.early_stopping = objects::early_stopping(&mut reader)?;
     if let Some(every) = objects::eval_every(&mut reader)? {
         training.eval_every = every;

@@ -123,7 +123,7 @@ impl Maker<'_> {
             ),
         )?;
         let (targets, texts, reference) = (Targets::Tokens, Vec::new(), Vec::new());
-        Ok(Split { tokens, per_row, reference, numbers, targets, texts })
+        Ok(Split { tokens, per_row, reference, keys: Vec::new(), numbers, targets, texts })
     }
 }
 

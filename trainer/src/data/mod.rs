@@ -5,6 +5,7 @@ mod generate;
 mod order;
 mod prefetch;
 mod read;
+mod related;
 mod share;
 mod split;
 mod tokens;

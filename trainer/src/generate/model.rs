@@ -76,6 +76,11 @@ impl Voices {
         Ok(Voices { folder: folder.to_owned(), device, config, shared, own, adapted: HashMap::new() })
     }
 
+    /// Where the base lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Tokens that a sequence may have.
     pub fn context(&self) -> usize {
         models::max_positions(&self.config).unwrap_or(DEFAULT_CONTEXT)

@@ -29,12 +29,18 @@ pub fn evaluate(session: &Session, split: &Split) -> Result<Evaluation> {
 /// What the model says of all rows of a split, so many at once, computed in this kind.
 pub fn predictions(session: &Session, split: &Split, size: u32, kind: Kind) -> Result<Predictions> {
     let share = session.ranks.share();
-    let order: Vec<usize> = (share.rank..split.len()).step_by(share.size).collect();
+    let all: Vec<usize> = (0..split.len()).collect();
+    let own: Vec<usize> = all.iter().copied().skip(share.rank).step_by(share.size).collect();
+    // Where rows of a batch look at each other, batches are the same for any number of processes.
+    let batches: Vec<&[usize]> = match session.objective.couples_rows() {
+        true => all.chunks(size as usize).skip(share.rank).step_by(share.size).collect(),
+        false => own.chunks(size as usize).collect(),
+    };
     let outputs = session.objective.outputs();
     let mut predictions =
         Predictions { outputs: vec![0.0; split.len() * outputs], losses: vec![0.0; split.len()] };
     let _guard = tch::no_grad_guard();
-    for rows in order.chunks(size as usize) {
+    for rows in batches {
         let batch = collate(&split.sequences(rows), session.padding, session.device);
         // Of the processes of a copy of the model, one says what it found: elsewhere there are zeros.
         let Some(top) = pipeline::top(session, &batch, kind)?.filter(|_| session.ranks.speaks()) else {

@@ -25,6 +25,7 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
     let training = &spec.training;
     match spec.task {
         Task::TextClassification => Value::Null,
+        Task::SentenceSimilarity => json!([training.max_length, spec.embedding().0]),
         Task::TextGeneration => {
             let pairs = training.preference.is_some();
             json!([training.loss_on, training.chat_template, training.max_length, pairs])

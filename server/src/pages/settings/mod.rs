@@ -15,6 +15,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod trained;
+mod vectors;
 
 pub use request::{input_of, request};
 
@@ -93,6 +94,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Adapter", "", adapter::SETTINGS),
     ("Text generation", "task=text-generation", generation::SETTINGS),
     ("Loss", "task=text-classification", loss::SETTINGS),
+    ("Vectors", "task=sentence-similarity", vectors::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
     ("Model and machine", "", machine::SETTINGS),
@@ -129,6 +131,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         adapter::values,
         generation::values,
         loss::values,
+        vectors::values,
         evaluation::values,
         split::values,
         machine::values,

@@ -103,6 +103,7 @@ pub fn input_of(param: &str) -> Option<String> {
         "freeze" => "freeze.pattern",
         "lora" | "lora.quantization" => "lora.kind",
         "preference" => "preference.loss",
+        "embedding" => "embedding.loss",
         "early_stopping" => "early_stopping.patience",
         "validation_split" => "validation_split.fraction",
         other => match other {

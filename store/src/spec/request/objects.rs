@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use crate::spec::reader::{Reader, as_whole};
 use crate::spec::{
-    Balanced, ClassWeights, EarlyStopping, Every, Freeze, Preference, PreferenceLoss, SpecError,
+    Balanced, BatchSampler, ClassWeights, EarlyStopping, Embedding, EmbeddingLoss, Every, Freeze, Preference,
+    PreferenceLoss, SpecError,
 };
 
 /// `"balanced"` or `{"class": weight}`.
@@ -40,6 +41,23 @@ pub(super) fn preference(reader: &mut Reader) -> Result<Option<Preference>, Spec
     };
     inner.finish()?;
     Ok(Some(preference))
+}
+
+/// `{"loss": "cosent", "scale": 20}`.
+pub(super) fn embedding(reader: &mut Reader) -> Result<Option<Embedding>, SpecError> {
+    let Some(mut inner) = reader.object("embedding")? else {
+        return Ok(None);
+    };
+    let usual = Embedding::default();
+    let samplers = BatchSampler::ALL.map(|sampler| (sampler.name(), sampler));
+    let embedding = Embedding {
+        loss: inner.word("loss", &EmbeddingLoss::ALL.map(|loss| (loss.name(), loss)))?,
+        scale: inner.number("scale")?.unwrap_or(usual.scale),
+        symmetric: inner.flag("symmetric")?.unwrap_or(usual.symmetric),
+        batch_sampler: inner.word("batch_sampler", &samplers)?.unwrap_or(usual.batch_sampler),
+    };
+    inner.finish()?;
+    Ok(Some(embedding))
 }
 
 pub(super) fn freeze(reader: &mut Reader) -> Result<Freeze, SpecError> {

@@ -35,6 +35,9 @@ impl Training {
             // Beyond that it would be learnt the other way round.
             check.range(&path("label_smoothing"), self.label_smoothing, 0.0..0.5, "0 to below 0.5");
         }
+        if let Some(embedding) = &self.embedding {
+            check.above("training.embedding.scale", embedding.scale, 0.0, 10_000.0);
+        }
         self.check_class_weights(check);
         self.check_freeze(check);
         self.optimizer.check(check);
