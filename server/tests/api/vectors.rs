@@ -52,8 +52,13 @@ async fn a_model_with_modules_is_there_for_vectors(db: PgPool) {
     assert_eq!(embedding["loss"], "multiple_negatives_ranking");
     // A language model learns something else, and a model with a module that is passed over learns nothing of the kind.
     assert_eq!(upload(&server, "dense", "Dense").await.status, StatusCode::OK);
-    let error =
-        server.post("/v1/fine_tuning/jobs", &json!({"model": "dense", "training_file": file, "validation_split": none})).await.error();
+    let error = server
+        .post(
+            "/v1/fine_tuning/jobs",
+            &json!({"model": "dense", "training_file": file, "validation_split": none}),
+        )
+        .await
+        .error();
     assert_eq!((&error["param"], &error["code"]), (&json!("model"), &json!("unsupported_model")));
     assert!(error["message"].as_str().unwrap().contains("Dense"), "{error}");
     let page = server.get("/models/minilm").await.text();

@@ -6,7 +6,7 @@ use std::process::Command;
 use formats::checkpoint::{SentenceModel, Weights};
 use formats::dataset::related::key;
 use formats::tokenizer::Tokenizer;
-use luthier_trainer::data::{Row, Split, Tokens, collate};
+use luthier_trainer::data::{Split, Tokens, collate};
 use luthier_trainer::generate::Reader;
 use luthier_trainer::job::Outcome;
 use luthier_trainer::job::control::{Asked, Control};

@@ -61,8 +61,9 @@ pub struct ColumnsPart {
     pub chosen: bool,
     /// Id of the file that these columns are of.
     pub of: String,
-    /// The model that what is learnt was told for, and what it is.
+    /// The model that what is learnt was told for.
     pub goal_of: String,
+    /// What is learnt.
     pub goal: &'static str,
     /// The label column that the kind of label was told for.
     pub label: String,

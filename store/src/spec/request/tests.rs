@@ -2,8 +2,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Hyperparameters, hyperparameters};
 use crate::spec::{
-    Adapter, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Optimizer, Precision, Preference,
-    PreferenceLoss, Quantization, Schedule, ScheduleName, SpecError, Targets, Training,
+    Adapter, BatchSampler, ClassWeights, EarlyStopping, Embedding, EmbeddingLoss, Every, Freeze, LossOn,
+    Optimizer, Precision, Preference, PreferenceLoss, Quantization, Schedule, ScheduleName, SpecError,
+    Targets, Training,
 };
 
 fn read(value: Value) -> Result<Hyperparameters, SpecError> {
@@ -52,6 +53,7 @@ fn every_field_of_ours_is_read() {
         "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}, "keep_checkpoints": 3,
         "deterministic": true, "gradient_checkpointing": true,
         "preference": {"loss": "ipo", "beta": 0.3, "sft_weight": 0.5},
+        "embedding": {"loss": "cosent", "scale": 10, "symmetric": true, "batch_sampler": "no_duplicates"},
     }))
     .unwrap();
     let expected = Training {
@@ -78,6 +80,12 @@ fn every_field_of_ours_is_read() {
             beta: 0.3,
             sft_weight: Some(0.5),
             ..Preference::default()
+        }),
+        embedding: Some(Embedding {
+            loss: Some(EmbeddingLoss::Cosent),
+            scale: 10.0,
+            symmetric: true,
+            batch_sampler: BatchSampler::NoDuplicates,
         }),
         precision: Precision::Bf16Pure,
         label_smoothing: 0.1,
