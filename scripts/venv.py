@@ -1,4 +1,5 @@
-"""Python environments: the reference that tests compare with (torch, transformers, scikit-learn, openai), openai 1.x,
+"""Python environments: the reference that tests compare with (torch, transformers, sentence-transformers, scikit-learn,
+openai), openai 1.x,
 an S3 server, and what lint reads the Compose file with.
 
 usage: venv.py [reference|openai1|s3|lint]...        installs what is missing (all without a name)

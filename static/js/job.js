@@ -20,7 +20,7 @@ const has = (known, kind, name) => known.of(kind).fields[name]?.some((number) =>
 // Those with charts of their own.
 const ELSEWHERE = ["loss", "perplexity", "chosen_reward", "rejected_reward", "reward_margin", "kl"];
 // Shown at first; the rest of the metrics wait in the legend.
-const FIRST_METRICS = ["mean_token_accuracy", "reward_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman"];
+const FIRST_METRICS = ["mean_token_accuracy", "reward_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman", "ndcg_at_10", "mrr_at_10", "accuracy_at_1", "triplet_accuracy"];
 
 const CHARTS = {
   loss: {

@@ -53,10 +53,12 @@ function askForEstimate() {
   }, 400);
 }
 
-/** What is learnt follows from the checkpoint. */
+/** What is learnt follows from the checkpoint; where that is an encoder, from what was chosen. */
 function settleTask() {
   const task = form.querySelector('input[name="model"]:checked')?.dataset.task;
-  if (task) form.elements.namedItem("task").value = task;
+  const goal = valueOf("columns.goal");
+  const chosen = goal.startsWith("sentence-similarity") ? "sentence-similarity" : goal;
+  if (task) form.elements.namedItem("task").value = task === "text-generation" ? task : chosen || task;
 }
 
 function refresh() {

@@ -92,8 +92,8 @@ fn split(ids: Vec<Vec<u32>>, counted: Vec<Vec<u32>>) -> Split {
     let row = |(ids, type_ids)| Encoding { ids, type_ids, truncated: false };
     let encodings: Vec<Encoding> = ids.into_iter().zip(counted).map(row).collect();
     let (targets, reference, texts) = (Targets::Tokens, Vec::new(), Vec::new());
-    let (tokens, mismatched) = (Tokens::of(&encodings), None);
-    Split { tokens, per_row: 1, reference, mismatched, numbers, targets, texts }
+    let (tokens, mismatched, keys) = (Tokens::of(&encodings), None, Vec::new());
+    Split { tokens, per_row: 1, reference, mismatched, keys, numbers, targets, texts }
 }
 
 /// The mean loss of the counted tokens of some rows.

@@ -1,6 +1,7 @@
-//! Rules for preferences equal TRL's (values by `fixtures/make_preferences.py`), and jobs learn by them.
+//! Rules for preferences equal TRL's (values by `fixtures/make_preferences.py`), and jobs learn by them; so do rules for vectors.
 
 mod common;
+mod vectors;
 
 use common::{Job, fixture, json_of, make_decoder, numbers, run, values};
 use formats::checkpoint::Weights;
@@ -53,8 +54,8 @@ fn pairs(reference: Vec<f64>) -> Split {
     }
     let tokens = Tokens::of(&encodings);
     let numbers = (0..encodings.len() as u64 / 2).collect();
-    let (targets, texts) = (Targets::Tokens, Vec::new());
-    Split { tokens, per_row: 2, reference, mismatched: None, numbers, targets, texts }
+    let (keys, targets, texts) = (Vec::new(), Targets::Tokens, Vec::new());
+    Split { tokens, per_row: 2, reference, mismatched: None, keys, numbers, targets, texts }
 }
 
 /// Both lists, alternating.

@@ -10,6 +10,7 @@ mod decoder;
 mod encoder;
 mod folder;
 mod safetensors;
+mod sentence;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ pub(crate) use folder::read_text;
 pub use folder::{inspect_checkpoint, read_json};
 pub(crate) use safetensors::lfs_pointer;
 pub use safetensors::{Header, TensorInfo};
+pub use sentence::{MODULES, Pooling, SENTENCE_CONFIG, SentenceModel, TRANSFORMER_CONFIG};
 pub use weights::{Tensor, Weights};
 
 use crate::problem::{Problem, Problems};
@@ -90,6 +92,11 @@ impl CheckpointInfo {
     pub fn is_language_model(&self) -> bool {
         let classifies = self.architectures.iter().any(|name| config::tells_classes_apart(name));
         config::is_decoder(self.model_type.as_deref()) && !classifies
+    }
+
+    /// Whether it says how it makes vectors of texts, as sentence-transformers' models do.
+    pub fn is_sentence_model(&self) -> bool {
+        self.other_files.iter().any(|file| file == MODULES)
     }
 
     fn add(&mut self, problem: Problem) {

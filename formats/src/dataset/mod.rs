@@ -1,4 +1,4 @@
-//! Rows of a table as examples for text classification.
+//! Rows of a table as examples for text classification, and as texts that are near each other ([`related`]).
 //!
 //! Rules for labels:
 //! - **Single label**: one name. Blanks around it are dropped; numbers that differ in spelling alone (`1`, `1.0`, `"1"`) are
@@ -10,6 +10,7 @@
 
 mod label;
 mod label_map;
+pub mod related;
 mod split;
 
 use std::collections::{BTreeMap, HashSet};
@@ -39,17 +40,37 @@ pub enum ProblemType {
     Regression,
 }
 
-/// Role → column name.
+/// Role → column name. A task has some of the roles; which, its rows say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct Columns {
-    /// The text, or the first of a pair.
+    /// The text to classify, or the first of a pair.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub text: String,
     /// The second text of a pair.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub text_pair: Option<String>,
     /// The class, the list of classes or the number to learn.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub label: String,
+    /// The text that others are near to or far from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<String>,
+    /// The text that is near to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub positive: Option<String>,
+    /// Texts that are far from it though they may seem near.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub negative: Vec<String>,
+    /// The first text of a pair whose nearness has a number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text1: Option<String>,
+    /// The second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text2: Option<String>,
+    /// That number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
 }
 
 /// One row to learn from or to evaluate on.
@@ -174,20 +195,36 @@ fn each_example(
     name: &str,
     columns: &Columns,
     problem_type: ProblemType,
-    mut use_example: impl FnMut(Example) -> Result<(), Problem>,
+    use_example: impl FnMut(Example) -> Result<(), Problem>,
+) -> Result<(), Problems> {
+    let roles = Roles::new(name, columns, problem_type)?;
+    each_row(path, name, roles, Roles::example, use_example)
+}
+
+/// Roles that columns have.
+trait Places {
+    fn roles(&mut self) -> Vec<&mut Role>;
+}
+
+/// Reads each row by its roles, calls `use_it`, and gathers what is wrong with the file or what `use_it` says is.
+fn each_row<P: Places, T>(
+    path: &Path,
+    name: &str,
+    mut places: P,
+    read: impl Fn(&P, u64, &Row) -> Result<T, Problems>,
+    mut use_it: impl FnMut(T) -> Result<(), Problem>,
 ) -> Result<(), Problems> {
     let mut rows = Rows::open(path, name)?;
-    let mut roles = Roles::new(name, columns, problem_type)?;
     if rows.layout().delimiter_char().is_some() {
-        roles.find(rows.columns());
-        roles.all_found(rows.columns())?;
+        find(&mut places, rows.columns());
+        all_found(&mut places, rows.columns(), name)?;
     }
     let mut problems = Problems::default();
     let mut number = 0;
     while let Some(row) = rows.next() {
-        roles.find(rows.columns());
-        match row.map_err(Problems::from).and_then(|row| roles.example(number, &row)) {
-            Ok(example) => problems.extend(use_example(example).err()),
+        find(&mut places, rows.columns());
+        match row.map_err(Problems::from).and_then(|row| read(&places, number, &row)) {
+            Ok(example) => problems.extend(use_it(example).err()),
             Err(wrong) => problems.extend(wrong.listed),
         }
         number += 1;
@@ -197,38 +234,90 @@ fn each_example(
     }
     // A column that was not seen may stand further on, where reading did not come.
     if !rows.is_cut_off() {
-        roles.all_found(rows.columns())?;
+        all_found(&mut places, rows.columns(), name)?;
     }
     problems.or(())
+}
+
+fn find(places: &mut impl Places, columns: &[String]) {
+    places.roles().into_iter().for_each(|role| role.find(columns));
+}
+
+/// Every column was seen by the end of the file.
+fn all_found(places: &mut impl Places, columns: &[String], file: &str) -> Result<(), Problems> {
+    let mut problems = Problems::default();
+    for role in places.roles() {
+        if role.place.is_none() {
+            problems.extend(find_column(columns, &role.column, file).err());
+        }
+    }
+    problems.or(())
+}
+
+/// One column, two roles.
+fn twice(file: &str, column: &str, hint: &str) -> Problem {
+    let message = format!("the column `{column}` is given two roles");
+    Problem::new(ProblemKind::AmbiguousColumns, file, message).in_column(column).hint(hint)
 }
 
 /// The columns of the roles, as far as they were seen.
 struct Roles<'a> {
     file: &'a str,
     problem_type: ProblemType,
-    text: Role<'a>,
-    text_pair: Option<Role<'a>>,
-    label: Role<'a>,
+    text: Role,
+    text_pair: Option<Role>,
+    label: Role,
 }
 
-struct Role<'a> {
-    column: &'a str,
+struct Role {
+    column: String,
     place: Option<usize>,
 }
 
-impl<'a> Role<'a> {
-    fn new(column: &'a str) -> Self {
-        Self { column: column.trim(), place: None }
+impl Role {
+    fn new(column: &str) -> Self {
+        Self { column: column.trim().to_owned(), place: None }
     }
 
     fn find(&mut self, columns: &[String]) {
         if self.place.is_none() {
-            self.place = columns.iter().position(|column| column == self.column);
+            self.place = columns.iter().position(|column| *column == self.column);
         }
     }
 
     fn cell<'r>(&self, row: &'r Row) -> &'r Cell {
         self.place.map_or(&Cell::Missing, |place| row.cell(place))
+    }
+
+    fn text(&self, row: &Row, file: &str) -> Result<String, Problem> {
+        let problem = |kind, message: &str, hint: &str| {
+            Err(Problem::new(kind, file, message).at(row.lines).in_column(self.column.as_str()).hint(hint))
+        };
+        match self.cell(row) {
+            cell if cell.is_blank() => {
+                problem(ProblemKind::MissingText, "the text is missing", "fill it in or remove the row")
+            }
+            Cell::List(_) => {
+                problem(ProblemKind::InvalidValue, "expected a text, found a list", "write one text")
+            }
+            Cell::Object(_) => {
+                problem(ProblemKind::InvalidValue, "expected a text, found an object", "write one text")
+            }
+            cell => Ok(cell.written().unwrap_or_default().into_owned()),
+        }
+    }
+
+    fn label(&self, row: &Row, file: &str, problem_type: ProblemType) -> Result<Label, Problem> {
+        label::read(self.cell(row), problem_type).map_err(|(kind, message, hint)| {
+            Problem::new(kind, file, message).at(row.lines).in_column(self.column.as_str()).hint(hint)
+        })
+    }
+}
+
+impl Places for Roles<'_> {
+    fn roles(&mut self) -> Vec<&mut Role> {
+        let Roles { text, text_pair, label, .. } = self;
+        [Some(text), text_pair.as_mut(), Some(label)].into_iter().flatten().collect()
     }
 }
 
@@ -237,48 +326,21 @@ impl<'a> Roles<'a> {
         let text = Role::new(&columns.text);
         let text_pair = columns.text_pair.as_deref().map(Role::new);
         let label = Role::new(&columns.label);
-        let pair = text_pair.as_ref().map(|role| role.column);
-        if text.column == label.column || pair == Some(label.column) || pair == Some(text.column) {
-            let twice = if pair == Some(text.column) { text.column } else { label.column };
-            return Err(Problem::new(
-                ProblemKind::AmbiguousColumns,
-                file,
-                format!("the column `{twice}` is given two roles"),
-            )
-            .in_column(twice)
-            .hint("choose a column for the text and another one for the label"));
+        let pair = text_pair.as_ref().map(|role| role.column.as_str());
+        if text.column == label.column || pair == Some(&label.column) || pair == Some(&text.column) {
+            let column = if pair == Some(&text.column) { &text.column } else { &label.column };
+            return Err(twice(file, column, "choose a column for the text and another one for the label"));
         }
         Ok(Self { file, problem_type, text, text_pair, label })
-    }
-
-    fn find(&mut self, columns: &[String]) {
-        self.text.find(columns);
-        self.label.find(columns);
-        if let Some(pair) = &mut self.text_pair {
-            pair.find(columns);
-        }
-    }
-
-    /// Every column was seen by the end of the file.
-    fn all_found(&self, columns: &[String]) -> Result<(), Problems> {
-        let mut problems = Problems::default();
-        for role in [Some(&self.text), self.text_pair.as_ref(), Some(&self.label)].into_iter().flatten() {
-            if role.place.is_none() {
-                problems.extend(find_column(columns, role.column, self.file).err());
-            }
-        }
-        problems.or(())
     }
 
     fn example(&self, number: u64, row: &Row) -> Result<Example, Problems> {
         let mut problems = Problems::default();
         let mut keep =
             |outcome: Result<String, Problem>| outcome.map_err(|problem| problems.push(problem)).ok();
-        let text = keep(self.text(&self.text, row));
-        let pair = self.text_pair.as_ref().map(|role| keep(self.text(role, row)));
-        let label = label::read(self.label.cell(row), self.problem_type).map_err(|(kind, message, hint)| {
-            Problem::new(kind, self.file, message).at(row.lines).in_column(self.label.column).hint(hint)
-        });
+        let text = keep(self.text.text(row, self.file));
+        let pair = self.text_pair.as_ref().map(|role| keep(role.text(row, self.file)));
+        let label = self.label.label(row, self.file, self.problem_type);
         match (text, pair, label) {
             (Some(text), None, Ok(label)) => {
                 Ok(Example { row: number, lines: row.lines, text, text_pair: None, label })
@@ -290,25 +352,6 @@ impl<'a> Roles<'a> {
                 problems.extend(label.err());
                 Err(problems)
             }
-        }
-    }
-
-    fn text(&self, role: &Role<'_>, row: &Row) -> Result<String, Problem> {
-        let cell = role.cell(row);
-        let problem = |kind, message: &str, hint: &str| {
-            Err(Problem::new(kind, self.file, message).at(row.lines).in_column(role.column).hint(hint))
-        };
-        match cell {
-            cell if cell.is_blank() => {
-                problem(ProblemKind::MissingText, "the text is missing", "fill it in or remove the row")
-            }
-            Cell::List(_) => {
-                problem(ProblemKind::InvalidValue, "expected a text, found a list", "write one text")
-            }
-            Cell::Object(_) => {
-                problem(ProblemKind::InvalidValue, "expected a text, found an object", "write one text")
-            }
-            cell => Ok(cell.written().unwrap_or_default().into_owned()),
         }
     }
 }

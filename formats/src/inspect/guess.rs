@@ -92,7 +92,7 @@ pub fn guess_columns(inspection: &Inspection, task: &str) -> Result<ColumnsGuess
         return Err(ask(&format!("which columns the task {task} needs")));
     }
     let columns: Vec<&Column> = inspection.columns.iter().collect();
-    let pair = pair_of(&columns).map_err(|()| ask("which pair of columns is meant"))?;
+    let pair = pair_of(&columns, &PAIRS).map_err(|()| ask("which pair of columns is meant"))?;
     let text = match pair {
         Some((first, _)) => Some(first),
         None => named(&columns, &TEXTS).map_err(|()| ask("which column is the text"))?,
@@ -132,6 +132,7 @@ pub fn guess_columns(inspection: &Inspection, task: &str) -> Result<ColumnsGuess
             text: text.name.clone(),
             text_pair: second.map(|column| column.name.clone()),
             label: label.name.clone(),
+            ..Columns::default()
         },
         problem_type: problem_type(label),
     })
@@ -150,7 +151,7 @@ fn problem_type(label: &Column) -> ProblemType {
 }
 
 /// A name without what people write differently.
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     name.to_lowercase().replace(['-', ' ', '.'], "_")
 }
 
@@ -169,10 +170,13 @@ fn named<'a>(columns: &[&'a Column], names: &[&str]) -> Result<Option<&'a Column
 }
 
 /// The only pair of columns with the names of a pair.
-fn pair_of<'a>(columns: &[&'a Column]) -> Result<Option<(&'a Column, &'a Column)>, ()> {
+pub(super) fn pair_of<'a>(
+    columns: &[&'a Column],
+    pairs: &[(&str, &str)],
+) -> Result<Option<(&'a Column, &'a Column)>, ()> {
     let find = |name: &str| columns.iter().copied().find(|column| plain(&column.name) == name);
     let found: Vec<_> =
-        PAIRS.iter().filter_map(|(first, second)| Some((find(first)?, find(second)?))).collect();
+        pairs.iter().filter_map(|(first, second)| Some((find(first)?, find(second)?))).collect();
     match found[..] {
         [] => Ok(None),
         [pair] => Ok(Some(pair)),

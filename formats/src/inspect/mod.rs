@@ -2,6 +2,7 @@
 
 mod column;
 mod guess;
+mod guess_related;
 
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use column::{Column, ColumnKind, Lengths};
 pub use guess::{ColumnsGuess, guess_columns};
+pub use guess_related::guess_related;
 
 use crate::problem::{LineRange, Problems};
 use crate::table::{Cell, Encoding, Format, Row, Rows, no_rows};

@@ -12,7 +12,7 @@ use formats::{Problem, ProblemKind, Problems};
 use crate::common::{case, cells};
 
 fn columns(text: &str, label: &str) -> Columns {
-    Columns { text: text.to_owned(), text_pair: None, label: label.to_owned() }
+    Columns { text: text.to_owned(), label: label.to_owned(), ..Columns::default() }
 }
 
 fn name(path: &Path) -> &str {

@@ -1,5 +1,6 @@
 //! Rows as examples, labels, splits.
 
+use formats::dataset::related::{Relation, check_related, read_related};
 use formats::dataset::{
     Columns, Example, Label, LabelMap, ProblemType, SplitSizes, check_classification, overlap, random_split,
     read_classification, split_examples, stratified_split,
@@ -10,7 +11,7 @@ use crate::common::{Random, file};
 
 fn read(name: &str, content: &str, kind: ProblemType) -> Result<Vec<Example>, Problems> {
     let (_folder, path) = file(name, content);
-    let columns = Columns { text: "text".to_owned(), text_pair: None, label: "label".to_owned() };
+    let columns = Columns { text: "text".to_owned(), label: "label".to_owned(), ..Columns::default() };
     read_classification(&path, name, &columns, kind)
 }
 
@@ -39,6 +40,7 @@ fn pairs_are_read_and_a_missing_second_text_is_named() {
         text: "premise".to_owned(),
         text_pair: Some("hypothesis".to_owned()),
         label: "label".to_owned(),
+        ..Columns::default()
     };
     let problems = read_classification(&path, "a.csv", &columns, ProblemType::SingleLabel).unwrap_err();
     let found: Vec<(u64, &str)> = problems
@@ -68,7 +70,7 @@ fn problems_are_counted_beyond_those_that_are_listed() {
 #[test]
 fn one_column_cannot_play_two_roles() {
     let (_folder, path) = file("a.csv", "text,label\na,b\n");
-    let columns = Columns { text: "text".to_owned(), text_pair: None, label: "text".to_owned() };
+    let columns = Columns { text: "text".to_owned(), label: "text".to_owned(), ..Columns::default() };
     let problems = read_classification(&path, "a.csv", &columns, ProblemType::SingleLabel).unwrap_err();
     assert_eq!(problems.listed[0].kind, ProblemKind::AmbiguousColumns);
 }
@@ -169,7 +171,7 @@ fn names_are_sorted_as_numbers_only_when_all_are_numbers() {
 #[test]
 fn a_summary_counts_what_was_read() {
     let (_folder, path) = file("a.csv", "text,label\na,x\nb,X\nc,x\n");
-    let columns = Columns { text: "text".to_owned(), text_pair: None, label: "label".to_owned() };
+    let columns = Columns { text: "text".to_owned(), label: "label".to_owned(), ..Columns::default() };
     let summary = check_classification(&path, "a.csv", &columns, ProblemType::SingleLabel, None).unwrap();
     let counts: Vec<(&str, u64)> = summary.classes.iter().map(|class| (&*class.label, class.rows)).collect();
     assert_eq!((summary.rows, counts), (3, vec![("X", 1), ("x", 2)]));
@@ -265,4 +267,36 @@ fn numbers_and_several_labels_are_split_without_regard_to_them() {
     let split = split_examples("a.csv", &rows, SIZES, true, 5).unwrap();
     assert_eq!(split, random_split(50, SIZES, 5));
     assert_eq!((split.train.len(), split.validation.len(), split.test.len()), (35, 5, 10));
+}
+
+#[test]
+fn related_texts_are_read_and_what_is_wrong_is_named_by_line_and_column() {
+    let (_folder, path) = file("a.csv", "q,a,n\nx,y,z\nx,,\"\"\nv,y,u\n");
+    let negative = ["n".to_owned()];
+    let relation = Relation::Ranked { anchor: "q", positive: "a", negative: &negative };
+    let problems = read_related(&path, "a.csv", &relation, None).unwrap_err();
+    let places: Vec<(u64, &str)> = problems
+        .listed
+        .iter()
+        .map(|problem| (problem.line.unwrap().first, problem.column.as_deref().unwrap()))
+        .collect();
+    assert_eq!(places, [(3, "a"), (3, "n")]);
+    let (_folder, path) = file("a.csv", "q,a\nx,y\nv,y\nw,w\n");
+    let relation = Relation::Ranked { anchor: "q", positive: "a", negative: &[] };
+    let rows = read_related(&path, "a.csv", &relation, None).unwrap();
+    assert_eq!((rows.len(), &rows[1].texts[..]), (3, &["v".to_owned(), "y".to_owned()][..]));
+    let summary = check_related(&path, "a.csv", &relation, None).unwrap();
+    assert_eq!(summary.rows, 3);
+    assert!(summary.notices[0].starts_with("1 of 3 positives repeat"), "{:?}", summary.notices);
+    assert!(summary.notices[1].contains("anchor itself"), "{:?}", summary.notices);
+    let twice = Relation::Ranked { anchor: "q", positive: " q", negative: &[] };
+    assert_eq!(
+        read_related(&path, "a.csv", &twice, None).unwrap_err().listed[0].column.as_deref(),
+        Some("q")
+    );
+    let (_folder, path) = file("a.csv", "b,c,s\nx,y,0.5\nx,y,much\nx,y,3\n");
+    let scored = Relation::Scored { text1: "b", text2: "c", score: "s" };
+    let problems = read_related(&path, "a.csv", &scored, Some((-1.0, 1.0))).unwrap_err();
+    let lines: Vec<u64> = problems.listed.iter().map(|problem| problem.line.unwrap().first).collect();
+    assert_eq!(lines, [3, 4]);
 }

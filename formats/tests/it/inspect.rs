@@ -2,7 +2,7 @@
 
 use formats::ProblemKind;
 use formats::dataset::{Columns, ProblemType};
-use formats::inspect::{ColumnKind, Inspection, guess_columns, inspect};
+use formats::inspect::{ColumnKind, Inspection, guess_columns, guess_related, inspect};
 
 use crate::common::file;
 
@@ -24,7 +24,8 @@ fn guessed(header: &str) -> Result<Columns, ProblemKind> {
 }
 
 fn columns(text: &str, pair: Option<&str>, label: &str) -> Result<Columns, ProblemKind> {
-    Ok(Columns { text: text.to_owned(), text_pair: pair.map(str::to_owned), label: label.to_owned() })
+    let text_pair = pair.map(str::to_owned);
+    Ok(Columns { text: text.to_owned(), text_pair, label: label.to_owned(), ..Columns::default() })
 }
 
 #[test]
@@ -121,4 +122,37 @@ fn the_kind_of_problem_follows_the_labels() {
     assert_eq!(kind("a.csv", "text,label\na,1\nb,0\nc,1\n"), ProblemType::SingleLabel);
     assert_eq!(kind("a.csv", "text,label\na,1.5\nb,0.25\nc,3.1\n"), ProblemType::Regression);
     assert_eq!(kind("a.jsonl", "{\"text\":\"a\",\"label\":[\"x\"]}\n"), ProblemType::MultiLabel);
+}
+
+#[test]
+fn columns_of_related_texts_are_told_from_their_names() {
+    let guess = |header: &str, row: &str| {
+        let content = format!("{header}\n{row}\n{row}\n");
+        guess_related(&look("a.csv", &content)).map_err(|problem| problem.kind)
+    };
+    let ranked = |anchor: &str, positive: &str, negative: &[&str]| {
+        Ok(Columns {
+            anchor: Some(anchor.to_owned()),
+            positive: Some(positive.to_owned()),
+            negative: negative.iter().map(|name| (*name).to_owned()).collect(),
+            ..Columns::default()
+        })
+    };
+    assert_eq!(guess("anchor,positive", "a b,c d"), ranked("anchor", "positive", &[]));
+    assert_eq!(
+        guess("id,Query,Passage,negative_1,negative_2", "1,a b,c d,e f,g h"),
+        ranked("Query", "Passage", &["negative_1", "negative_2"])
+    );
+    assert_eq!(guess("sentence1,sentence2", "a b,c d"), ranked("sentence1", "sentence2", &[]));
+    let scored = Columns {
+        text1: Some("sentence1".to_owned()),
+        text2: Some("sentence2".to_owned()),
+        score: Some("score".to_owned()),
+        ..Columns::default()
+    };
+    assert_eq!(guess("sentence1,sentence2,score", "a b,c d,0.5"), Ok(scored));
+    // A label in words is no score.
+    assert_eq!(guess("sentence1,sentence2,label", "a b,c d,same"), ranked("sentence1", "sentence2", &[]));
+    assert_eq!(guess("left,right", "a b,c d"), Err(ProblemKind::AmbiguousColumns));
+    assert_eq!(guess("query,answer,passage", "a b,c d,e f"), Err(ProblemKind::AmbiguousColumns));
 }

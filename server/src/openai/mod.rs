@@ -5,7 +5,7 @@ mod checkpoints;
 pub mod dry_run;
 mod events;
 pub mod files;
-mod generate;
+pub mod generate;
 mod gguf;
 pub mod jobs;
 pub mod models;

@@ -102,12 +102,9 @@ pub async fn find_model(state: &AppState, id: &str) -> Result<Model> {
     model::get(&state.store.db, id).await?.ok_or_else(|| missing(id))
 }
 
-/// What a model can learn: a language model generates, an encoder classifies.
+/// What a model is there for: a language model generates, an encoder classifies or makes vectors, as its files say.
 pub fn task_of(model: &Model) -> Task {
-    match model.task.as_deref() == Some(Task::TextGeneration.as_str()) {
-        true => Task::TextGeneration,
-        false => Task::TextClassification,
-    }
+    model.task.as_deref().and_then(Task::of).unwrap_or(Task::TextClassification)
 }
 
 fn missing(id: &str) -> Error {
@@ -333,6 +330,7 @@ async fn insert(state: &AppState, id: &str, info: &CheckpointInfo, files: Vec<St
     let has_head = architecture.as_ref().is_some_and(|name| name.ends_with("ForSequenceClassification"));
     let task = match info.is_language_model() {
         true => Some(Task::TextGeneration),
+        false if info.is_sentence_model() => Some(Task::SentenceSimilarity),
         false => has_head.then_some(Task::TextClassification),
     };
     let new = NewModel {

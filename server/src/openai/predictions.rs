@@ -41,6 +41,11 @@ pub async fn create_prediction(
         );
         return Err(Error::invalid("model", message));
     }
+    if task_of(&model) == Task::SentenceSimilarity {
+        let message =
+            format!("{id} makes vectors of texts and tells no classes apart; ask POST /v1/embeddings");
+        return Err(Error::invalid("model", message));
+    }
     let files = model::files(&state.store.db, id).await?;
     let predicted = state.predictors.predict(id, &files, &inputs).await?;
     Ok(Json(json!({

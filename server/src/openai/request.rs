@@ -48,6 +48,12 @@ pub struct Roles {
     pub text: Option<String>,
     pub text_pair: Option<String>,
     pub label: Option<String>,
+    pub anchor: Option<String>,
+    pub positive: Option<String>,
+    pub negative: Vec<String>,
+    pub text1: Option<String>,
+    pub text2: Option<String>,
+    pub score: Option<String>,
 }
 
 /// Fields that say who a job is, not what it does.
@@ -198,9 +204,30 @@ fn columns(reader: &mut Reader) -> Result<Roles> {
         text: inner.text("text")?.map(str::to_owned),
         text_pair: inner.text("text_pair")?.map(str::to_owned),
         label: inner.text("label")?.map(str::to_owned),
+        anchor: inner.text("anchor")?.map(str::to_owned),
+        positive: inner.text("positive")?.map(str::to_owned),
+        negative: negatives(&mut inner)?,
+        text1: inner.text("text1")?.map(str::to_owned),
+        text2: inner.text("text2")?.map(str::to_owned),
+        score: inner.text("score")?.map(str::to_owned),
     };
     inner.finish()?;
     Ok(roles)
+}
+
+/// One column or a list of them.
+fn negatives(reader: &mut Reader) -> Result<Vec<String>> {
+    let expected = "the name of a column, or a list of them";
+    match reader.value("negative") {
+        None => Ok(Vec::new()),
+        Some(Value::String(name)) => Ok(vec![name.clone()]),
+        Some(value @ Value::Array(names)) => names
+            .iter()
+            .map(|name| name.as_str().map(str::to_owned))
+            .collect::<Option<_>>()
+            .ok_or_else(|| reader.wrong("negative", expected, value).into()),
+        Some(other) => Err(reader.wrong("negative", expected, other).into()),
+    }
 }
 
 fn split(reader: &mut Reader) -> Result<Split> {

@@ -106,6 +106,13 @@ pub fn metric_name(name: &str) -> String {
         "pearson" | "spearman" => return format!("{} correlation", capital(name)),
         _ => {}
     }
+    for (start, word) in
+        [("ndcg_at_", "NDCG@"), ("mrr_at_", "MRR@"), ("map_at_", "MAP@"), ("accuracy_at_", "Accuracy@")]
+    {
+        if let Some(k) = name.strip_prefix(start) {
+            return format!("{word}{k}");
+        }
+    }
     if let Some(average) = name.strip_prefix("f1_") {
         return format!("F1, {average}");
     }
@@ -124,15 +131,27 @@ fn capital(text: &str) -> String {
 
 /// The metric that says most about a job, as "accuracy 0.847"; empty before the first evaluation.
 pub fn headline(metrics: &Value) -> String {
-    ["accuracy", "subset_accuracy", "f1_macro", "f1", "r2", "pearson", "perplexity", "loss"]
-        .iter()
-        .find_map(|name| metrics.get(name)?.as_f64().map(|value| (name, value)))
-        .map(|(name, value)| format!("{} {}", lower_first(&metric_name(name)), text::value(value)))
-        .unwrap_or_default()
+    [
+        "accuracy",
+        "subset_accuracy",
+        "f1_macro",
+        "f1",
+        "r2",
+        "ndcg_at_10",
+        "spearman",
+        "pearson",
+        "perplexity",
+        "loss",
+    ]
+    .iter()
+    .find_map(|name| metrics.get(name)?.as_f64().map(|value| (name, value)))
+    .map(|(name, value)| format!("{} {}", lower_first(&metric_name(name)), text::value(value)))
+    .unwrap_or_default()
 }
 
 fn lower_first(name: &str) -> String {
-    if name.starts_with("F1") || name.starts_with('R') { name.to_owned() } else { name.to_lowercase() }
+    let named = ["F1", "R", "NDCG", "MRR", "MAP"].iter().any(|start| name.starts_with(start));
+    if named { name.to_owned() } else { name.to_lowercase() }
 }
 
 /// Seconds that a job ran, from its first claim to its end or to now.

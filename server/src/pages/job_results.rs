@@ -17,7 +17,7 @@ use crate::Result;
 const MOST_CLASSES: usize = 40;
 
 /// Order of the metrics; the database keeps none. Others follow by name.
-const ORDER: [&str; 17] = [
+const ORDER: [&str; 24] = [
     "loss",
     "perplexity",
     "mean_token_accuracy",
@@ -35,6 +35,13 @@ const ORDER: [&str; 17] = [
     "roc_auc",
     "r2",
     "mse",
+    "ndcg_at_10",
+    "mrr_at_10",
+    "map_at_100",
+    "accuracy_at_1",
+    "accuracy_at_3",
+    "accuracy_at_5",
+    "accuracy_at_10",
 ];
 
 /// Evaluation, test, examples and checkpoints. Once the job has ended they are those of the weights that were chosen.
@@ -200,6 +207,9 @@ fn checkpoint_metrics(metrics: &Value) -> String {
         "subset_accuracy",
         "f1_macro",
         "r2",
+        "ndcg_at_10",
+        "accuracy_at_1",
+        "spearman",
     ];
     let parts = names.iter().filter_map(|name| {
         let value = find(name)?;

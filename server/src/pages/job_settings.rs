@@ -1,11 +1,12 @@
 //! The settings of a job as its page shows them.
 
+use formats::dataset::related::Relation;
 use serde_json::Value;
 use sqlx::PgPool;
 use store::event::Kind;
 use store::job::Job;
 use store::spec::{
-    Adapter, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Preference, Samples, Schedule,
+    Adapter, BatchSampler, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Preference, Samples, Schedule,
     Targets, Task, Training,
 };
 
@@ -75,6 +76,7 @@ async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
     facts.extend(match spec.task {
         Task::TextClassification => column_facts(&spec.columns),
         Task::TextGeneration => conversation_facts(&spec.training),
+        Task::SentenceSimilarity => vector_facts(spec),
     });
     facts.push(Fact::new("Seed", spec.seed.to_string()));
     facts.push(Fact::new("Seed of the split", spec.split.seed.to_string()));
@@ -85,6 +87,34 @@ fn column_facts(columns: &Columns) -> Vec<Fact> {
     let mut facts = vec![Fact::new("Text column", &columns.text)];
     facts.extend(columns.text_pair.as_ref().map(|column| Fact::new("Second text column", column)));
     facts.push(Fact::new("Label column", &columns.label));
+    facts
+}
+
+fn vector_facts(spec: &JobSpec) -> Vec<Fact> {
+    let (loss, embedding) = spec.embedding();
+    let roles = Relation::of(&spec.columns).map(|relation| {
+        let shown = |(role, column): (&str, &str)| {
+            let name = match role {
+                "anchor" => "Anchor column",
+                "positive" => "Positive column",
+                "negative" => "Negative column",
+                "text1" => "First text column",
+                "text2" => "Second text column",
+                _ => "Score column",
+            };
+            Fact::new(name, column)
+        };
+        relation.roles().into_iter().map(shown).collect::<Vec<_>>()
+    });
+    let mut facts = roles.unwrap_or_default();
+    facts.push(Fact::new("Loss", loss.name().replace('_', " ")));
+    facts.push(Fact::new("Scale", setting(embedding.scale)));
+    if embedding.symmetric {
+        facts.push(Fact::new("Directions", "both"));
+    }
+    if embedding.batch_sampler == BatchSampler::NoDuplicates {
+        facts.push(Fact::new("Rows of a batch", "no text twice"));
+    }
     facts
 }
 
@@ -287,7 +317,7 @@ fn evaluation_facts(spec: &JobSpec) -> Vec<Fact> {
         Every::Epochs(1.0) => "every epoch".to_owned(),
         Every::Epochs(epochs) => format!("every {} epochs", setting(epochs)),
     };
-    let metric = training.best_metric.clone().unwrap_or_else(|| "loss".to_owned());
+    let metric = training.best_metric.clone().unwrap_or_else(|| spec.default_metric().to_owned());
     let early = training.early_stopping.as_ref().map_or("no".to_owned(), |early| {
         format!("after {} without a better {}", early.patience, early.metric.as_deref().unwrap_or(&metric))
     });

@@ -146,7 +146,7 @@ async fn loss_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
 }
 
 async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
-    const SHOWN: [&str; 9] = [
+    const SHOWN: [&str; 14] = [
         "mean_token_accuracy",
         "reward_accuracy",
         "reward_margin",
@@ -156,6 +156,11 @@ async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
         "matthews_correlation",
         "r2",
         "pearson",
+        "spearman",
+        "ndcg_at_10",
+        "mrr_at_10",
+        "accuracy_at_1",
+        "triplet_accuracy",
     ];
     let names = metric_names(db, job).await?;
     let shown: Vec<&str> = SHOWN.into_iter().filter(|name| names.iter().any(|known| known == name)).collect();

@@ -16,5 +16,6 @@ mod predictions;
 mod samples;
 mod script;
 mod security;
+mod vectors;
 mod worker;
 mod workers;

@@ -91,7 +91,8 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     let batch = u64::from(training.batch_size).div_ceil(to.processes.max(1));
     let kept = Kept { model, bytes, tokens: to.tokens_at_once, rows: batch.min(rows.count) };
     to.activations = kept.activations(&flow, training.gradient_checkpointing)
-        + model.adapter_activations(training, to.tokens_at_once, bytes.activation);
+        + model.adapter_activations(training, to.tokens_at_once, bytes.activation)
+        + kept.vectors();
     let standing = to.weights + to.copies + to.optimizer;
     // An epoch's end is a step as well: no more batches are summed than there are.
     let batches = rows.count.div_ceil(u64::from(training.batch_size).max(1)).max(1);
@@ -103,7 +104,7 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     let largest = model.parameters.iter().map(|parameter| FP32 * parameter.elements()).max().unwrap_or(0);
     let update = update_bytes(&training.optimizer, &tables, model, bytes, largest);
     // A checkpoint is written tensor by tensor.
-    let passing = update.max(largest).max(evaluation(model, training, rows));
+    let passing = update.max(largest).max(evaluation(model, training, rows) + vectors_kept(model, rows));
     // Freed activations that stay with the process stand beside what passes after them.
     let most = if kept.gives_back() { (work + after).max(after + passing) } else { work + after + passing };
     to.buffers = most.saturating_sub(to.activations + to.gradients);
@@ -127,6 +128,15 @@ impl Kept<'_> {
             return self.embedding() + entered + layers.max().unwrap_or(0);
         }
         self.embedding() + layers.sum::<u64>()
+    }
+
+    /// Where vectors are made of states: the states in fp32, and the cosines of all texts of a batch with each other, scaled, with
+    /// their softmax.
+    fn vectors(&self) -> u64 {
+        if self.model.has_head || self.model.decoder.is_some() {
+            return 0;
+        }
+        FP32 * (self.tokens * self.model.hidden + 3 * self.rows * self.rows)
     }
 
     /// What a layer keeps: the inputs of its products where their weights are trained, queries, keys and values, the
@@ -259,6 +269,17 @@ fn evaluation(model: &Model, training: &Training, rows: &Rows) -> u64 {
     let size = training.eval_batch_size.unwrap_or(training.batch_size).into();
     let widest = (5 * model.hidden).max(2 * model.hidden + 2 * model.intermediate);
     rows.greatest(size, 1000) * widest * FP32
+}
+
+/// Vectors of an evaluation: those of anchors and positives of as many rows as are looked for, in the order of rows, as a matrix of
+/// each, and once more where one of them is turned. How many rows are held out is not known here: as many as are trained on, at most.
+fn vectors_kept(model: &Model, rows: &Rows) -> u64 {
+    /// The trainer looks for no more rows (`trainer::data`).
+    const MOST: u64 = 10_000;
+    if model.has_head || model.decoder.is_some() {
+        return 0;
+    }
+    rows.count.min(MOST) * 2 * model.hidden * FP32 * 3
 }
 
 /// Texts, and their tokens with their kinds.

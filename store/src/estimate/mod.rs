@@ -100,6 +100,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::spec::Task;
 
     /// BERT base with two classes.
     fn model() -> Model {
@@ -174,6 +175,30 @@ mod tests {
         assert_eq!(checkpointed.activations, layer + 12 * 4 * tokens * 768 + 8 * tokens * 768);
         let frozen = of(json!({"freeze": {"embeddings": true, "first_layers": 11}}));
         assert_eq!(frozen.activations, last + 8 * tokens * 768);
+    }
+
+    #[test]
+    fn vectors_are_made_of_all_states_and_a_smaller_batch_is_the_last_way() {
+        let config = json!({"model_type": "bert", "hidden_size": 768, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 30522,
+            "max_position_embeddings": 512, "type_vocab_size": 2});
+        let bare =
+            Model::of_task(Task::SentenceSimilarity, &serde_json::from_value(config).unwrap(), 0).unwrap();
+        let spec: JobSpec = serde_json::from_value(json!({"task": "sentence-similarity",
+            "columns": {"anchor": "a", "positive": "b"}, "data": {"train": "a"}}))
+        .unwrap();
+        let rows = Rows::new(1000, 0, [128; 50], 512);
+        let found = estimate(&bare, &spec, &rows, Machine::default());
+        assert_eq!(found.weights, 4 * (ALL - 768 * 769 - 2 * 769));
+        let tokens = 32 * 128;
+        let layer = 4 * tokens * (8 * 768 + 2 * 3072) + 4 * tokens * (12 + 4);
+        let vectors = 4 * (tokens * 768 + 3 * 32 * 32);
+        assert_eq!(found.activations, 12 * layer + 8 * tokens * 768 + vectors);
+        let params: Vec<String> =
+            ways(&bare, &spec, &rows, Machine::default()).into_iter().map(|way| way.param).collect();
+        let place = |param: &str| params.iter().position(|found| found == param).unwrap();
+        assert!(place("gradient_checkpointing") < place("max_length"), "{params:?}");
+        assert!(place("max_length") < place("batch_size"), "{params:?}");
     }
 
     #[test]

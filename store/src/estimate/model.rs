@@ -1,10 +1,10 @@
 //! The parameters of a model and what it computes, from `config.json` alone.
 
-use formats::Problem;
-use formats::checkpoint::{Config, DecoderSizes, decoder_tensors, encoder_tensors};
+use formats::checkpoint::{Config, DecoderSizes, ENCODERS, decoder_tensors, encoder_tensors};
+use formats::{Problem, ProblemKind};
 use regex::Regex;
 
-use crate::spec::Training;
+use crate::spec::{Task, Training};
 
 /// Where a parameter lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct Model {
     pub layers: u64,
     /// Tokens that there are positions for.
     pub positions: u64,
+    /// Whether the last layer is computed for first tokens alone, which a head reads.
+    pub has_head: bool,
     /// Sizes of a language model's own.
     pub decoder: Option<DecoderSizes>,
     /// All parameters.
@@ -107,9 +109,39 @@ impl Model {
             heads: config.num_attention_heads.unwrap_or(0),
             layers: config.num_hidden_layers.unwrap_or(0),
             positions: positions.saturating_sub(padding),
+            has_head: true,
             decoder: None,
             parameters,
         })
+    }
+
+    /// An encoder without a head, whose tokens' states are all read.
+    ///
+    /// # Errors
+    /// As [`Model::new`], and for a language model.
+    pub fn bare(config: &Config) -> Result<Model, Problem> {
+        if config.is_decoder() {
+            let message = "a language model is no encoder, and vectors are learnt by encoders";
+            let problem = Problem::new(ProblemKind::UnsupportedModel, "config.json", message);
+            return Err(problem
+                .in_column("model_type")
+                .hint(format!("supported are {}", ENCODERS.join(", "))));
+        }
+        let mut model = Model::new(config, 1)?;
+        model.parameters.retain(|parameter| parameter.place != Place::Head);
+        model.has_head = false;
+        Ok(model)
+    }
+
+    /// The model of a task; a classifier has so many labels.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn of_task(task: Task, config: &Config, labels: u64) -> Result<Model, Problem> {
+        match task {
+            Task::SentenceSimilarity => Model::bare(config),
+            Task::TextClassification | Task::TextGeneration => Model::new(config, labels),
+        }
     }
 
     /// A language model, or a classifier where there are labels.
@@ -131,6 +163,7 @@ impl Model {
             heads: config.num_attention_heads.unwrap_or(0),
             layers: sizes.layers,
             positions: config.max_position_embeddings.unwrap_or(2048),
+            has_head: false,
             decoder: Some(sizes),
             parameters,
         })
@@ -189,8 +222,8 @@ impl Model {
         (0..self.layers)
             .map(|layer| {
                 let own = any(Place::Layer(layer));
-                // A language model reads all states of the last layer.
-                let last = self.decoder.is_none() && layer + 1 == self.layers;
+                // A language model, and whoever makes vectors, reads all states of the last layer.
+                let last = self.has_head && layer + 1 == self.layers;
                 let flow = Flow { enters: flows, trained: own, last };
                 flows |= own;
                 flow

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Machine, Model, Rows, estimate};
-use crate::spec::{JobSpec, Optimizer, Precision};
+use crate::spec::{JobSpec, Optimizer, Precision, Task};
 
 /// Changes of settings, and what the job takes with them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,8 +34,11 @@ pub fn ways(model: &Model, spec: &JobSpec, rows: &Rows, machine: Machine) -> Vec
         spec.training.gradient_checkpointing = true;
         Some("gradient_checkpointing true".to_owned())
     });
-    while ladder.climbs("batch_size", smaller_batch) {}
+    // Where texts of a batch are each other's wrong answers, a smaller one gives another model.
+    let coupled = spec.task == Task::SentenceSimilarity;
+    while !coupled && ladder.climbs("batch_size", smaller_batch) {}
     while ladder.climbs("max_length", shorter_rows) {}
+    while coupled && ladder.climbs("batch_size", smaller_batch) {}
     ladder.climbs("precision", |spec, _| {
         spec.training.precision = Precision::Bf16;
         Some("precision bf16".to_owned())

@@ -4,6 +4,7 @@
 //! file run again does the same work. Names follow transformers' `TrainingArguments` and `torch.optim`.
 
 mod adapter;
+mod embedding;
 mod optimizer;
 mod preference;
 mod reader;
@@ -13,6 +14,7 @@ mod training;
 mod validate;
 
 pub use adapter::{Adapter, AllLinear, Quantization, Targets, is_named};
+pub use embedding::{BatchSampler, Embedding, EmbeddingLoss};
 pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
 pub use preference::{Preference, PreferenceLoss};
 pub use reader::Reader;
@@ -21,6 +23,7 @@ pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn,
 pub use validate::SpecError;
 
 use formats::dataset::SplitSizes;
+use formats::dataset::related::Relation;
 pub use formats::dataset::{Columns, ProblemType};
 use serde::{Deserialize, Serialize};
 
@@ -66,9 +69,45 @@ pub enum Task {
     TextClassification,
     /// The next token: chats, prompts with their completions, plain text.
     TextGeneration,
+    /// Vectors that lie near each other where the texts do.
+    SentenceSimilarity,
 }
 
 impl JobSpec {
+    /// How vectors are learnt, with the usual where nothing is said; the loss is that of the columns.
+    pub fn embedding(&self) -> (EmbeddingLoss, Embedding) {
+        let embedding = self.training.embedding.clone().unwrap_or_default();
+        (embedding.loss.unwrap_or_else(|| self.usual_embedding_loss()), embedding)
+    }
+
+    /// The loss that the columns are there for.
+    pub fn usual_embedding_loss(&self) -> EmbeddingLoss {
+        match Relation::of(&self.columns) {
+            Some(Relation::Scored { .. }) => EmbeddingLoss::Cosent,
+            _ => EmbeddingLoss::MultipleNegativesRanking,
+        }
+    }
+
+    /// The metric that chooses the best checkpoint where nothing is said.
+    pub fn default_metric(&self) -> &'static str {
+        match self.task {
+            Task::SentenceSimilarity if self.embedding().0.is_scored() => "spearman",
+            Task::SentenceSimilarity => "ndcg_at_10",
+            Task::TextClassification | Task::TextGeneration => "loss",
+        }
+    }
+
+    /// Sequences of a row: two answers of a preference, the texts of a row of related ones.
+    pub fn per_row(&self) -> usize {
+        match self.task {
+            Task::SentenceSimilarity => {
+                Relation::of(&self.columns).map_or(2, |relation| relation.texts().len())
+            }
+            _ if self.training.preference.is_some() => 2,
+            _ => 1,
+        }
+    }
+
     /// How much of the training file is held out: nothing for a part that has a file of its own.
     pub fn held_out(&self) -> SplitSizes {
         let Split { fraction, test_fraction, .. } = self.split;
@@ -81,14 +120,20 @@ impl JobSpec {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Task; 2] = [Task::TextClassification, Task::TextGeneration];
+    pub const ALL: [Task; 3] = [Task::TextClassification, Task::TextGeneration, Task::SentenceSimilarity];
 
     /// The tag as written in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Task::TextClassification => "text-classification",
             Task::TextGeneration => "text-generation",
+            Task::SentenceSimilarity => "sentence-similarity",
         }
+    }
+
+    /// The task of this tag.
+    pub fn of(tag: &str) -> Option<Task> {
+        Task::ALL.into_iter().find(|task| task.as_str() == tag)
     }
 }
 
@@ -145,7 +190,8 @@ pub enum Device {
 pub struct Resources {
     /// Kind of device.
     pub device: Device,
-    /// Number of processes, each with a device of its own; on a CPU they share its cores. Steps do not depend on it.
+    /// Number of processes, each with a device of its own; on a CPU they share its cores. Steps do not depend on it, but
+    /// where rows of a batch are compared: each process compares its own.
     pub devices: u32,
     /// Processes that share the weights of each layer; they and the stages divide `devices`, and what is left are copies
     /// of the model that share the rows.

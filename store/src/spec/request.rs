@@ -60,6 +60,7 @@ pub fn hyperparameters(fields: &Map<String, Value>, rows: Option<u64>) -> Result
     training.freeze = objects::freeze(&mut reader)?;
     training.preference = objects::preference(&mut reader)?;
     training.samples = objects::samples(&mut reader)?;
+    training.embedding = objects::embedding(&mut reader)?;
     training.early_stopping = objects::early_stopping(&mut reader)?;
     if let Some(every) = objects::eval_every(&mut reader)? {
         training.eval_every = every;

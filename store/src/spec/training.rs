@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Optimizer, Preference, Samples, Schedule};
+use super::{Adapter, Embedding, Optimizer, Preference, Samples, Schedule};
 
 /// How the model is trained, evaluated and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +40,8 @@ pub struct Training {
     pub preference: Option<Preference>,
     /// What a language model is asked at every evaluation.
     pub samples: Samples,
+    /// How vectors of texts are learnt; `None` for the usual.
+    pub embedding: Option<Embedding>,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -60,7 +62,8 @@ pub struct Training {
     pub eval_every: Every,
     /// When a checkpoint is written beside those at evaluations and after ten minutes.
     pub checkpoint_every: Option<u64>,
-    /// Metric that chooses the best checkpoint; `None` for the validation loss.
+    /// Metric that chooses the best checkpoint; `None` for the task's own: the validation loss, of vectors `ndcg_at_10` or
+    /// `spearman`.
     pub best_metric: Option<String>,
     /// Ends the job when the metric stays without improvement.
     pub early_stopping: Option<EarlyStopping>,
@@ -92,6 +95,7 @@ impl Default for Training {
             chat_template: None,
             preference: None,
             samples: Samples::default(),
+            embedding: None,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

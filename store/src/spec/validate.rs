@@ -9,7 +9,12 @@ mod tests;
 mod training;
 
 use self::check::Check;
-use super::{Columns, Device, JobSpec, LossOn, Optimizer, Precision, ProblemType, Resources, Samples, Task};
+use formats::dataset::related::Relation;
+
+use super::{
+    BatchSampler, Columns, Device, EmbeddingLoss, JobSpec, LossOn, Optimizer, Precision, ProblemType,
+    Resources, Samples, Task,
+};
 
 /// A field that cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,6 +111,14 @@ impl JobSpec {
             });
             return;
         }
+        if self.task == Task::SentenceSimilarity {
+            return self.check_related(check);
+        }
+        let others =
+            Columns { text: String::new(), text_pair: None, label: String::new(), ..columns.clone() };
+        check.that(others == Columns::default(), "columns", || {
+            "text classification has the roles text, text_pair and label; leave the others out".to_owned()
+        });
         let pair = columns.text_pair.as_deref();
         for (param, name) in [
             ("columns.text", Some(columns.text.as_str())),
@@ -121,6 +134,51 @@ impl JobSpec {
             "columns.label",
             || same("a text", &columns.label),
         );
+    }
+
+    /// An anchor with what is near and far, or two texts with a score; each from a column of its own.
+    fn check_related(&self, check: &mut Check) {
+        let columns = &self.columns;
+        let classifies = !columns.text.is_empty() || columns.text_pair.is_some() || !columns.label.is_empty();
+        check.that(!classifies, "columns", || {
+            "text, text_pair and label are for text classification; name anchor and positive, or text1, text2 and score"
+                .to_owned()
+        });
+        let Some(relation) = Relation::of(columns) else {
+            let message = "name anchor, positive and perhaps negative, or text1, text2 and score";
+            return check.add("columns", message.to_owned());
+        };
+        let roles = relation.roles();
+        for (place, (role, name)) in roles.iter().enumerate() {
+            let param = format!("columns.{role}");
+            check.that(!name.is_empty(), &param, || "the name of a column is missing".to_owned());
+            if let Some((other, _)) = roles[..place].iter().find(|(_, other)| other == name) {
+                check.add(&param, format!("is the same column as {other}: \"{name}\""));
+            }
+        }
+        let (loss, embedding) = self.embedding();
+        check.that(loss.is_scored() == relation.is_scored(), "training.embedding.loss", || {
+            format!(
+                "{} learns from {}",
+                loss.name(),
+                match loss.is_scored() {
+                    true => "pairs with a score; name the columns text1, text2 and score",
+                    false => "anchors and positives; name the columns anchor and positive",
+                }
+            )
+        });
+        let ranks = loss == EmbeddingLoss::MultipleNegativesRanking;
+        check.that(ranks || !embedding.symmetric, "training.embedding.symmetric", || {
+            "is for multiple_negatives_ranking; leave it out".to_owned()
+        });
+        let plain = embedding.batch_sampler == BatchSampler::BatchSampler;
+        check.that(ranks || plain, "training.embedding.batch_sampler", || {
+            "no_duplicates is for multiple_negatives_ranking, where texts of a batch are each other's wrong answers; leave it out"
+                .to_owned()
+        });
+        check.that(self.training.batch_size > 1 || !ranks || self.per_row() > 2, "training.batch_size", || {
+            "is 1, so that an anchor has no other answer to be told from; take 2 or more, or give negatives".to_owned()
+        });
     }
 
     fn check_data(&self, check: &mut Check) {
@@ -151,8 +209,12 @@ impl JobSpec {
 
     fn check_task(&self, check: &mut Check) {
         let training = &self.training;
+        let classes = "is for text classification; leave it out";
+        let related = self.task == Task::SentenceSimilarity;
+        check.that(related || training.embedding.is_none(), "training.embedding", || {
+            "is for sentence similarity; leave it out".to_owned()
+        });
         if self.task == Task::TextGeneration {
-            let classes = "is for text classification; leave it out";
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
             let smooths = training.preference.is_some() || training.label_smoothing == 0.0;
@@ -172,6 +234,20 @@ impl JobSpec {
         });
         let asks = training.samples != Samples::default() && !training.samples.is_off();
         check.that(!asks, "training.samples", || "is for text generation; leave it out".to_owned());
+        if related {
+            check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
+            check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
+            check.that(training.label_smoothing == 0.0, "training.label_smoothing", || {
+                "is for text classification and for preferences; set it to 0".to_owned()
+            });
+            check.that(!training.freeze.except_head, "training.freeze.except_head", || {
+                "a model of vectors has no head, so nothing would be trained; set it to false".to_owned()
+            });
+            let beside = training.lora.as_ref().is_some_and(|adapter| !adapter.merge);
+            check.that(!beside, "training.lora.merge", || {
+                "must be true: an encoder answers for itself, not for adapters beside it".to_owned()
+            });
+        }
         if self.problem_type == Some(ProblemType::Regression) {
             check.that(training.class_weights.is_none(), "training.class_weights", || {
                 "a regression has no classes; leave it out".to_owned()

@@ -126,7 +126,8 @@ impl Maker<'_> {
         let tokens = tokens_of(rows);
         tell_size(part, &tokens, numbers.len(), events)?;
         let (targets, texts, reference) = (Targets::Tokens, Vec::new(), Vec::new());
-        Ok(Split { tokens, per_row, reference, mismatched: None, numbers, targets, texts })
+        let keys = Vec::new();
+        Ok(Split { tokens, per_row, reference, mismatched: None, keys, numbers, targets, texts })
     }
 
     /// Answers that are desirable or not; a preference becomes two of them. Beside them, for a rule that asks how far the
@@ -152,6 +153,7 @@ impl Maker<'_> {
             per_row: 1,
             reference: Vec::new(),
             mismatched,
+            keys: Vec::new(),
             numbers: numbers.clone(),
             targets: Targets::Answers(desirable.clone()),
             texts: Vec::new(),

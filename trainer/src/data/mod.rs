@@ -6,6 +6,7 @@ mod order;
 mod prefetch;
 mod prompts;
 mod read;
+mod related;
 mod share;
 mod split;
 mod tokens;

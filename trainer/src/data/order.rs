@@ -1,6 +1,8 @@
 //! In which order rows are seen: a function of seed and epoch, so that a resumed job sees the same.
 
+use std::collections::{HashSet, VecDeque};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A permutation of `0..n`, drawn as a function of `seed` and `epoch` (Fisher–Yates).
 pub fn permutation(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
@@ -23,15 +25,69 @@ pub struct Order {
     batch: usize,
     accumulation: usize,
     seed: u64,
+    /// Whether the rows of a step stay together in every epoch.
     together: bool,
+    /// Rows of which no two in a batch are to have a key in common, each with so many keys.
+    apart: Option<Arc<Apart>>,
     epoch: Option<(u64, Vec<usize>)>,
+}
+
+/// What rows are told apart by.
+struct Apart {
+    keys: Vec<u64>,
+    per_row: usize,
+}
+
+/// Rows of a batch's length, times this, among which one that fits is looked for: more would take a time that grows with the
+/// square of their number where nearly all have a text in common.
+const WITHIN: usize = 64;
+
+impl Apart {
+    fn keys_of(&self, row: usize) -> &[u64] {
+        &self.keys[row * self.per_row..][..self.per_row]
+    }
+
+    /// The same rows in an order in which those of a batch have no key in common, as far as there are such: a row that has
+    /// waits for a later batch. Where none is left that fits, the next is taken, so that all are seen once.
+    fn arrange(&self, order: Vec<usize>, batch: usize) -> Vec<usize> {
+        let (mut waiting, mut coming) = (VecDeque::new(), order.into_iter());
+        let mut arranged = Vec::with_capacity(coming.len());
+        let (mut known, mut size) = (HashSet::new(), 0);
+        loop {
+            if size == batch {
+                known.clear();
+                size = 0;
+            }
+            let fits =
+                |row: usize, known: &HashSet<u64>| self.keys_of(row).iter().all(|key| !known.contains(key));
+            let within = waiting.len().min(WITHIN * batch);
+            let place = (0..within).find(|&place| fits(waiting[place], &known));
+            let row = match place {
+                Some(place) => waiting.remove(place),
+                None => loop {
+                    if waiting.len() >= WITHIN * batch {
+                        break waiting.pop_front();
+                    }
+                    match coming.next() {
+                        Some(row) if fits(row, &known) => break Some(row),
+                        Some(row) => waiting.push_back(row),
+                        None => break waiting.pop_front(),
+                    }
+                },
+            };
+            let Some(row) = row else { return arranged };
+            known.extend(self.keys_of(row));
+            arranged.push(row);
+            size += 1;
+        }
+    }
 }
 
 impl Order {
     /// Batches of `batch` rows, `accumulation` of them a step. An epoch's last batch and last step may be smaller;
     /// no step reaches into the next epoch.
     pub fn new(rows: usize, batch: usize, accumulation: usize, seed: u64) -> Self {
-        Order { rows, batch, accumulation, seed, together: false, epoch: None }
+        Order { rows, batch, accumulation, seed, together: false, apart: None, epoch: None }
     }
 
     /// The same, with the rows of a step together in every epoch: what is drawn anew is the order of the steps. The last
@@ -58,6 +114,11 @@ impl Order {
         partners
     }
 
+    /// The same, where rows that have one of their `keys` in common, `per_row` each, meet in no batch if that can be.
+    pub fn apart(self, keys: &[u64], per_row: usize) -> Self {
+        Order { apart: Some(Arc::new(Apart { keys: keys.to_vec(), per_row })), epoch: None, ..self }
+    }
+
     /// Optimizer steps of an epoch.
     pub fn steps_per_epoch(&self) -> u64 {
         self.rows.div_ceil(self.batch).div_ceil(self.accumulation) as u64
@@ -77,7 +138,12 @@ impl Order {
 
     fn permuted(&mut self, epoch: u64) -> &[usize] {
         if self.epoch.as_ref().is_none_or(|(at, _)| *at != epoch) {
-            self.epoch = Some((epoch, self.drawn(epoch)));
+            let order = self.drawn(epoch);
+            let order = match &self.apart {
+                Some(apart) => apart.arrange(order, self.batch),
+                None => order,
+            };
+            self.epoch = Some((epoch, order));
         }
         self.epoch.as_ref().map_or(&[], |(_, order)| order)
     }
@@ -98,6 +164,29 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_with_a_text_in_common_wait_for_another_batch() {
+        // Every third row has the same second text, rows 0 and 1 the same first.
+        let keys: Vec<u64> =
+            (0..24).flat_map(|row: u64| [row.max(1), if row % 3 == 0 { 100 } else { 200 + row }]).collect();
+        let mut order = Order::new(24, 3, 1, 5).apart(&keys, 2);
+        assert_eq!(order.steps_per_epoch(), 8);
+        let batches: Vec<Vec<usize>> = (0..8).flat_map(|step| order.step(step)).collect();
+        for rows in &batches {
+            let mut seen = HashSet::new();
+            let all = rows.iter().flat_map(|&row| &keys[2 * row..2 * row + 2]);
+            assert!(all.into_iter().all(|key| seen.insert(key)), "{rows:?}");
+        }
+        let mut rows: Vec<usize> = batches.concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..24).collect::<Vec<_>>());
+        // Where it cannot be, all are seen all the same.
+        let mut alike = Order::new(7, 3, 1, 5).apart(&[1; 7], 1);
+        let mut rows: Vec<usize> = (0..3).flat_map(|step| alike.step(step).concat()).collect();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..7).collect::<Vec<_>>());
+    }
 
     #[test]
     fn an_epoch_sees_every_row_once() {

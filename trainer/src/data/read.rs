@@ -92,7 +92,7 @@ impl Data {
     }
 
     /// Says how many rows there are, and how many were cut.
-    fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
+    pub(super) fn tell(&self, max_length: usize, events: &mut Events) -> Result<()> {
         let parts = [
             ("train", Some(&*self.train)),
             ("validation", self.validation.as_ref()),

@@ -12,12 +12,15 @@ use crate::tasks::Targets;
 pub struct Split {
     /// Tokens of each sequence.
     pub tokens: Tokens,
-    /// Sequences of a row: 2 of a preference, the better answer and then the worse, else 1.
+    /// Sequences of a row: 2 of a preference, the better answer and then the worse; the texts of a row of related ones, in
+    /// their order; else 1.
     pub per_row: usize,
     /// For each sequence the logarithm of its probability when training began; empty where nobody asks.
     pub reference: Vec<f64>,
     /// Each row's prompt with the answer of another row, where a rule asks how far the model went from where it began.
     pub mismatched: Option<Box<Split>>,
+    /// For each sequence of related texts what its text is told from others by; empty elsewhere.
+    pub keys: Vec<u64>,
     /// Each row's number in its file, from 0.
     pub numbers: Vec<u64>,
     /// What each row is to be taken for.
@@ -42,6 +45,7 @@ impl Split {
             per_row: 1,
             reference: Vec::new(),
             mismatched: None,
+            keys: Vec::new(),
             numbers: examples.iter().map(|example| example.row).collect(),
             targets,
             texts: examples.into_iter().map(|example| (example.text, example.text_pair)).collect(),
@@ -87,6 +91,11 @@ impl Split {
         let (number, (ids, marks)) = (self.numbers[at / self.per_row], self.tokens.row(at));
         match self.targets {
             Targets::Tokens | Targets::Answers(_) => Row { number, ids, type_ids: &[], counts: marks },
+            // Each text has draws of its own: the same one twice is not to give the same vector (T. Gao et al., "SimCSE", 2021).
+            Targets::Nearness(_) => {
+                let number = number * self.per_row as u64 + (at % self.per_row) as u64;
+                Row { number, ids, type_ids: marks, counts: &[] }
+            }
             _ => Row { number, ids, type_ids: marks, counts: &[] },
         }
     }

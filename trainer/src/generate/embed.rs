@@ -1,17 +1,20 @@
-//! Vectors of texts: the mean of the states of a text's tokens, as sentence-transformers' mean pooling makes it.
+//! Vectors of texts, made of the states of a text's tokens as the checkpoint says (`formats::checkpoint::SentenceModel`), and
+//! by mean pooling where it says nothing: those that sentence-transformers' `encode` gives.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::Result;
-use formats::checkpoint::Weights;
+use formats::checkpoint::{Pooling, SentenceModel, Weights};
 use formats::tokenizer::Tokenizer;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Tensor};
 
 use super::Model;
 use super::protocol::{Embed, Prompt};
 use crate::data::{Row, collate};
 use crate::failure::Failure;
 use crate::models::{self, Head, TextModel};
+use crate::nn::pooling::{normalized, pool};
 use crate::nn::{Context, Loader};
 use crate::tensors::floats;
 
@@ -22,6 +25,7 @@ const BATCH: usize = 32;
 pub struct Reader {
     model: Box<dyn TextModel>,
     tokenizer: Tokenizer,
+    sentence: SentenceModel,
     context: usize,
     parameters: u64,
 }
@@ -40,10 +44,13 @@ impl Reader {
         let params = loader.finish()?.params;
         let tokenizer = Tokenizer::load(folder)?;
         let positions = models::max_positions(&config).unwrap_or(512);
+        let sentence = SentenceModel::read(folder)?;
+        let stated = sentence.max_seq_length.or_else(|| tokenizer.model_max_length());
         Ok(Reader {
             model,
-            context: tokenizer.model_max_length().unwrap_or(positions).min(positions),
+            context: stated.unwrap_or(positions).min(positions),
             tokenizer,
+            sentence,
             parameters: params.iter().map(|(_, param)| param.numel() as u64).sum(),
         })
     }
@@ -64,8 +71,9 @@ impl Reader {
     /// A [`Failure`] of the user for a text that is too long.
     pub fn embed(&self, texts: &[String], normalize: bool, device: Device) -> Result<Vec<Vec<f32>>> {
         let inputs = texts.iter().cloned().map(Prompt::Text).collect();
-        let rows = rows_of(&self.tokenizer, &Embed { adapter: None, inputs, normalize }, self.context)?;
-        tch::no_grad(|| vectors(self.model.as_ref(), &rows, normalize, device))
+        let asked = Embed { adapter: None, inputs, normalize };
+        let rows = rows_of((&self.tokenizer, &self.sentence), &asked, self.context)?;
+        tch::no_grad(|| vectors(self.model.as_ref(), &rows, &self.sentence.pooling, normalize, device))
     }
 }
 
@@ -76,24 +84,31 @@ pub(super) fn answer(
     device: Device,
 ) -> Result<(Vec<Vec<f32>>, usize), Failure> {
     Failure::contain(|| {
-        let voice;
-        let (model, tokenizer, context) = match model {
-            Model::Reads(reader) => (reader.model.as_ref(), &reader.tokenizer, reader.context),
+        let (voice, own);
+        let (model, tokenizer, sentence, context) = match model {
+            Model::Reads(reader) => {
+                (reader.model.as_ref(), &reader.tokenizer, &reader.sentence, reader.context)
+            }
             Model::Writes(voices) => {
                 let context = voices.context();
+                own = SentenceModel::read(voices.folder())?;
                 voice = voices.get(asked.adapter.as_deref())?;
-                (voice.model.as_ref(), voice.tokenizer.as_ref(), context)
+                (voice.model.as_ref(), voice.tokenizer.as_ref(), &own, context)
             }
         };
-        let rows = rows_of(tokenizer, asked, context)?;
-        let made = tch::no_grad(|| vectors(model, &rows, asked.normalize, device))?;
+        let rows = rows_of((tokenizer, sentence), asked, context)?;
+        let made = tch::no_grad(|| vectors(model, &rows, &sentence.pooling, asked.normalize, device))?;
         Ok((made, rows.iter().map(Vec::len).sum()))
     })
 }
 
-fn rows_of(tokenizer: &Tokenizer, asked: &Embed, context: usize) -> Result<Vec<Vec<u32>>> {
+fn rows_of(
+    (tokenizer, sentence): (&Tokenizer, &SentenceModel),
+    asked: &Embed,
+    context: usize,
+) -> Result<Vec<Vec<u32>>> {
     let of_input = |(number, input): (usize, &Prompt)| {
-        let ids = ids_of(tokenizer, input)?;
+        let ids = ids_of(tokenizer, sentence, input)?;
         let words = tokenizer.vocab_size();
         let wrong = |code: &str, message: String| Err(Failure::user(code, message).at("input").into());
         if ids.is_empty() {
@@ -117,18 +132,26 @@ fn rows_of(tokenizer: &Tokenizer, asked: &Embed, context: usize) -> Result<Vec<V
     asked.inputs.iter().enumerate().map(of_input).collect()
 }
 
-/// Tokens of a text, with what the tokenizer puts around it; of a list of tokens these.
-fn ids_of(tokenizer: &Tokenizer, input: &Prompt) -> Result<Vec<u32>> {
+/// Tokens of a text, with the model's prompt before it and what the tokenizer puts around both; of a list of tokens these.
+fn ids_of(tokenizer: &Tokenizer, sentence: &SentenceModel, input: &Prompt) -> Result<Vec<u32>> {
     const UNCUT: usize = 1 << 30;
     match input {
         Prompt::Ids(ids) => Ok(ids.clone()),
-        Prompt::Text(text) => Ok(tokenizer.encode_pairs(&[(text.as_str(), None)], UNCUT)?.remove(0).ids),
+        Prompt::Text(text) => {
+            let whole = match &sentence.prompt {
+                Some(prompt) => Cow::Owned(format!("{prompt}{text}")),
+                None => Cow::Borrowed(text.as_str()),
+            };
+            let text = if sentence.is_stated { sentence.prepared(&whole) } else { whole };
+            Ok(tokenizer.encode_pairs(&[(text.as_ref(), None)], UNCUT)?.remove(0).ids)
+        }
     }
 }
 
 fn vectors(
     model: &dyn TextModel,
     rows: &[Vec<u32>],
+    ways: &[Pooling],
     normalize: bool,
     device: Device,
 ) -> Result<Vec<Vec<f32>>> {
@@ -138,13 +161,10 @@ fn vectors(
         let own: Vec<Row> = rows.iter().map(|ids| row(ids.as_slice())).collect();
         let batch = collate(&own, (0, 0), device);
         let states = model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));
-        let mut at = 0;
-        for &length in &batch.inputs.packing.lengths {
-            let mean = states.narrow(0, at, length).mean_dim(0, false, Kind::Float); // [d]
-            at += length;
-            let vector = if normalize { &mean / mean.norm().clamp_min(1e-12) } else { mean };
-            made.push(floats(&Tensor::f_contiguous(&vector)?)?);
-        }
+        let pooled = pool(&states, &batch.inputs.packing, ways); // [b, width]
+        let pooled = if normalize { normalized(&pooled) } else { pooled };
+        let numbers = floats(&Tensor::f_contiguous(&pooled)?.view(-1))?;
+        made.extend(numbers.chunks(numbers.len() / rows.len()).map(<[f32]>::to_vec));
     }
     Ok(made)
 }

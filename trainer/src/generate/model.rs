@@ -120,6 +120,11 @@ impl Voices {
         Voices { room, ..self }
     }
 
+    /// Where the base lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Tokens that a sequence may have.
     pub fn context(&self) -> usize {
         models::max_positions(&self.config).unwrap_or(DEFAULT_CONTEXT)

@@ -43,7 +43,13 @@ pub fn of_rows(
     kind: Kind,
 ) -> Result<Predictions> {
     let share = session.ranks.share();
-    let own: Vec<usize> = (share.rank..asked.len()).step_by(share.size).collect();
+    let all: Vec<usize> = (0..asked.len()).collect();
+    let own: Vec<usize> = all.iter().copied().skip(share.rank).step_by(share.size).collect();
+    // Where rows of a batch look at each other, batches are the same for any number of processes.
+    let batches: Vec<&[usize]> = match session.objective.couples_rows() {
+        true => all.chunks(size as usize).skip(share.rank).step_by(share.size).collect(),
+        false => own.chunks(size as usize).collect(),
+    };
     let outputs = session.objective.outputs();
     let mut predictions = Predictions {
         outputs: vec![0.0; asked.len() * outputs],
@@ -51,7 +57,7 @@ pub fn of_rows(
         ..Predictions::default()
     };
     let _guard = tch::no_grad_guard();
-    for places in own.chunks(size as usize) {
+    for places in batches {
         let rows: Vec<usize> = places.iter().map(|&place| asked[place]).collect();
         let batch = collate(&split.sequences(&rows), session.padding, session.device);
         // Of the processes of a copy of the model, one says what it found: elsewhere there are zeros.

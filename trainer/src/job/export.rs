@@ -37,6 +37,8 @@ const MODEL: &str = "model.safetensors";
 pub struct ModelFiles {
     /// Parameters by transformers' names; they share their storage with the model in training.
     pub params: tensors::Named,
+    /// Tensors of the base that are no part of the model in training, and go along as they are.
+    carried: tensors::Named,
     /// What of it is trained, where that is not all.
     pub adapters: Option<Adapters>,
     config: Value,
@@ -45,6 +47,8 @@ pub struct ModelFiles {
     peft_task: &'static str,
     /// The chat template that the model has learnt to write by, where it is not its base's own.
     chat_template: Option<String>,
+    /// Files beside the checkpoint that the task has.
+    beside: Vec<(String, Value)>,
 }
 
 impl ModelFiles {
@@ -70,7 +74,30 @@ impl ModelFiles {
         }
         let (base, base_name) = (base.to_path_buf(), base_name.to_owned());
         let peft_task = objective.peft_task();
-        Ok(ModelFiles { params, adapters, config, base, base_name, peft_task, chat_template: None })
+        let beside = objective.files(&base, &config);
+        let carried = Vec::new();
+        Ok(ModelFiles {
+            params,
+            carried,
+            adapters,
+            config,
+            base,
+            base_name,
+            peft_task,
+            chat_template: None,
+            beside,
+        })
+    }
+
+    /// The same with tensors of the base that go along as they are.
+    pub fn carrying(self, carried: tensors::Named) -> Self {
+        ModelFiles { carried, ..self }
+    }
+
+    /// The tensors of a whole model, of which the first are these.
+    fn whole(&self, mut tensors: tensors::Named) -> tensors::Named {
+        tensors.extend(self.carried.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+        tensors
     }
 
     /// The same with a chat template of its own.
@@ -82,7 +109,11 @@ impl ModelFiles {
     /// exists.
     pub fn write(&self, folder: &Path, ranks: &Ranks, parts: &Parts) -> Result<()> {
         match &self.adapters {
-            None => parts.save(ranks, &folder.join(MODEL), &self.params, parts.of_model())?,
+            None => {
+                let params = self.params.iter().map(|(name, param)| (name.clone(), param.shallow_clone()));
+                let whole = self.whole(params.collect());
+                parts.save(ranks, &folder.join(MODEL), &whole, parts.of_model())?;
+            }
             Some(adapters) => {
                 let trained = saved::trained(&self.params);
                 parts.save(ranks, &folder.join(saved::WEIGHTS), &trained, parts.of_model())?;
@@ -100,7 +131,7 @@ impl ModelFiles {
         let Some(adapters) = self.adapters.as_ref().filter(|adapters| adapters.settings.merge) else {
             return self.write(folder, ranks, parts);
         };
-        tensors::save(&folder.join(MODEL), &adapters.merged(&self.params))?;
+        tensors::save(&folder.join(MODEL), &self.whole(adapters.merged(&self.params)))?;
         let mut config = self.config.clone();
         forget_quantization(&mut config);
         self.write_rest(folder, &config)
@@ -131,6 +162,13 @@ impl ModelFiles {
     fn write_rest(&self, folder: &Path, config: &Value) -> Result<()> {
         write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(config)?)?;
         copy_tokenizer(&self.base, folder)?;
+        for (name, content) in &self.beside {
+            let path = folder.join(name);
+            if let Some(own) = path.parent() {
+                std::fs::create_dir_all(own).with_context(|| format!("making {}", own.display()))?;
+            }
+            write_synced(&path, &serde_json::to_vec_pretty(content)?)?;
+        }
         match &self.chat_template {
             Some(source) => write_synced(&folder.join("chat_template.jinja"), source.as_bytes()),
             None => Ok(()),

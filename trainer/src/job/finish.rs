@@ -117,8 +117,10 @@ fn card(session: &Session, best: u64, validation: Option<&Evaluation>, test: Opt
     let spec = &session.spec;
     let title = if spec.name.is_empty() { "Fine-tuned model" } else { &spec.name };
     let base = if spec.base_model.is_empty() { "an uploaded checkpoint" } else { &spec.base_model };
+    let (library, tags) = session.objective.library();
+    let tags: String = tags.iter().map(|tag| format!("- {tag}\n")).collect();
     let mut card = format!(
-        "---\nlibrary_name: transformers\npipeline_tag: {}\ntags:\n- luthier\n---\n\n# {title}\n\nTuned from {base} \
+        "---\nlibrary_name: {library}\npipeline_tag: {}\ntags:\n{tags}- luthier\n---\n\n# {title}\n\nTuned from {base} \
          with Luthier {}. ",
         spec.task.as_str(),
         env!("CARGO_PKG_VERSION"),

@@ -45,7 +45,7 @@ impl Plan {
         rows: &Rows,
         auto: Precision,
     ) -> Result<Self> {
-        let model = Model::new(&Config::deserialize(config)?, labels as u64)?;
+        let model = Model::of_task(spec.task, &Config::deserialize(config)?, labels as u64)?;
         let machine = Machine { auto };
         Ok(Plan {
             estimate: estimate::estimate(&model, spec, rows, machine),

@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::Result;
-use formats::checkpoint::Weights;
+use formats::checkpoint::{SentenceModel, Weights};
 use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
-use store::spec::{JobSpec, Precision, Task};
+use store::spec::{BatchSampler, JobSpec, Precision, Task};
 use tch::{Device, Tensor};
 
 use super::adapter;
@@ -35,6 +35,7 @@ use crate::optim::Optimizer;
 use crate::precision::{self, Settled};
 use crate::tasks::Objective;
 use crate::tasks::preference::PreferenceTuning;
+use crate::tasks::sentence_similarity::SentenceSimilarity;
 use crate::tasks::text_classification::TextClassification;
 use crate::tasks::text_generation::TextGeneration;
 use crate::tasks::unpaired::UnpairedTuning;
@@ -118,9 +119,11 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let config = models::read_config(&base)?;
     let family = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let tokenizer = Tokenizer::load(&base)?;
-    let max_length = max_length(&spec, &config, &tokenizer)?;
+    let stated = stated_length(&spec, &base, &tokenizer)?;
+    let max_length = max_length(&spec, &config, stated)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
-    let (data, objective) = read((dir, &base), &spec, &tokenizer, &cache, max_length, device, events)?;
+    let (data, objective) =
+        read((dir, &base, &config), &spec, &tokenizer, &cache, max_length, device, events)?;
     let outputs = objective.labels().len();
     plan_memory(dir, &spec, (&config, outputs), &data, max_length, &precision, events)?;
 
@@ -129,28 +132,35 @@ pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session>
     let loader = Loader::new(&weights, family, u64::from(spec.seed), device);
     let loader = loader.numbers(precision.numbers()).part(part).adapted(spec.training.lora.as_ref());
     let (model, loaded) = build(&config, loader, &spec, objective.as_ref(), events)?;
+    let carried = carried(&weights, family, &loaded.report, objective.carries())?;
     let Loaded { params, absent, cuts, copies, adapters, by_row, .. } = loaded;
     let from = (base.as_path(), spec.base_model.as_str());
     let template = match spec.task {
         Task::TextGeneration => chosen_template(&base, &spec, &tokenizer)?,
-        Task::TextClassification => None,
+        Task::TextClassification | Task::SentenceSimilarity => None,
     };
     let taught = template.as_ref().filter(|_| spec.training.chat_template.is_some());
     let taught = taught.map(|template| template.source().to_owned());
-    let files = ModelFiles::new(params, adapters, &config, from, objective.as_ref())?.templated(taught);
+    let files = ModelFiles::new(params, adapters, &config, from, objective.as_ref())?;
+    let files = files.templated(taught).carrying(carried);
     let parts = Parts::new(&ranks, cuts, &absent, resources.shard_optimizer);
     let hashes = hashes.wait()?;
     let identity = hashes.identity(&spec);
     let manifest = manifest::manifest(&hashes, &spec, &identity, device, &precision)?;
     let training = &spec.training;
-    let order = Order::new(
+    let mut order = Order::new(
         data.train.len(),
         training.batch_size as usize,
         training.gradient_accumulation_steps as usize,
         u64::from(spec.seed),
     );
     // Whose answer a prompt was given is known ahead, so that the beginning is asked of it once.
-    let order = if data.train.mismatched.is_some() { order.together() } else { order };
+    if data.train.mismatched.is_some() {
+        order = order.together();
+    }
+    if spec.embedding().1.batch_sampler == BatchSampler::NoDuplicates {
+        order = order.apart(&data.train.keys, data.train.per_row);
+    }
     let total_steps = total_steps(&spec, order.steps_per_epoch());
     let out = dir.join("out");
     let checkpoints = Checkpoints::open(&out, training.keep_checkpoints as usize)?;
@@ -210,7 +220,7 @@ fn take_up(session: &mut Session, state: State, events: &mut Events) -> Result<(
 
 /// Reads the rows, and what they are for.
 fn read(
-    (dir, base): (&Path, &Path),
+    (dir, base, config): (&Path, &Path, &Value),
     spec: &JobSpec,
     tokenizer: &Tokenizer,
     cache: &Cache,
@@ -235,6 +245,13 @@ fn read(
                 None => Box::new(TextGeneration::default()),
             };
             Ok((data, objective))
+        }
+        Task::SentenceSimilarity => {
+            let sentence = SentenceModel::read(base)?;
+            let data = Data::related(dir, spec, &sentence, tokenizer, cache, max_length, events)?;
+            let objective = SentenceSimilarity::new(spec, config, sentence, max_length)?;
+            events.log(0, objective.words())?;
+            Ok((data, Box::new(objective)))
         }
     }
 }
@@ -301,8 +318,17 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
     events.log(0, format!("Precision: {}, {}.", precision.name(), precision.reason))
 }
 
-/// The shortest of what was asked for, what the model has positions for, and what the tokenizer says.
-fn max_length(spec: &JobSpec, config: &Value, tokenizer: &Tokenizer) -> Result<usize> {
+/// The tokens that the checkpoint says a text may have: its own word on texts in a model of vectors, else its tokenizer's.
+fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
+    let own = match spec.task {
+        Task::SentenceSimilarity => SentenceModel::read(base)?.max_seq_length,
+        Task::TextClassification | Task::TextGeneration => None,
+    };
+    Ok(own.or_else(|| tokenizer.model_max_length()))
+}
+
+/// The shortest of what was asked for, what the model has positions for, and what it says of itself.
+fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) -> Result<usize> {
     let positions = models::max_positions(config).unwrap_or(DEFAULT_MAX_LENGTH);
     if let Some(asked) = spec.training.max_length {
         let asked = asked as usize;
@@ -317,11 +343,10 @@ fn max_length(spec: &JobSpec, config: &Value, tokenizer: &Tokenizer) -> Result<u
         return Ok(asked);
     }
     let usual = match spec.task {
-        Task::TextClassification => DEFAULT_MAX_LENGTH,
+        Task::TextClassification | Task::SentenceSimilarity => DEFAULT_MAX_LENGTH,
         Task::TextGeneration => 2 * DEFAULT_MAX_LENGTH,
     };
-    let stated = tokenizer.model_max_length().unwrap_or(usual);
-    Ok(positions.min(stated).min(usual))
+    Ok(positions.min(stated.unwrap_or(usual)).min(usual))
 }
 
 /// Optimizer steps of the whole training.
@@ -346,16 +371,32 @@ fn build(
     }
     let model = models::build(config, &loader, objective.head(), spec.training.dropout)?;
     let loaded = loader.finish()?;
-    tell_load(&loaded.report, events)?;
+    tell_load(&loaded.report, objective.carries(), events)?;
     Ok((model, loaded))
 }
 
-fn tell_load(report: &LoadReport, events: &mut Events) -> Result<()> {
+/// Tensors of the base that go with the tuned model as they are, by transformers' names.
+fn carried(weights: &Weights, family: &str, report: &LoadReport, starts: &[&str]) -> Result<tensors::Named> {
+    let mut carried = Vec::new();
+    for name in &report.dropped {
+        let inner = name.strip_prefix(family).and_then(|rest| rest.strip_prefix('.')).unwrap_or(name);
+        if starts.iter().any(|start| inner.starts_with(start)) {
+            let tensor = tensors::of_checkpoint(&weights.tensor(name)?)?;
+            carried.push((format!("{family}.{inner}"), tensor));
+        }
+    }
+    Ok(carried)
+}
+
+fn tell_load(report: &LoadReport, carried: &[&str], events: &mut Events) -> Result<()> {
     if !report.made.is_empty() {
         events.log(0, format!("Not in the checkpoint and made anew: {}.", report.made.join(", ")))?;
     }
-    if !report.dropped.is_empty() {
-        events.log(0, format!("In the checkpoint and not used: {}.", report.dropped.join(", ")))?;
+    let goes_along = |name: &&String| carried.iter().any(|start| name.contains(start));
+    let dropped: Vec<&str> =
+        report.dropped.iter().filter(|name| !goes_along(name)).map(String::as_str).collect();
+    if !dropped.is_empty() {
+        events.log(0, format!("In the checkpoint and not used: {}.", dropped.join(", ")))?;
     }
     Ok(())
 }
@@ -374,7 +415,7 @@ fn tell_resume(state: &State, checkpoints: &Checkpoints, events: &mut Events) ->
 
 fn fresh_state(spec: &JobSpec, precision: &Settled, validated: bool, identity: String) -> Result<State> {
     let training = &spec.training;
-    let metric = training.best_metric.clone().unwrap_or_else(|| "loss".into());
+    let metric = training.best_metric.clone().unwrap_or_else(|| spec.default_metric().into());
     let (metric, early) = match &training.early_stopping {
         Some(early) => (early.metric.clone().unwrap_or(metric), Some(early)),
         None => (metric, None),

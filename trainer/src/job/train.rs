@@ -172,6 +172,9 @@ fn tell_step(session: &mut Session, made: &Step, window: &mut Window, events: &m
 
 /// Into how many a batch is cut so that all stages have work: none where a step has enough batches.
 fn pieces(session: &Session) -> usize {
+    if session.objective.couples_rows() {
+        return 1;
+    }
     let stages = session.ranks.grid().stages;
     let batches = session.spec.training.gradient_accumulation_steps as usize;
     if batches >= stages { 1 } else { stages }
@@ -269,13 +272,15 @@ pub fn tell_evaluation(
     });
     let shown = |name| metrics.get(name).map_or_else(String::new, |value| format!(", {name} {value:.4}"));
     let message = format!(
-        "{} of {rows} rows{}{}{}{}{}",
+        "{} of {rows} rows{}{}{}{}{}{}{}",
         if kind == "test" { "Test" } else { "Validation" },
         shown("loss"),
         shown("perplexity"),
         shown("mean_token_accuracy"),
         shown("accuracy"),
-        shown("f1")
+        shown("f1"),
+        shown("ndcg_at_10"),
+        shown("spearman")
     );
     events.emit(Event { kind, step: session.state.step, message, values: Value::Object(values), data })
 }

@@ -27,6 +27,8 @@ const HIGHER: &[&str] = &[
     "iou",
     "kappa",
     "margin",
+    "mrr",
+    "ndcg",
 ];
 
 /// Whether a higher value of this metric is better; `None` when its name does not tell.
@@ -89,6 +91,11 @@ mod tests {
             "subset_accuracy",
             "f1_samples",
             "eval_domain_accuracy",
+            "accuracy_at_10",
+            "mrr_at_10",
+            "ndcg_at_10",
+            "eval_map_at_100",
+            "triplet_accuracy",
         ];
         for name in names {
             assert_eq!(higher_is_better(name), Some(true), "{name}");

@@ -18,6 +18,7 @@ mod multi_label;
 mod preferences;
 mod rank;
 mod regression;
+mod retrieval;
 mod single_label;
 mod values;
 
@@ -32,6 +33,7 @@ pub use language_model::LanguageModel;
 pub use multi_label::MultiLabel;
 pub use preferences::Preferences;
 pub use regression::Regression;
+pub use retrieval::{Retrieval, Scores};
 pub use single_label::SingleLabel;
 pub use values::Values;
 

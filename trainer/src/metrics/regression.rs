@@ -63,7 +63,7 @@ impl Regression<'_> {
     }
 }
 
-fn put_correlation(out: &mut Metrics, name: &str, a: &[f64], b: &[f64]) {
+pub(super) fn put_correlation(out: &mut Metrics, name: &str, a: &[f64], b: &[f64]) {
     let constant = |values: &[f64]| values.iter().all(|v| *v == values[0]);
     if a.len() < 2 {
         out.put_undefined(name, format!("{name} is undefined for fewer than two rows."));

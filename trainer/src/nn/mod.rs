@@ -11,6 +11,7 @@ mod low_rank;
 mod names;
 mod packing;
 mod part;
+pub mod pooling;
 mod rotary;
 pub mod saved;
 mod shared;

@@ -1,9 +1,12 @@
 //! The tasks: one file each, with its loss, its metrics, and what is shown and written of it.
 
 pub mod preference;
+pub mod sentence_similarity;
 pub mod text_classification;
 pub mod text_generation;
 pub mod unpaired;
+
+use std::path::Path;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -26,12 +29,15 @@ pub enum Targets {
     Tokens,
     /// The same, of answers each of which is desirable or not.
     Answers(Vec<bool>),
+    /// Near or far by the places of its texts, or a number a row that says how near two texts are.
+    Nearness(Vec<f64>),
 }
 
 /// What the model said of a split.
 #[derive(Clone, Debug, Default)]
 pub struct Predictions {
-    /// `[rows, outputs]`, row by row: a classifier's logits; how many tokens of a row count, and how many were right.
+    /// `[rows, outputs]`, row by row: a classifier's logits; how many tokens of a row count, and how many were right; the
+    /// vectors of a row's texts.
     pub outputs: Vec<f32>,
     /// Loss of each row, not divided by anything.
     pub losses: Vec<f64>,
@@ -68,6 +74,11 @@ pub trait Objective {
 
     /// Whether rows are compared with what the model said of them when training began.
     fn has_reference(&self) -> bool {
+        false
+    }
+
+    /// Whether the loss of a row depends on the other rows of its batch, which is then never cut.
+    fn couples_rows(&self) -> bool {
         false
     }
 
@@ -114,6 +125,22 @@ pub trait Objective {
 
     /// The base model's `config.json`, as the tuned model has it.
     fn tuned_config(&self, base: &Value) -> Result<Value>;
+
+    /// Tensors of the base that are no part of what is trained, and go with the tuned model as they are, by the start of
+    /// their names below the encoder.
+    fn carries(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Files beside the checkpoint, by name, beside those that every task has.
+    fn files(&self, _base: &Path, _config: &Value) -> Vec<(String, Value)> {
+        Vec::new()
+    }
+
+    /// The library that the model is used with, and its tags, for the card.
+    fn library(&self) -> (&'static str, &'static [&'static str]) {
+        ("transformers", &[])
+    }
 
     /// peft's name of the task.
     fn peft_task(&self) -> &'static str;

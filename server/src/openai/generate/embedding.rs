@@ -61,7 +61,8 @@ fn read(body: &Map<String, Value>) -> Result<Asked> {
     Ok(Asked { model, inputs, base64, dimensions })
 }
 
-async fn vectors_of(mut answers: Answers) -> Result<(Vec<Vec<f64>>, u64)> {
+/// The vectors of an answer, and how many tokens their texts had.
+pub async fn vectors_of(mut answers: Answers) -> Result<(Vec<Vec<f64>>, u64)> {
     match answers.next().await {
         Some(Ok(Answer::Embedded { embeddings, tokens })) => Ok((embeddings, tokens)),
         // What the worker has against an input is here against `input`, however it calls it.

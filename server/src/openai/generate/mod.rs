@@ -15,7 +15,7 @@ mod stream;
 
 pub use chat::create_chat_completion;
 pub use completion::create_completion;
-pub use embedding::create_embedding;
+pub use embedding::{create_embedding, vectors_of};
 
 use serde_json::{Value, json};
 use store::model::{self, Model};

@@ -8,6 +8,7 @@ use formats::{ProblemKind, Problems};
 use store::spec::{ClassWeights, JobSpec, Task};
 
 use super::data::Data;
+use super::related::task_of_roles;
 use super::{Looked, code_of, refusal};
 use crate::openai::request::{CreateJob, Roles};
 use crate::{AppState, Error, Result};
@@ -79,11 +80,16 @@ fn at_column(error: Error, columns: &Columns, problems: &Problems) -> Error {
 
 /// Columns by what was named, the rest by what their names tell; says in a note what was guessed.
 fn choose_columns(asked: &CreateJob, inspection: &Inspection) -> Result<(Columns, ProblemType, Vec<String>)> {
+    if task_of_roles(&asked.columns).is_some() {
+        let message = "text classification has the roles text, text_pair and label; leave the others out";
+        return Err(Error::invalid("columns", message));
+    }
     check_named(&asked.columns, inspection)?;
-    let Roles { text, text_pair, label } = &asked.columns;
+    let Roles { text, text_pair, label, .. } = &asked.columns;
     let (columns, notes) = match (text, label) {
         (Some(text), Some(label)) => {
-            (Columns { text: text.clone(), text_pair: text_pair.clone(), label: label.clone() }, Vec::new())
+            let (text, text_pair, label) = (text.clone(), text_pair.clone(), label.clone());
+            (Columns { text, text_pair, label, ..Columns::default() }, Vec::new())
         }
         _ => {
             let guess = guess_columns(inspection, Task::TextClassification.as_str()).map_err(|unclear| {
@@ -97,6 +103,7 @@ fn choose_columns(asked: &CreateJob, inspection: &Inspection) -> Result<(Columns
                 text: text.clone().unwrap_or(guess.columns.text),
                 text_pair: text_pair.clone().or(guess.columns.text_pair.filter(|_| text.is_none())),
                 label: label.clone().unwrap_or(guess.columns.label),
+                ..Columns::default()
             };
             let pair =
                 columns.text_pair.as_ref().map(|pair| format!(", text_pair `{pair}`")).unwrap_or_default();

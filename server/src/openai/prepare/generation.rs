@@ -7,6 +7,7 @@ use formats::dataset::Columns;
 use store::spec::JobSpec;
 
 use super::data::Data;
+use super::related::task_of_roles;
 use super::{Looked, refusal};
 use crate::openai::request::{Answers, CreateJob, Roles};
 use crate::openai::sample::{no_template, sample};
@@ -14,8 +15,9 @@ use crate::{AppState, Error, Result};
 
 /// Judges every row of every file.
 pub async fn look(state: &AppState, asked: &CreateJob, data: &Data) -> Result<Looked> {
-    let Roles { text, text_pair, label } = &asked.columns;
-    if [text, text_pair, label].iter().any(|column| column.is_some()) {
+    let Roles { text, text_pair, label, .. } = &asked.columns;
+    let related = task_of_roles(&asked.columns).is_some();
+    if related || [text, text_pair, label].iter().any(|column| column.is_some()) {
         let message = "rows of text generation say by their keys what they are; leave it out";
         return Err(Error::invalid("columns", message));
     }

@@ -5,6 +5,7 @@
 mod classification;
 mod data;
 mod generation;
+mod related;
 
 use chrono::Utc;
 use formats::dataset::{ClassCount, Columns, ProblemType, random_split, stratified_split};
@@ -12,12 +13,13 @@ use formats::{Problem, ProblemKind, Problems};
 use serde_json::{Map, Value, json};
 use store::model::{self, Model};
 use store::queue::NewJob;
-use store::spec::{Device, JobSpec, Split, Task, request};
+use store::spec::{Device, Embedding, JobSpec, Split, Task, request};
 use store::{StoredFile, agent};
 
 use self::data::Data;
 use super::models::task_of;
 use super::request::CreateJob;
+use super::sample;
 use crate::operations::SILENCE;
 use crate::{AppState, Error, Result};
 
@@ -43,11 +45,12 @@ struct Looked {
 pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJob> {
     let asked = CreateJob::read(body)?;
     let (model, model_files) = find_model(state, &asked.model).await?;
-    let task = choose_task(asked.task, &model)?;
+    let task = choose_task(asked.task.or_else(|| related::task_of_roles(&asked.columns)), &model)?;
     let data = Data::find(state, &asked).await?;
     let looked = match task {
         Task::TextClassification => classification::look(state, &asked, &data).await?,
         Task::TextGeneration => generation::look(state, &asked, &data).await?,
+        Task::SentenceSimilarity => related::look(state, &asked, &data).await?,
     };
     let settings = request::hyperparameters(&asked.hyperparameters, Some(looked.rows)).map_err(|wrong| {
         Error::invalid(format!("{}.{}", asked.hyperparameters_at, wrong.param), wrong.message)
@@ -55,7 +58,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
     let mut notes = looked.found;
     notes.extend(settings.note());
     notes.extend(looked.notices);
-    let spec = JobSpec {
+    let mut spec = JobSpec {
         task,
         problem_type: looked.problem_type,
         columns: looked.columns,
@@ -71,6 +74,10 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         base_model: asked.model.clone(),
         name: asked.name.clone(),
     };
+    if task == Task::SentenceSimilarity {
+        let (loss, embedding) = spec.embedding();
+        spec.training.embedding = Some(Embedding { loss: Some(loss), ..embedding });
+    }
     check_spec(&spec, asked.hyperparameters_at)?;
     notes.extend(generation::advice(&spec, looked.answers));
     check_split(&spec, looked.rows, &looked.classes)?;
@@ -79,6 +86,9 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
             classification::check_class_weights(&spec, &looked.classes, asked.hyperparameters_at)?;
         }
         Task::TextGeneration => generation::check_tokens(state, &spec, &asked, &data).await?,
+        Task::SentenceSimilarity => {
+            sample::sample(state, &spec, &asked.model, asked.training_file).await?;
+        }
     }
     check_device(state, &spec).await?;
     Ok(NewJob {
@@ -111,12 +121,13 @@ async fn find_model(state: &AppState, id: &str) -> Result<(Model, Vec<StoredFile
 fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
     let able = task_of(model);
     let kind = match able {
-        Task::TextClassification => "an encoder",
+        Task::TextClassification | Task::SentenceSimilarity => "an encoder",
         Task::TextGeneration => "a language model",
     };
     match asked {
         // A decoder reads as well as it writes.
         Some(Task::TextClassification) => Ok(Task::TextClassification),
+        Some(Task::SentenceSimilarity) if able != Task::TextGeneration => Ok(Task::SentenceSimilarity),
         Some(asked) if asked != able => Err(Error::invalid(
             "task",
             format!(

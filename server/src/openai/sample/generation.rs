@@ -26,6 +26,7 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
     let training = &spec.training;
     match spec.task {
         Task::TextClassification => Value::Null,
+        Task::SentenceSimilarity => json!([training.max_length, spec.embedding().0]),
         Task::TextGeneration => {
             let answers = Answers::of(spec);
             let prompts = &training.samples.prompts;

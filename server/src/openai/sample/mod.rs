@@ -2,11 +2,13 @@
 
 mod classification;
 mod generation;
+mod related;
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use formats::checkpoint::ADAPTER_BASE;
 use formats::dataset::ProblemType;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -63,9 +65,7 @@ pub struct Shares {
 impl Sample {
     /// The rows to learn from, cut as the job's settings say.
     pub fn rows_of(&self, spec: &JobSpec) -> Rows {
-        let pairs = spec.training.preference.as_ref().is_some_and(|rule| !rule.loss.is_unpaired());
-        let per_row = if pairs { 2 } else { 1 };
-        let length = per_row * self.model.max_length(&spec.training, self.stated);
+        let length = spec.per_row() as u64 * self.model.max_length(&spec.training, self.stated);
         Rows::new(self.rows, self.bytes, self.lengths.iter().copied(), length)
     }
 }
@@ -95,6 +95,7 @@ pub async fn sample(state: &AppState, spec: &JobSpec, model_id: &str, file: File
         Task::TextClassification => classification::look(folder.path(), &data, &spec, problem, bytes)
             .map_err(|problem| Error::invalid("model", problem.to_string())),
         Task::TextGeneration => generation::look(folder.path(), &data, &name, &spec, bytes),
+        Task::SentenceSimilarity => related::look(folder.path(), &data, &name, &spec, bytes),
     };
     let made = tokio::task::spawn_blocking(look).await.map_err(|error| Error::Internal(error.into()))?;
     let made = Arc::new(made?);
@@ -114,8 +115,11 @@ fn key(parts: &[&Value]) -> String {
 /// Puts the model's files but its weights into a folder.
 pub async fn lay_out(state: &AppState, files: &[StoredFile], folder: &Path) -> Result<()> {
     let plain = |file: &&StoredFile| {
-        !file.path.contains('/')
-            && [".json", ".txt", ".model", ".jinja"].iter().any(|end| file.path.ends_with(end))
+        // Settings of modules lie in folders of their own; a base beside an adapter does as well.
+        let is_module = file.path.ends_with("/config.json") && !file.path.starts_with(ADAPTER_BASE);
+        is_module
+            || !file.path.contains('/')
+                && [".json", ".txt", ".model", ".jinja"].iter().any(|end| file.path.ends_with(end))
     };
     for file in files.iter().filter(plain) {
         state.store.objects.fetch(&file.hash, &folder.join(&file.path)).await?;

@@ -219,6 +219,7 @@ async fn detail(state: &AppState, id: &str, tried: Option<Tried>) -> Result<Mode
         files: files.iter().map(|file| file_row(&href, file)).collect(),
         readme: readme(state, &files).await?,
         can_try: model.task.is_some() && task_of(&model) == Task::TextClassification,
+        can_compare: task_of(&model) == Task::SentenceSimilarity,
         pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
         tried,
         playground: playground_href(&model),
@@ -234,7 +235,7 @@ async fn detail(state: &AppState, id: &str, tried: Option<Tried>) -> Result<Mode
 fn playground_href(model: &Model) -> String {
     match task_of(model) {
         Task::TextGeneration => convert::playground_href(&model.model_id),
-        Task::TextClassification => String::new(),
+        Task::TextClassification | Task::SentenceSimilarity => String::new(),
     }
 }
 
@@ -300,6 +301,12 @@ fn snippet(model: &Model) -> String {
     if task_of(model) == Task::TextGeneration {
         return "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
                 write = pipeline(\"text-generation\", model=\".\")\nprint(write(\"The first words\", max_new_tokens=50))"
+            .to_owned();
+    }
+    if task_of(model) == Task::SentenceSimilarity {
+        return "# in the folder that the archive unpacks to\nfrom sentence_transformers import SentenceTransformer\n\n\
+                model = SentenceTransformer(\".\")\nvectors = model.encode([\"A text of yours.\", \"Another one.\"])\n\
+                print(model.similarity(vectors, vectors))"
             .to_owned();
     }
     if model.task.is_none() {

@@ -4,9 +4,12 @@ use axum::extract::{Form, Path, State};
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use store::model::Model;
 use store::spec::Task;
 
 use super::{detail, find_model};
+use crate::inference::Served;
+use crate::openai::generate::vectors_of;
 use crate::openai::models::task_of;
 use crate::pages::view::model::{Score, Tried};
 use crate::pages::view::text;
@@ -33,6 +36,10 @@ pub async fn try_model(
             format!("{id} is a language model; talk to it in the playground"),
         ));
     }
+    if task_of(&model) == Task::SentenceSimilarity {
+        let tried = compare(&state, &model, form).await?;
+        return html(&detail(&state, &id, Some(tried)).await?);
+    }
     let files = store::model::files(&state.store.db, &id).await?;
     let input = match form.text_pair.is_empty() {
         true => json!({"text": form.text}),
@@ -45,6 +52,44 @@ pub async fn try_model(
         Err(error) => tried.error = sentence(&error.to_string()),
     }
     html(&detail(&state, &id, Some(tried)).await?)
+}
+
+/// The cosine of a text with each line of the second one, the nearest first.
+async fn compare(state: &AppState, model: &Model, form: TryForm) -> Result<Tried> {
+    /// Lines that are shown.
+    const MOST: usize = 50;
+    let lines = form.text_pair.lines().map(str::trim).filter(|line| !line.is_empty());
+    let others: Vec<String> = lines.take(MOST).map(str::to_owned).collect();
+    let mut tried = Tried { text: form.text, text_pair: form.text_pair, ..Tried::default() };
+    if others.is_empty() {
+        tried.error = "Write texts to compare with, one a line.".to_owned();
+        return Ok(tried);
+    }
+    let inputs: Vec<Value> = std::iter::once(&tried.text).chain(&others).map(|text| json!(text)).collect();
+    let answer = async {
+        let served = Served::of(&state.store, model).await?;
+        vectors_of(state.workers.embed(&served, &inputs).await?).await
+    };
+    match answer.await {
+        Ok((vectors, _)) => tried.scores = nearest(&vectors, &others),
+        Err(error @ Error::Internal(_)) => return Err(error),
+        Err(error) => tried.error = sentence(&error.to_string()),
+    }
+    Ok(tried)
+}
+
+/// Cosines of the first vector with the others; all have length 1.
+fn nearest(vectors: &[Vec<f64>], others: &[String]) -> Vec<Score> {
+    let Some((first, rest)) = vectors.split_first() else { return Vec::new() };
+    let cosine = |other: &Vec<f64>| first.iter().zip(other).map(|(a, b)| a * b).sum::<f64>();
+    let mut found: Vec<(&String, f64)> = others.iter().zip(rest.iter().map(cosine)).collect();
+    found.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let score = |(label, cosine): (&String, f64)| Score {
+        label: label.clone(),
+        share: (cosine >= 0.0).then_some(cosine.min(1.0)),
+        text: text::value(cosine),
+    };
+    found.into_iter().map(score).collect()
 }
 
 fn scores(output: &Value) -> Vec<Score> {
@@ -64,6 +109,14 @@ fn scores(output: &Value) -> Vec<Score> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_ranked_by_their_cosine_with_the_first() {
+        let vectors = [vec![1.0, 0.0], vec![-0.6, 0.8], vec![0.8, 0.6]];
+        let shown = nearest(&vectors, &["far".to_owned(), "near".to_owned()]);
+        assert_eq!((shown[0].label.as_str(), shown[0].share), ("near", Some(0.8)));
+        assert_eq!((shown[1].label.as_str(), shown[1].share), ("far", None));
+    }
 
     #[test]
     fn scores_are_shown_highest_first_and_numbers_of_a_regression_as_they_are() {

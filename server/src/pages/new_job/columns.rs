@@ -5,6 +5,7 @@ use formats::inspect::{Column, ColumnKind, Inspection, guess_columns};
 use store::file::File;
 use store::spec::Task;
 
+use super::related::{self, Goal};
 use super::{is_generation, option};
 use crate::openai::report::Report;
 use crate::pages::settings::{self, Values};
@@ -34,19 +35,33 @@ pub fn columns_part(files: &[File], values: &Values, errors: &Values) -> Columns
     if is_generation(values) {
         return rows_part(chosen, &report);
     }
+    let goal_of = values.get("columns.goal_of").cloned().unwrap_or_default();
+    let goal = Goal::settled(values, None);
+    if goal != Goal::Labels {
+        let mut part = related::part(goal, chosen, values, inspection, errors);
+        part.roles.insert(0, goal.field());
+        part.problems.rows.extend(of_table.rows);
+        part.unusable |= part.problems.rows.iter().any(|problem| problem.fatal);
+        let preview = preview(inspection, |name| part.role_of(name));
+        return ColumnsPart { goal_of, preview, ..part };
+    }
     let roles = Roles::of(chosen, values, inspection);
     let missing = roles.missing(inspection);
     let mut problems = of_table;
     problems.rows.splice(0..0, missing);
+    let mut fields = roles.fields(inspection, errors);
+    fields.insert(0, goal.field());
     ColumnsPart {
         chosen: true,
+        goal_of,
+        goal: "text-classification",
         of: chosen.to_owned(),
         label: roles.label.clone(),
         guess: roles.guess_words().to_owned(),
         summary: roles.summary(inspection),
-        preview: preview(inspection, &roles),
+        preview: preview(inspection, |name| roles.of_column(name)),
         unusable: problems.rows.iter().any(|problem| problem.fatal),
-        roles: roles.fields(inspection, errors),
+        roles: fields,
         problems,
         ..ColumnsPart::default()
     }
@@ -81,8 +96,8 @@ fn no_layout() -> Problems {
     Problems { rows: vec![row], more: String::new() }
 }
 
-fn preview(inspection: &Inspection, roles: &Roles) -> Preview {
-    let mut preview = data::preview(inspection, |name| roles.of_column(name));
+fn preview(inspection: &Inspection, role_of: impl Fn(&str) -> &'static str) -> Preview {
+    let mut preview = data::preview(inspection, role_of);
     preview.rows.truncate(6);
     preview
 }
@@ -101,7 +116,9 @@ impl Roles {
     /// What the form says of this very file, or the guess.
     fn of(file: &str, values: &Values, inspection: &Inspection) -> Roles {
         let value = |name: &str| values.get(name).cloned().unwrap_or_default();
-        let is_own = value("columns.of") == file;
+        // Columns that were chosen for another goal say nothing of these roles.
+        let same_goal = ["", "text-classification"].contains(&value("columns.goal_was").as_str());
+        let is_own = value("columns.of") == file && same_goal;
         let known = |name: &str| {
             Some(value(name)).filter(|column| inspection.column(column).is_some()).unwrap_or_default()
         };

@@ -2,6 +2,7 @@
 
 mod columns;
 mod estimate;
+mod related;
 
 use axum::Form;
 use axum::extract::{Query, State};
@@ -15,6 +16,7 @@ use store::spec::Task;
 
 use self::columns::columns_part;
 pub use self::estimate::show_estimate;
+use self::related::{GOAL, Goal};
 use super::job::find_job;
 use super::settings::{self, Values};
 use super::view::form::{Field, FieldKind, HeldOut, NewJob, Picker};
@@ -62,6 +64,11 @@ fn values_of(job: &store::job::Job) -> Values {
     put("columns.text", spec.columns.text.clone());
     put("columns.text_pair", spec.columns.text_pair.clone().unwrap_or_default());
     put("columns.label", spec.columns.label.clone());
+    put(GOAL, Goal::of(spec.task, &spec.columns).name());
+    put("columns.goal_of", job.model_id.clone());
+    for (name, value) in related::values_of(&spec.columns) {
+        put(name, value);
+    }
     values
 }
 
@@ -141,6 +148,11 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
     if is_generation(values) {
         return Ok(body);
     }
+    if is_task(values, Task::SentenceSimilarity) {
+        let goal = Goal::said(values).filter(|goal| *goal != Goal::Labels).unwrap_or(Goal::Ranked);
+        body.insert("columns".to_owned(), related::request(goal, values).into());
+        return Ok(body);
+    }
     body.extend(given("problem_type").map(|problem| ("problem_type".to_owned(), problem.into())));
     let columns: Map<String, Value> = ["text", "text_pair", "label"]
         .into_iter()
@@ -161,15 +173,21 @@ async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
             .and_then(|mut models| models.pop()),
     };
     let task = match (model, given("training_file").and_then(|id| id.parse::<FileId>().ok())) {
-        (Some(model), _) => task_of(&model),
+        (Some(model), _) if task_of(&model) == Task::TextGeneration => Task::TextGeneration,
+        (Some(model), _) => {
+            let goal = Goal::settled(values, Some(&model));
+            values.insert(GOAL.to_owned(), goal.name());
+            values.insert("columns.goal_of".to_owned(), model.model_id.clone());
+            goal.task()
+        }
         (None, Some(file)) => {
             let file = store::file::get(db, file).await?;
             match file.as_ref().and_then(Report::of_file).is_some_and(|report| report.chat.is_some()) {
                 true => Task::TextGeneration,
-                false => Task::TextClassification,
+                false => Goal::settled(values, None).task(),
             }
         }
-        (None, None) => Task::TextClassification,
+        (None, None) => Goal::settled(values, None).task(),
     };
     values.insert("task".to_owned(), task.as_str().to_owned());
     Ok(())
@@ -177,7 +195,11 @@ async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
 
 /// Whether the form is about text generation.
 fn is_generation(values: &Values) -> bool {
-    values.get("task").is_some_and(|task| task == Task::TextGeneration.as_str())
+    is_task(values, Task::TextGeneration)
+}
+
+fn is_task(values: &Values, task: Task) -> bool {
+    values.get("task").is_some_and(|said| said == task.as_str())
 }
 
 /// The input that a refusal belongs to, and its words; an empty name for the form as a whole.
@@ -195,6 +217,12 @@ fn place_of(error: &Error) -> (String, String) {
         "columns.text",
         "columns.text_pair",
         "columns.label",
+        "columns.anchor",
+        "columns.positive",
+        "columns.negative",
+        "columns.text1",
+        "columns.text2",
+        "columns.score",
     ];
     // The task follows from the model.
     let param = param.map(|param| if param == "task" { "model" } else { param });

@@ -16,6 +16,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 mod trained;
+mod vectors;
 
 pub use request::{input_of, request};
 
@@ -95,6 +96,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Text generation", "task=text-generation", generation::SETTINGS),
     ("Samples", "task=text-generation", samples::SETTINGS),
     ("Loss", "task=text-classification", loss::SETTINGS),
+    ("Vectors", "task=sentence-similarity", vectors::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
     ("Model and machine", "", machine::SETTINGS),
@@ -132,6 +134,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         generation::values,
         samples::values,
         loss::values,
+        vectors::values,
         evaluation::values,
         split::values,
         machine::values,

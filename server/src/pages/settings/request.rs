@@ -107,6 +107,7 @@ pub fn input_of(param: &str) -> Option<String> {
         "preference" => "preference.loss",
         "beta" | "desirable_weight" | "undesirable_weight" => return input_of(&format!("preference.{path}")),
         "samples" => "samples.rows",
+        "embedding" => "embedding.loss",
         "early_stopping" => "early_stopping.patience",
         "validation_split" => "validation_split.fraction",
         other => match other {

@@ -61,6 +61,10 @@ pub struct ColumnsPart {
     pub chosen: bool,
     /// Id of the file that these columns are of.
     pub of: String,
+    /// The model that what is learnt was told for.
+    pub goal_of: String,
+    /// What is learnt.
+    pub goal: &'static str,
     /// The label column that the kind of label was told for.
     pub label: String,
     /// Role by role; empty when the file cannot be used.
@@ -77,6 +81,25 @@ pub struct ColumnsPart {
     pub problems: Problems,
     /// Whether it cannot be trained on as it is.
     pub unusable: bool,
+}
+
+impl ColumnsPart {
+    /// The role of a column, by the fields; empty for none.
+    pub fn role_of(&self, column: &str) -> &'static str {
+        let has = |role: &str| {
+            let field = self.roles.iter().find(|field| field.name == role);
+            field.is_some_and(|field| field.value.split('\t').any(|name| name == column))
+        };
+        const ROLES: [(&str, &str); 6] = [
+            ("columns.anchor", "anchor"),
+            ("columns.positive", "positive"),
+            ("columns.negative", "negative"),
+            ("columns.text1", "first text"),
+            ("columns.text2", "second text"),
+            ("columns.score", "score"),
+        ];
+        ROLES.iter().find(|(name, _)| has(name)).map_or("", |(_, role)| role)
+    }
 }
 
 /// What the form as it stands would take; fetched again when settings change.

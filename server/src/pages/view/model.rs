@@ -86,6 +86,8 @@ pub struct ModelDetail {
     pub readme: String,
     /// Whether it can be asked for predictions.
     pub can_try: bool,
+    /// Whether texts can be compared by their vectors.
+    pub can_compare: bool,
     /// Where it can be talked to; empty where it cannot.
     pub playground: String,
     /// Whether it was trained on pairs of texts.

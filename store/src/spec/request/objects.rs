@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::spec::reader::{Reader, as_whole};
 use crate::spec::{
-    Balanced, ClassWeights, EarlyStopping, Every, Freeze, Preference, PreferenceLoss, SamplePrompt, Samples,
-    SpecError,
+    Balanced, BatchSampler, ClassWeights, EarlyStopping, Embedding, EmbeddingLoss, Every, Freeze, Preference,
+    PreferenceLoss, SamplePrompt, Samples, SpecError,
 };
 
 /// `"balanced"` or `{"class": weight}`.
@@ -80,6 +80,23 @@ fn prompts(reader: &mut Reader) -> Result<Vec<SamplePrompt>, SpecError> {
         other => Err(reader.wrong(&format!("prompts[{number}]"), "a text or a list of messages", other)),
     };
     list.iter().enumerate().map(prompt).collect()
+}
+
+/// `{"loss": "cosent", "scale": 20}`.
+pub(super) fn embedding(reader: &mut Reader) -> Result<Option<Embedding>, SpecError> {
+    let Some(mut inner) = reader.object("embedding")? else {
+        return Ok(None);
+    };
+    let usual = Embedding::default();
+    let samplers = BatchSampler::ALL.map(|sampler| (sampler.name(), sampler));
+    let embedding = Embedding {
+        loss: inner.word("loss", &EmbeddingLoss::ALL.map(|loss| (loss.name(), loss)))?,
+        scale: inner.number("scale")?.unwrap_or(usual.scale),
+        symmetric: inner.flag("symmetric")?.unwrap_or(usual.symmetric),
+        batch_sampler: inner.word("batch_sampler", &samplers)?.unwrap_or(usual.batch_sampler),
+    };
+    inner.finish()?;
+    Ok(Some(embedding))
 }
 
 pub(super) fn freeze(reader: &mut Reader) -> Result<Freeze, SpecError> {

@@ -2,9 +2,9 @@ use serde_json::{Map, Value, json};
 
 use super::{Hyperparameters, hyperparameters};
 use crate::spec::{
-    Adapter, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Optimizer, Precision, Preference,
-    PreferenceLoss, Quantization, SamplePrompt, Samples, Schedule, ScheduleName, SpecError, Targets,
-    Training,
+    Adapter, BatchSampler, ClassWeights, EarlyStopping, Embedding, EmbeddingLoss, Every, Freeze, LossOn,
+    Optimizer, Precision, Preference, PreferenceLoss, Quantization, SamplePrompt, Samples, Schedule,
+    ScheduleName, SpecError, Targets, Training,
 };
 
 fn read(value: Value) -> Result<Hyperparameters, SpecError> {
@@ -54,6 +54,7 @@ fn every_field_of_ours_is_read() {
         "deterministic": true, "gradient_checkpointing": true,
         "preference": {"loss": "ipo", "beta": 0.3, "sft_weight": 0.5},
         "samples": {"prompts": ["a", [{"role": "user", "content": "b"}]], "max_tokens": 9, "temperature": 0.5, "seed": 3},
+        "embedding": {"loss": "cosent", "scale": 10, "symmetric": true, "batch_sampler": "no_duplicates"},
     }))
     .unwrap();
     let expected = Training {
@@ -91,6 +92,12 @@ fn every_field_of_ours_is_read() {
             temperature: 0.5,
             seed: 3,
         },
+        embedding: Some(Embedding {
+            loss: Some(EmbeddingLoss::Cosent),
+            scale: 10.0,
+            symmetric: true,
+            batch_sampler: BatchSampler::NoDuplicates,
+        }),
         precision: Precision::Bf16Pure,
         label_smoothing: 0.1,
         class_weights: Some(ClassWeights::ByName([("neg".to_owned(), 1.0), ("pos".to_owned(), 2.0)].into())),

@@ -61,6 +61,12 @@ impl Check {
             Task::TextClassification => metric_names(spec.problem_type),
             Task::TextGeneration if spec.training.preference.is_some() => PREFERENCE.to_vec(),
             Task::TextGeneration => vec!["loss", "perplexity", "mean_token_accuracy"],
+            Task::SentenceSimilarity if spec.embedding().0.is_scored() => SCORED.to_vec(),
+            Task::SentenceSimilarity => {
+                // Without negatives there are no triplets.
+                let triplets = spec.per_row() > 2;
+                RANKED.iter().copied().filter(|name| triplets || *name != "triplet_accuracy").collect()
+            }
         };
         let plain = name.strip_prefix("eval_").unwrap_or(name);
         self.that(known.contains(&plain), param, || unknown(name, &known));
@@ -70,6 +76,22 @@ impl Check {
 /// Metrics of pairs of answers.
 const PREFERENCE: [&str; 5] =
     ["loss", "reward_accuracy", "reward_margin", "chosen_reward", "rejected_reward"];
+
+/// Metrics of vectors by retrieval.
+const RANKED: [&str; 9] = [
+    "loss",
+    "accuracy_at_1",
+    "accuracy_at_3",
+    "accuracy_at_5",
+    "accuracy_at_10",
+    "mrr_at_10",
+    "ndcg_at_10",
+    "map_at_100",
+    "triplet_accuracy",
+];
+
+/// Metrics of vectors by scores.
+const SCORED: [&str; 3] = ["loss", "pearson", "spearman"];
 
 /// Metrics of an evaluation, by what a label is; `loss` is in all of them.
 fn metric_names(problem_type: Option<ProblemType>) -> Vec<&'static str> {

@@ -29,6 +29,9 @@ impl Training {
         }
         self.check_preference(check);
         self.samples.check(check);
+        if let Some(embedding) = &self.embedding {
+            check.above("training.embedding.scale", embedding.scale, 0.0, 10_000.0);
+        }
         self.check_class_weights(check);
         self.check_freeze(check);
         self.optimizer.check(check);
