@@ -86,8 +86,7 @@ pub struct Session {
 }
 
 /// Reads and checks everything, builds the model, and takes up the newest checkpoint.
-pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session> {
-    let spec = read_spec(dir)?;
+pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> Result<Session> {
     let resources = &spec.resources;
     let mut ranks = Ranks::meet(dir, attempt, Grid::of(resources), resources.device)?;
     super::handover::newest(&dir.join("out"), &ranks)?;
@@ -196,7 +195,7 @@ fn take_up(session: &mut Session, state: State, events: &mut Events) -> Result<(
 }
 
 /// Reads the rows, and what they are for.
-fn read(
+pub(super) fn read(
     (dir, base): (&Path, &Path),
     spec: &JobSpec,
     tokenizer: &Tokenizer,
@@ -248,7 +247,7 @@ fn plan_memory(
 }
 
 /// The share of a machine's threads that a process of the job has.
-fn set_threads(spec: &JobSpec, processes: usize) -> Result<()> {
+pub(super) fn set_threads(spec: &JobSpec, processes: usize) -> Result<()> {
     let all = match spec.resources.threads {
         0 => native::runtime::threads()?,
         threads => threads as usize,
@@ -266,7 +265,7 @@ fn exchange(ranks: &mut Ranks, params: &tensors::Named, tables: &BTreeSet<String
     ranks.exchange(&dense, tensors(by_row))
 }
 
-fn read_spec(dir: &Path) -> Result<JobSpec> {
+pub(super) fn read_spec(dir: &Path) -> Result<JobSpec> {
     let path = dir.join("spec.json");
     let text = std::fs::read_to_string(&path)
         .map_err(|error| Failure::user("no_spec", format!("{} cannot be read: {error}.", path.display())))?;
@@ -288,7 +287,7 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
 }
 
 /// The shortest of what was asked for, what the model has positions for, and what the tokenizer says.
-fn max_length(spec: &JobSpec, config: &Value, tokenizer: &Tokenizer) -> Result<usize> {
+pub(super) fn max_length(spec: &JobSpec, config: &Value, tokenizer: &Tokenizer) -> Result<usize> {
     let positions = models::max_positions(config).unwrap_or(DEFAULT_MAX_LENGTH);
     if let Some(asked) = spec.training.max_length {
         let asked = asked as usize;

@@ -83,7 +83,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         spec,
         suffix: asked.suffix,
         model_id: asked.model,
-        training_file: asked.training_file,
+        training_file: Some(asked.training_file),
         validation_file: asked.validation_file,
         test_file: asked.test_file,
         metadata: asked.metadata,
