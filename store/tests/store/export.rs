@@ -194,7 +194,7 @@ async fn exports_go_with_their_model_and_their_bytes_with_them(db: PgPool) {
     let id = asked_for(&db, &model).await;
     assert_eq!(model::delete(&db, &model.model_id).await.unwrap(), model::Deleted::Needed(id.job()));
     let worker = agent(&db, "two").await;
-    let held = store::queue::claim(&db, worker, LEASE).await.unwrap().unwrap();
+    let held = queue::claim(&db, worker, LEASE).await.unwrap().unwrap();
     assert!(export::finish(&db, &held, &made(&db).await).await.unwrap());
     let kept = async |content: &str| -> bool {
         let hash = crate::seed::hash(content);

@@ -296,3 +296,14 @@ fn a_model_whose_labels_are_not_those_of_the_rows_is_refused() {
     job.write("model/config.json", &config.to_string());
     assert_eq!(job.failure().0, "other_labels");
 }
+
+#[test]
+fn a_fine_tune_begins_with_a_language_model_that_is_an_adapter() {
+    let first = finished("llama", &json!({"lora": {"rank": 4}, "learning_rate": 1e-2}), &json!({}));
+    let own = json_of(first.path("out/result.json"))["metrics"]["loss"].as_f64().unwrap();
+    let second = crate::job("llama", json!({"max_steps": 1, "learning_rate": 1e-9}));
+    std::fs::remove_dir_all(second.path("model")).unwrap();
+    copy_tree(&first.path("out/model"), &second.path("model"));
+    let loss = made(&second)["metrics"]["loss"].as_f64().unwrap();
+    assert!((own - loss).abs() < 1e-4, "{own} {loss}");
+}

@@ -12,7 +12,7 @@ use formats::{Problem, ProblemKind, Problems};
 use serde_json::{Map, Value, json};
 use store::model::{self, Model};
 use store::queue::NewJob;
-use store::spec::{Device, JobSpec, Split, Task, request};
+use store::spec::{Device, JobSpec, Split, Task, Work, request};
 use store::{StoredFile, agent};
 
 use self::data::Data;
@@ -54,6 +54,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
     notes.extend(settings.note());
     notes.extend(looked.notices);
     let spec = JobSpec {
+        work: Work::Train,
         task,
         problem_type: looked.problem_type,
         columns: looked.columns,

@@ -69,8 +69,7 @@ impl Replay<'_> {
         let batches = rows.batches();
         if let Some(first) = batches.first() {
             // The first pass makes buffers that the others find made.
-            let batch = self::batch(rows, first, device);
-            top(model, &batch);
+            let _unused = top(model, &batch_of(rows, first, device));
         }
         for numbers in &batches {
             obey(control)?;
@@ -81,7 +80,7 @@ impl Replay<'_> {
             if is_enough {
                 break;
             }
-            let batch = self::batch(rows, numbers, device);
+            let batch = batch_of(rows, numbers, device);
             let start = Instant::now();
             let top = top(model, &batch);
             if let (Some(objective), Some(predictions)) = (&rows.objective, &mut predictions) {
@@ -109,7 +108,7 @@ impl Replay<'_> {
     }
 }
 
-fn batch(rows: &Rows, numbers: &[usize], device: Device) -> Batch {
+fn batch_of(rows: &Rows, numbers: &[usize], device: Device) -> Batch {
     collate(&rows.split.sequences(numbers), rows.padding, device)
 }
 
