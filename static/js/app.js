@@ -93,6 +93,12 @@ document.addEventListener("click", (event) => {
   if (copy) copyFrom(copy);
 });
 
+// A form in a dialog leads to another page, or to a download, which leaves this one as it is.
+document.addEventListener("submit", (event) => {
+  const dialog = event.target.closest("dialog");
+  if (dialog) setTimeout(() => dialog.close());
+});
+
 document.addEventListener("keydown", (event) => {
   const tab = event.target instanceof Element ? event.target.closest("[role=tab]") : null;
   const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

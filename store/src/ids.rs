@@ -87,6 +87,23 @@ id!(
     AgentId, "agent", "agent-"
 );
 
+id!(
+    /// A model in another format, `export-…`: the number of the job that makes it.
+    ExportId, "export", "export-"
+);
+
+impl ExportId {
+    /// What a job makes.
+    pub fn of(job: JobId) -> Self {
+        ExportId(job.0)
+    }
+
+    /// The job that makes it.
+    pub fn job(self) -> JobId {
+        JobId(self.0)
+    }
+}
+
 impl JobId {
     /// The last eight digits, which are random: enough to tell a job's models apart by eye.
     pub fn short(&self) -> String {

@@ -61,11 +61,35 @@ pub enum Asked {
     Cancel,
 }
 
-/// A fine-tune and how far it is.
+/// What a job is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
+#[serde(rename_all = "lowercase")]
+#[sqlx(type_name = "text", rename_all = "lowercase")]
+pub enum JobKind {
+    /// A fine-tune.
+    #[default]
+    Train,
+    /// A model in another format; see [`crate::export`].
+    Export,
+}
+
+impl JobKind {
+    /// The word used in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobKind::Train => "train",
+            JobKind::Export => "export",
+        }
+    }
+}
+
+/// A fine-tune, or other work of a trainer, and how far it is.
 #[derive(Clone, Debug, Serialize)]
 pub struct Job {
     /// Its id.
     pub job_id: JobId,
+    /// What it is there for.
+    pub kind: JobKind,
     /// A name for people; may be empty.
     pub name: String,
     /// The part of the model's name that the person chose.
@@ -90,13 +114,13 @@ pub struct Job {
     pub metadata: Json<BTreeMap<String, String>>,
     /// The base.
     pub model_id: String,
-    /// Rows to learn from.
-    pub training_file: FileId,
+    /// Rows to learn from; work of other kinds may read none.
+    pub training_file: Option<FileId>,
     /// Rows to evaluate on.
     pub validation_file: Option<FileId>,
     /// Rows for the final test.
     pub test_file: Option<FileId>,
-    /// The name that its model has or will have.
+    /// The name that what it makes has or will have.
     pub output_model: String,
     /// The model, once there is one.
     pub fine_tuned_model: Option<String>,
@@ -150,7 +174,7 @@ pub struct Job {
 pub async fn get(db: impl PgExecutor<'_>, job: JobId) -> sqlx::Result<Option<Job>> {
     sqlx::query_as!(
         Job,
-        r#"select job_id as "job_id: JobId", name, suffix, task, status as "status: Status", asked as "asked: Asked",
+        r#"select job_id as "job_id: JobId", kind as "kind: JobKind", name, suffix, task, status as "status: Status", asked as "asked: Asked",
             phase, priority, spec as "spec: Json<JobSpec>", request, manifest,
             metadata as "metadata: Json<BTreeMap<String, String>>", model_id,
             training_file as "training_file: FileId", validation_file as "validation_file: FileId",
@@ -176,7 +200,9 @@ pub struct Filter {
     pub metadata: BTreeMap<String, String>,
     /// Those without any pair.
     pub without_metadata: bool,
-    /// Those tuned from this model.
+    /// Those of this kind: fine-tunes where nothing is said.
+    pub kind: JobKind,
+    /// Those that begin with this model.
     pub model_id: Option<String>,
 }
 
@@ -184,7 +210,7 @@ pub struct Filter {
 pub async fn list(db: impl PgExecutor<'_>, filter: &Filter, limit: i64) -> sqlx::Result<Page<Job>> {
     let jobs = sqlx::query_as!(
         Job,
-        r#"select job_id as "job_id: JobId", name, suffix, task, status as "status: Status", asked as "asked: Asked",
+        r#"select job_id as "job_id: JobId", kind as "kind: JobKind", name, suffix, task, status as "status: Status", asked as "asked: Asked",
             phase, priority, spec as "spec: Json<JobSpec>", request, manifest,
             metadata as "metadata: Json<BTreeMap<String, String>>", model_id,
             training_file as "training_file: FileId", validation_file as "validation_file: FileId",
@@ -198,6 +224,7 @@ pub async fn list(db: impl PgExecutor<'_>, filter: &Filter, limit: i64) -> sqlx:
             and metadata @> $3
             and (not $4 or metadata = '{}')
             and ($5::text is null or model_id = $5)
+            and kind = $7
         order by job_id desc
         limit $6"#,
         filter.after.map(|job| job.0),
@@ -206,6 +233,7 @@ pub async fn list(db: impl PgExecutor<'_>, filter: &Filter, limit: i64) -> sqlx:
         filter.without_metadata,
         filter.model_id.as_deref(),
         limit + 1,
+        filter.kind.as_str(),
     )
     .fetch_all(db)
     .await?;

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod checkpoint;
 pub mod estimate;
 pub mod event;
+pub mod export;
 pub mod file;
 pub mod idempotency;
 pub mod ids;
@@ -22,7 +23,7 @@ mod text;
 
 use std::time::Duration;
 
-pub use ids::{AgentId, BadId, CheckpointId, EventId, FileId, JobId};
+pub use ids::{AgentId, BadId, CheckpointId, EventId, ExportId, FileId, JobId};
 pub use objects::{Hash, Objects, ObjectsError, Stored};
 use serde::{Deserialize, Serialize};
 pub use sqlx::PgPool;

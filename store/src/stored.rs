@@ -131,6 +131,7 @@ impl Store {
                     and not exists (select from file where file.hash = object.hash)
                     and not exists (select from model_file where model_file.hash = object.hash)
                     and not exists (select from checkpoint_file where checkpoint_file.hash = object.hash)
+                    and not exists (select from export_file where export_file.hash = object.hash)
                     and not exists (select from job_input where job_input.hash = object.hash)
                 limit 1 for update skip locked
             )

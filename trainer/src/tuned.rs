@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use formats::checkpoint::{ADAPTER_BASE as BASE, Weights};
 use serde_json::Value;
-use store::spec::Quantization;
+use store::spec::{Quantization, Task};
 use tch::Device;
 
 use crate::failure::Failure;
@@ -15,11 +15,11 @@ use crate::nn::{Loaded, Loader, saved};
 /// Where `config.json` says that the base of an adapter is to be taken in fewer bits, as it was in training.
 pub const BASE_QUANTIZATION: &str = "base_quantization";
 
-/// A classifier that was tuned.
+/// A finished model.
 pub struct Tuned {
     /// Its `config.json`.
     pub config: Value,
-    /// Names of its labels by id.
+    /// Names of its labels by id; none of a language model.
     pub labels: Vec<String>,
     /// The model.
     pub model: Box<dyn TextModel>,
@@ -32,13 +32,32 @@ pub struct Tuned {
 /// # Errors
 /// A [`Failure`] of the user where the folder holds none, or an adapter alone.
 pub fn open(folder: &Path, device: Device) -> Result<Tuned> {
+    open_as(folder, None, Task::TextClassification, device)
+}
+
+/// Loads a finished model of a task; an adapter onto `base` where one is given, else onto the base beside it.
+///
+/// # Errors
+/// A [`Failure`] of the user where the folder holds no such model, or an adapter alone.
+pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -> Result<Tuned> {
     let config = models::read_config(folder)?;
-    let labels = labels(&config)?;
-    let base = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
+    let labels = match task {
+        Task::TextClassification => labels(&config)?,
+        Task::TextGeneration => Vec::new(),
+    };
+    let head = match task {
+        Task::TextClassification => Head::Labels(labels.len() as i64),
+        Task::TextGeneration => Head::Tokens,
+    };
+    let prefix = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let saved = saved::read(folder)?;
-    let weights = Weights::open(&base_of(folder, saved.is_some())?)?;
-    let loader = Loader::new(&weights, base, 0, device);
+    let weights = match base.filter(|_| saved.is_some()) {
+        Some(base) => Weights::open(base)?,
+        None => Weights::open(&base_of(folder, saved.is_some())?)?,
+    };
+    let loader = Loader::new(&weights, prefix, 0, device);
     let loader = match &saved {
+        None if task == Task::TextGeneration => loader,
         None => loader.keep_head((0..labels.len() as i64).collect()),
         Some(saved) => {
             let mut settings = saved.settings.clone();
@@ -46,18 +65,27 @@ pub fn open(folder: &Path, device: Device) -> Result<Tuned> {
             loader.adapted_as(Some(&settings), saved.whole.clone())
         }
     };
-    let model = models::build(&config, &loader, Head::Labels(labels.len() as i64), None)?;
+    let model = models::build(&config, &loader, head, None)?;
     let loaded = loader.finish()?;
     match &saved {
         Some(_) => saved::load(&loaded.params, folder)?,
         None if !loaded.report.made.is_empty() => {
             let made = loaded.report.made.join(", ");
-            let message = format!("This checkpoint has no classification head: {made} missing.");
+            let message = format!("This checkpoint has no head of {}: {made} missing.", task.as_str());
             return Err(Failure::user("no_head", message).into());
         }
         None => {}
     }
     Ok(Tuned { config, labels, model, loaded })
+}
+
+/// What a model's `config.json` says that it is there for.
+pub fn task_of(config: &Value) -> Task {
+    let class = config["architectures"][0].as_str().unwrap_or_default();
+    match class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel") {
+        true => Task::TextGeneration,
+        false => Task::TextClassification,
+    }
 }
 
 /// The folder with a model's own weights.

@@ -1,6 +1,7 @@
 //! Jobs of text generation: every family under every way to train, and what transformers says of the finished model.
 
 mod common;
+mod exports;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -169,12 +170,7 @@ fn what_cannot_be_divided_says_why() {
 
 #[test]
 fn a_finished_model_says_the_same_in_transformers() {
-    let Ok(python) = std::env::var("LUTHIER_REFERENCE_PYTHON") else {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci, "LUTHIER_REFERENCE_PYTHON is not set, and this is CI");
-        println!("SKIPPED a_finished_model_says_the_same_in_transformers: reference venv not installed");
-        return;
-    };
+    let Some(python) = reference_python("a_finished_model_says_the_same_in_transformers") else { return };
     let mut cases: Vec<(&str, Value)> = MODELS.map(|model| (model, json!({}))).to_vec();
     cases.push(("gemma2", json!({})));
     for lora in [
@@ -199,19 +195,33 @@ fn a_finished_model_says_the_same_in_transformers() {
         let template = std::fs::read_to_string(job.path("out/model/chat_template.jinja")).unwrap();
         assert_eq!(template, TEMPLATE);
     }
-    // All in one process: it takes longer to start than to look.
+    let names = cases.iter().zip(&jobs).map(|(case, job)| format!("{case:?} in {:?}", job.dir));
+    println!("{}", names.collect::<Vec<_>>().join("\n"));
+    transformers_agrees(&python, &jobs);
+}
+
+/// The Python of the reference environment; without it the test is skipped by name, in CI it fails.
+fn reference_python(test: &str) -> Option<String> {
+    let python = std::env::var("LUTHIER_REFERENCE_PYTHON").ok();
+    if python.is_none() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "LUTHIER_REFERENCE_PYTHON is not set, and this is CI");
+        println!("SKIPPED {test}: reference venv not installed");
+    }
+    python
+}
+
+/// Looks at finished jobs, all in one process: it takes longer to start than to look.
+fn transformers_agrees(python: &str, jobs: &[Job]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/check_language_model.py");
-    let output = Command::new(&python)
+    let output = Command::new(python)
         .arg(script)
         .arg(TEMPLATE)
         .args(jobs.iter().map(|job| job.dir.path()))
         .output()
         .unwrap();
-    let names: Vec<String> =
-        cases.iter().zip(&jobs).map(|(case, job)| format!("{case:?} in {:?}", job.dir)).collect();
     let said = String::from_utf8_lossy(&output.stdout);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}{stderr}\n{}", names.join("\n"));
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]

@@ -287,6 +287,7 @@ fn answers(names: &[&str]) -> Split {
         per_row: 1,
         reference,
         mismatched,
+        keys: Vec::new(),
         numbers: (0..encodings.len() as u64).collect(),
         targets: Targets::Answers(desirable.clone()),
         texts: Vec::new(),

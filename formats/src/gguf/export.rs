@@ -7,6 +7,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::config_out::{self, Described, Given};
 use super::family::{Change, Family, Pair};
@@ -24,7 +25,8 @@ use crate::problem::{Problem, ProblemKind};
 const CHUNK: u64 = 16 << 20;
 
 /// How matrices are written; vectors are fp32 in every file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// fp32.
     F32,
@@ -35,6 +37,7 @@ pub enum Kind {
     /// Eight bits, with a scale for each 32 elements.
     Q8_0,
     /// Four to six bits, with scales of scales: llama.cpp's `Q4_K_M`.
+    #[serde(rename = "q4_k_m")]
     Q4KM,
 }
 

@@ -33,6 +33,11 @@ pub use import::{Imported, import};
 pub use kind::TensorKind;
 pub use value::{Metadata, Value};
 
+/// transformers' names of the model types that can be written.
+pub fn model_types() -> Vec<&'static str> {
+    family::FAMILIES.iter().map(|family| family.model_type).collect()
+}
+
 /// Whole blocks as fp32, or `None` where the lengths do not belong together.
 pub fn dequantize(kind: TensorKind, bytes: &[u8]) -> Option<Vec<f32>> {
     let blocks = bytes.len() / kind.block_bytes() as usize;

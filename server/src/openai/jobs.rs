@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use store::JobId;
-use store::job::{self, Job};
+use store::job::{self, Job, JobKind};
 use store::queue::{self, Dedup, EnqueueError, NewJob, OrderError};
 
 use super::views::job_json;
@@ -63,23 +63,28 @@ pub async fn retrieve_job(State(state): State<AppState>, Path(id): Path<String>)
 
 /// `POST /v1/fine_tuning/jobs/{id}/cancel`
 pub async fn cancel_job(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
-    answer(queue::cancel(&state.store.db, id_of(&id)?).await)
+    let id = find_job(&state, &id).await?.job_id;
+    answer(queue::cancel(&state.store.db, id).await)
 }
 
 /// `POST /v1/fine_tuning/jobs/{id}/pause`
 pub async fn pause_job(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
-    answer(queue::pause(&state.store.db, id_of(&id)?).await)
+    let id = find_job(&state, &id).await?.job_id;
+    answer(queue::pause(&state.store.db, id).await)
 }
 
 /// `POST /v1/fine_tuning/jobs/{id}/resume`
 pub async fn resume_job(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response> {
-    answer(queue::resume(&state.store.db, id_of(&id)?).await)
+    let id = find_job(&state, &id).await?.job_id;
+    answer(queue::resume(&state.store.db, id).await)
 }
 
 /// Finds a job by the id in an address.
 pub async fn find_job(state: &AppState, id: &str) -> Result<Job> {
     let id: JobId = id_of(id)?;
-    job::get(&state.store.db, id).await?.ok_or_else(|| missing(id))
+    let job = job::get(&state.store.db, id).await?;
+    // Other work has addresses of its own.
+    job.filter(|job| job.kind == JobKind::Train).ok_or_else(|| missing(id))
 }
 
 fn missing(id: JobId) -> Error {

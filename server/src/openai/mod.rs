@@ -2,8 +2,10 @@
 
 mod archive;
 mod checkpoints;
+mod content;
 pub mod dry_run;
 mod events;
+pub mod exports;
 pub mod files;
 pub mod generate;
 mod gguf;
@@ -50,8 +52,11 @@ pub fn router() -> Router<AppState> {
         // Clients send a slash in an id as it is or escaped; either way the rest of the path is the id.
         .route(
             "/v1/models/{*id}",
-            get(models::retrieve_model).post(models::unload_model).delete(models::delete_model),
+            get(models::retrieve_model).post(models::order_model).delete(models::delete_model),
         )
+        .route("/v1/exports/{id}", get(exports::retrieve_export).delete(exports::delete_export))
+        .route("/v1/exports/{id}/cancel", post(exports::cancel_export))
+        .route("/v1/exports/{id}/content", get(exports::retrieve_content))
         .route("/v1/predictions", post(predictions::create_prediction))
         .route("/v1/chat/completions", post(generate::create_chat_completion))
         .route("/v1/completions", post(generate::create_completion))

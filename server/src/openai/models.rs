@@ -3,24 +3,24 @@
 use std::path::{Path as FsPath, PathBuf};
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::multipart::Field;
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{FromRequest, Path, Request, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use formats::archive::Limits;
 use formats::checkpoint::CheckpointInfo;
 use serde_json::{Value, json};
 use store::model::{self, CreateError, Deleted, Model, ModelKind, NewModel};
-use store::{StoredFile, spec::Task};
+use store::{ExportId, JobId, StoredFile, export, spec::Task};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use super::archive::Archive;
+use super::content::send_archive;
 use super::prepare::{code_of, of_problem};
 use super::views::{loaded_json, model_json};
-use super::{files::attachment, gguf, range, upload};
-use crate::extract::Query;
+use super::{exports, gguf, upload};
+use crate::extract::{JsonObject, Query};
 use crate::{AppState, Error, Result};
 
 /// `POST /v1/models`: an archive or a GGUF as `file`, or several `files` with relative names; `id` is optional.
@@ -54,7 +54,7 @@ pub async fn list_models(State(state): State<AppState>, query: Query) -> Result<
     Ok(Json(super::list(&page, |model| model_json(model, None))))
 }
 
-/// `GET /v1/models/{id}` and `GET /v1/models/{id}/content`
+/// `GET /v1/models/{id}`, `GET /v1/models/{id}/content` and `GET /v1/models/{id}/exports`
 pub async fn retrieve_model(
     State(state): State<AppState>,
     Path(path): Path<String>,
@@ -64,17 +64,35 @@ pub async fn retrieve_model(
     if let Some(id) = path.strip_suffix("/content") {
         return content(&state, id, &query, &headers).await;
     }
+    if let Some(id) = path.strip_suffix("/exports") {
+        return Ok(exports::list_exports(&state, id, &query).await?.into_response());
+    }
     Ok(Json(whole_json(&state, &find_model(&state, &path).await?).await?).into_response())
 }
 
-/// `POST /v1/models/{id}/unload`: a language model that is kept loaded is let go of.
-pub async fn unload_model(State(state): State<AppState>, Path(path): Path<String>) -> Result<Json<Value>> {
+/// `POST /v1/models/{id}/unload` and `POST /v1/models/{id}/exports`
+pub async fn order_model(
+    State(state): State<AppState>,
+    Path(path): Path<String>,
+    request: Request,
+) -> Result<Json<Value>> {
+    if let Some(id) = path.strip_suffix("/exports") {
+        let JsonObject(body) = JsonObject::from_request(request, &state).await?;
+        return exports::create_export(&state, id, &body).await;
+    }
     let id = path.strip_suffix("/unload").ok_or_else(|| {
-        Error::Method(format!("this address does not answer POST requests; /v1/models/{path}/unload does"))
+        Error::Method(format!(
+            "this address does not answer POST requests; /v1/models/{path}/exports and /v1/models/{path}/unload do"
+        ))
     })?;
-    let model = find_model(&state, id).await?;
+    unload_model(&state, id).await
+}
+
+/// A language model that is kept loaded is let go of.
+async fn unload_model(state: &AppState, id: &str) -> Result<Json<Value>> {
+    let model = find_model(state, id).await?;
     state.workers.unload(id);
-    Ok(Json(whole_json(&state, &model).await?))
+    Ok(Json(whole_json(state, &model).await?))
 }
 
 /// A model with its files, and what has it loaded.
@@ -92,9 +110,15 @@ pub async fn delete_model(State(state): State<AppState>, Path(id): Path<String>)
         Deleted::Missing => Err(missing(&id)),
         Deleted::Needed(job) => Err(Error::bad_request(
             "in_use",
-            format!("the model {id} is needed by the job {job}, which has not ended"),
+            format!("the model {id} is needed by {}, which has not ended", needing(&state, job).await?),
         )),
     }
+}
+
+/// What needs a model, in words.
+pub async fn needing(state: &AppState, job: JobId) -> Result<String> {
+    let export = export::get(&state.store.db, ExportId::of(job)).await?;
+    Ok(export.map_or_else(|| format!("the job {job}"), |export| format!("its export {}", export.export_id)))
 }
 
 /// Finds a model or says which is missing.
@@ -117,41 +141,7 @@ async fn content(state: &AppState, id: &str, query: &Query, headers: &HeaderMap)
     let folder: String = id.chars().map(|c| if c == ':' { '-' } else { c }).collect();
     let files = model::files(&state.store.db, id).await?;
     let archive = Archive { time: model.created_at.timestamp().unsigned_abs(), files, folder };
-    let objects = state.store.objects.clone();
-    match query.get("format") {
-        None | Some("tar") => send_tar(archive, objects, headers),
-        Some("zip") => {
-            let headers = [
-                (header::CONTENT_TYPE, HeaderValue::from_static("application/zip")),
-                (header::CONTENT_DISPOSITION, attachment(&format!("{}.zip", archive.folder))),
-            ];
-            Ok((headers, Body::from_stream(archive.zip(objects))).into_response())
-        }
-        Some(other) => Err(Error::invalid("format", format!("expected tar or zip, found \"{other}\""))),
-    }
-}
-
-fn send_tar(archive: Archive, objects: store::Objects, headers: &HeaderMap) -> Result<Response> {
-    let (tag, tar) = (archive.tag(), archive.tar()?);
-    let size = tar.len();
-    let part = range::of(headers, size, &tag)?;
-    let (status, bytes) = match &part {
-        None => (StatusCode::OK, 0..size),
-        Some(part) => (StatusCode::PARTIAL_CONTENT, part.clone()),
-    };
-    let mut response = Body::from_stream(tar.stream(objects, bytes.clone())).into_response();
-    *response.status_mut() = status;
-    let head = response.headers_mut();
-    head.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
-    head.insert(header::CONTENT_DISPOSITION, attachment(&format!("{}.tar", archive.folder)));
-    head.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
-    head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    head.extend(HeaderValue::from_str(&tag).ok().map(|tag| (header::ETAG, tag)));
-    if part.is_some() {
-        let range = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
-        head.extend(HeaderValue::from_str(&range).ok().map(|range| (header::CONTENT_RANGE, range)));
-    }
-    Ok(response)
+    send_archive(archive, query.get("format"), state.store.objects.clone(), headers)
 }
 
 /// What came in; it goes with the folder unless it is kept.

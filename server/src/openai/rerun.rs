@@ -27,6 +27,12 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         .map_err(|error| Error::invalid("manifest.spec", format!("cannot be read: {error}")))?;
     spec.validate()
         .map_err(|wrong| Error::invalid(format!("manifest.spec.{}", wrong.param), wrong.message))?;
+    if !spec.work.is_train() {
+        return Err(Error::invalid(
+            "manifest.spec.work",
+            "only a fine-tune can be run again from its manifest",
+        ));
+    }
     if let Some(name) = labels.name {
         spec.name = name;
     }
@@ -40,7 +46,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         spec,
         suffix: labels.suffix,
         model_id,
-        training_file,
+        training_file: Some(training_file),
         validation_file,
         test_file,
         metadata: labels.metadata,

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use store::StoredFile;
 use store::checkpoint::Checkpoint;
 use store::event::{Event, Kind};
+use store::export::Export;
 use store::file::File;
 use store::job::{Asked, Job, Status};
 use store::model::{Model, checkpoint_id};
@@ -289,6 +290,39 @@ pub fn model_json(model: &Model, files: Option<&[StoredFile]>) -> Value {
         let file = |file: &StoredFile| json!({"path": file.path, "bytes": file.bytes, "sha256": file.hash});
         let files: Vec<Value> = files.iter().map(file).collect();
         extend(&mut shown, json!({"report": model.report, "files": files}));
+    }
+    shown
+}
+
+/// An export; its files where one is looked at alone.
+pub fn export_json(export: &Export, files: Option<&[StoredFile]>) -> Value {
+    let phase = match export.asked {
+        Some(Asked::Cancel) => Some("cancelling"),
+        _ => export.phase.as_deref(),
+    };
+    let mut shown = json!({
+        "id": export.export_id,
+        "object": "model.export",
+        "created_at": export.created_at.timestamp(),
+        "model": export.model_id,
+        "format": export.format,
+        "kind": export.number_kind,
+        "status": export.status,
+        "phase": phase,
+        "progress": export.progress,
+        "bytes": export.bytes,
+        "certificate": export.certificate,
+        "ready": export.ready,
+        "error": export.error.as_ref().map(error_json),
+        "attempt": export.attempt,
+        "agent": export.agent_name,
+        "device": export.device,
+        "started_at": seconds(export.started_at),
+        "finished_at": seconds(export.finished_at),
+    });
+    if let Some(files) = files {
+        let file = |file: &StoredFile| json!({"path": file.path, "bytes": file.bytes, "sha256": file.hash});
+        extend(&mut shown, json!({"files": files.iter().map(file).collect::<Vec<_>>()}));
     }
     shown
 }

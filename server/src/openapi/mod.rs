@@ -72,7 +72,7 @@ const SERVER: &str = "Server";
 use HttpMethod::{Delete, Get, Post};
 
 #[rustfmt::skip]
-const ROUTES: [Route; 29] = [
+const ROUTES: [Route; 35] = [
     route(Post, "/v1/files", "createFile", FILES, "File", "Uploads a file; a table for `fine-tune` is read from end to end and problems are told by line").body(FORM, "CreateFile"),
     route(Get, "/v1/files", "listFiles", FILES, "FileList", "Lists files").query(&["purpose", "order", "limit", "after"]),
     route(Get, "/v1/files/{id}", "retrieveFile", FILES, "File", "Shows a file"),
@@ -92,6 +92,12 @@ const ROUTES: [Route; 29] = [
     route(Delete, "/v1/models/{id}", "deleteModel", MODELS, "Deleted", "Deletes a model that no job needs"),
     route(Get, "/v1/models/{id}/content", "retrieveModelContent", MODELS, "", "Downloads a model as a tar, which can be taken up again by `Range`, or as a zip").query(&["format"]).sends(BYTES),
     route(Post, "/v1/models/{id}/unload", "unloadModel", MODELS, "Model", "Lets go of a model that is kept loaded; answers under way are finished"),
+    route(Post, "/v1/models/{id}/exports", "createExport", MODELS, "Export", "Writes a model in another format, by a job; one that is made or under way already is answered").body(JSON, "CreateExport"),
+    route(Get, "/v1/models/{id}/exports", "listExports", MODELS, "ExportList", "Lists the exports of a model, newest first").query(&["limit", "after"]),
+    route(Get, "/v1/exports/{id}", "retrieveExport", MODELS, "Export", "Shows an export with its certificate"),
+    route(Post, "/v1/exports/{id}/cancel", "cancelExport", MODELS, "Export", "Cancels an export"),
+    route(Delete, "/v1/exports/{id}", "deleteExport", MODELS, "Deleted", "Deletes an export that has ended"),
+    route(Get, "/v1/exports/{id}/content", "retrieveExportContent", MODELS, "", "Downloads an export: a GGUF as itself, a folder as a tar, both taken up again by `Range`; or all its files as a zip").query(&["format"]).sends(BYTES),
     route(Post, "/v1/chat/completions", "createChatCompletion", ANSWERS, "ChatCompletion", "Goes on with a conversation; with `stream` sends chunks as they come, until `data: [DONE]`").body(JSON, "CreateChatCompletion"),
     route(Post, "/v1/completions", "createCompletion", ANSWERS, "Completion", "Goes on with texts; with `stream` sends chunks as they come, until `data: [DONE]`").body(JSON, "CreateCompletion"),
     route(Post, "/v1/embeddings", "createEmbedding", ANSWERS, "EmbeddingList", "Makes vectors of texts").body(JSON, "CreateEmbedding"),

@@ -10,7 +10,7 @@ type Field = (&'static str, &'static str, &'static str);
 pub fn all() -> Vec<(String, RefOr<Schema>)> {
     let mut all: Vec<_> =
         SHAPES.iter().map(|(name, about, fields)| ((*name).to_owned(), object(about, fields))).collect();
-    for item in ["File", "Job", "Event", "Checkpoint", "Model", "Agent"] {
+    for item in ["File", "Job", "Event", "Checkpoint", "Model", "Export", "Agent"] {
         all.push((format!("{item}List"), list(item)));
     }
     all
@@ -112,6 +112,20 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("parameters", "whole", "Number of weights"), ("bytes", "whole", "Size of its files"), ("lineage", "object", "`base_model`, `job`, `step`"),
         ("metrics", "object", "Its evaluation"), ("report", "object", "What inspection found"), ("files", "list", "`path`, `bytes`, `sha256` of each"),
         ("loaded", "object", "Where it is kept loaded to answer: `device`, `context`, `memory_bytes`, `requests` at work, `idle_seconds`, `up_seconds`, and the `models` that share the process; null where it is not"),
+    ]),
+    ("CreateExport", "A model to be written in another format", &[
+        ("format", "text!", "`safetensors` (a checkpoint folder; an adapter is merged into its base), `adapter` (PEFT's files alone, of a model that is one) or `gguf` (one file for llama.cpp, of a language model)"),
+        ("kind", "text", "How numbers are kept: `f32`, `f16`, `bf16`; of a GGUF also `q8_0`, `q4_k_m`. f32 when left out, f16 of a GGUF; none of an adapter"),
+    ]),
+    ("Export", "A model in another format, or on the way there", &[
+        ("id", "text", "`export-…`"), ("object", "text", "`model.export`"), ("created_at", "time", "When it was asked for"), ("model", "text", "What is exported"),
+        ("format", "text", "`safetensors`, `adapter` or `gguf`"), ("kind", "text", "How numbers are kept"),
+        ("status", "text", "`queued`, `running`, `succeeded`, `failed` or `cancelled`"), ("phase", "text", "What the trainer is at"), ("progress", "object", "`done` rows of `of`, while it is compared"),
+        ("bytes", "whole", "Size of its files"), ("files", "list", "`path`, `bytes`, `sha256` of each"),
+        ("certificate", "object", "What came of loading it again and comparing it with the model: `replayed` (which rows), `logits` (`largest_difference`, `relative`, `mean_divergence`, `equal_share`), `metrics` (`name`, `model`, `artifact`, `change`), `bytes`, `speed`, `texts`, `bounds` (`name`, `found`, `most`, `kept`), `reasons`, `notices`"),
+        ("ready", "flag", "Whether all bounds of the certificate are kept; null before it is made"), ("error", "object", "Why it failed"),
+        ("attempt", "whole", "How often it was begun"), ("agent", "text", "The trainer"), ("device", "text", "What it runs on"),
+        ("started_at", "time", "When it began"), ("finished_at", "time", "When it ended"),
     ]),
     ("CreateChatCompletion", "A conversation to go on with; OpenAI's other fields that change nothing here are let pass", &[
         ("model", "text!", "Id of a language model: uploaded, tuned, or a checkpoint"),

@@ -205,12 +205,12 @@ pub async fn file_names(db: &PgPool, ids: &[FileId]) -> Result<HashMap<FileId, S
 /// Jobs as rows of a list; with small curves where `sparks` asks for them.
 pub async fn job_rows(db: &PgPool, jobs: Vec<Job>, sparks: bool) -> Result<Vec<JobRow>> {
     let now = Utc::now();
-    let ids: Vec<FileId> = jobs.iter().map(|job| job.training_file).collect();
+    let ids: Vec<FileId> = jobs.iter().filter_map(|job| job.training_file).collect();
     let names = file_names(db, &ids).await?;
     let mut rows = Vec::with_capacity(jobs.len());
     for job in jobs {
         let spark = if sparks { spark_of(db, job.job_id).await? } else { None };
-        rows.push(job_row(&job, names.get(&job.training_file), spark, now));
+        rows.push(job_row(&job, job.training_file.and_then(|file| names.get(&file)), spark, now));
     }
     Ok(rows)
 }
@@ -232,7 +232,7 @@ fn job_row(job: &Job, data: Option<&String>, spark: Option<String>, now: DateTim
         model: short_model(&job.model_id),
         model_href: model_href(&job.model_id),
         data: data.cloned().unwrap_or_else(|| "deleted data".to_owned()),
-        data_href: data.map(|_| data_href(job.training_file)).unwrap_or_default(),
+        data_href: data.and(job.training_file).map(data_href).unwrap_or_default(),
         progress: progress(job),
         result: result_of(job),
         created: Moment::at(job.finished_at.or(job.started_at).unwrap_or(job.created_at), now),

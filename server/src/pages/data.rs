@@ -301,9 +301,8 @@ fn capital(text: &str) -> String {
 /// The newest jobs that used a file.
 async fn jobs_with(state: &AppState, file: FileId) -> Result<Vec<Fact>> {
     let jobs = store::job::list(&state.store.db, &store::job::Filter::default(), 200).await?.items;
-    let uses = |job: &store::job::Job| {
-        job.training_file == file || job.validation_file == Some(file) || job.test_file == Some(file)
-    };
+    let uses =
+        |job: &store::job::Job| [job.training_file, job.validation_file, job.test_file].contains(&Some(file));
     let fact = |job: store::job::Job| {
         Fact::linked(
             convert::job_name(&job),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use sqlx::PgPool;
 use store::JobId;
 use store::event::Kind;
-use store::job::Job;
+use store::job::{Job, JobKind};
 use store::queue::{self, OrderError};
 use store::spec::{JobSpec, PreferenceLoss, Task};
 
@@ -30,7 +30,8 @@ const LOGGED: [Kind; 7] =
 pub async fn find_job(state: &AppState, id: &str) -> Result<Job> {
     let missing = || Error::not_found(format!("there is no fine-tune {id} on this server"));
     let parsed: JobId = id.parse().map_err(|_| missing())?;
-    store::job::get(&state.store.db, parsed).await?.ok_or_else(missing)
+    let job = store::job::get(&state.store.db, parsed).await?;
+    job.filter(|job| job.kind == JobKind::Train).ok_or_else(missing)
 }
 
 /// `GET /jobs/{id}`

@@ -55,7 +55,7 @@ fn precision(asked: &str, settled: Option<&str>) -> String {
 
 async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
     let spec = &job.spec.0;
-    let files = [Some(job.training_file), job.validation_file, job.test_file];
+    let files = [job.training_file, job.validation_file, job.test_file];
     let known: Vec<_> = files.into_iter().flatten().collect();
     let names = convert::file_names(db, &known).await?;
     let mut facts = vec![Fact::linked("Base model", &job.model_id, convert::model_href(&job.model_id))];

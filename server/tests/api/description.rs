@@ -48,6 +48,8 @@ async fn every_answer_has_the_described_fields_and_no_others(db: PgPool) {
     };
     store::checkpoint::commit(&db, &lease, &checkpoint, &[]).await.unwrap();
     let table = server.table("rows.csv", &crate::common::rows(40)).await;
+    server.upload_model("llama", crate::decoder::tiny_llama().path()).await;
+    let export = server.post("/v1/models/llama/exports", &json!({"format": "gguf"})).await.json();
     let dry = json!({"model": "tiny", "training_file": table, "dry_run": true});
     let document = server.get("/openapi.json").await.json();
     let first = async |path: &str| server.get(path).await.json()["data"][0].clone();
@@ -58,6 +60,8 @@ async fn every_answer_has_the_described_fields_and_no_others(db: PgPool) {
         ("Event", first(&format!("/v1/fine_tuning/jobs/{id}/events")).await),
         ("Checkpoint", first(&format!("/v1/fine_tuning/jobs/{id}/checkpoints")).await),
         ("Model", server.get("/v1/models/tiny").await.json()),
+        ("Export", export),
+        ("ExportList", server.get("/v1/models/llama/exports").await.json()),
         ("Agent", first("/v1/agents").await),
         ("DryRun", server.post("/v1/fine_tuning/jobs", &dry).await.json()),
         ("AgentList", server.get("/v1/agents").await.json()),

@@ -9,6 +9,7 @@ mod completion;
 mod decoder;
 mod description;
 mod events;
+mod exports;
 mod files;
 mod jobs;
 mod models;

@@ -180,6 +180,11 @@ async fn note_progress(
         fields.insert("step".to_owned(), line.step.into());
         Value::Object(fields)
     });
+    // Work without steps says with its phase how far it is; another phase begins anew.
+    let progress = progress.or_else(|| {
+        let data = &newest(Kind::Phase)?.data;
+        data.get("progress").filter(|progress| progress.is_object()).map(crate::text::clean_json)
+    });
     let metrics = newest(Kind::Eval).map(|line| {
         let mut fields = clean_fields(&line.values);
         fields.insert("step".to_owned(), line.step.into());

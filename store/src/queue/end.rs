@@ -7,7 +7,7 @@ use sqlx::{PgConnection, PgPool};
 use super::Lease;
 use crate::event::{Level, note};
 use crate::ids::{FileId, JobId};
-use crate::job::{Asked, Status};
+use crate::job::{Asked, JobKind, Status};
 use crate::model::{self, ModelKind, NewModel};
 use crate::objects::Stored;
 use crate::text::{clean, clean_json};
@@ -256,7 +256,7 @@ pub async fn release(db: &PgPool, held: &Lease, as_: Released) -> sqlx::Result<b
     let mut tx = db.begin().await?;
     let row = sqlx::query!(
         r#"with held as (
-            select job_id, asked as mark, case
+            select job_id, kind, asked as mark, case
                 when asked = 'cancel' or $4 then 'cancelled'
                 when asked = 'pause' then 'paused'
                 else 'queued' end as next
@@ -267,7 +267,7 @@ pub async fn release(db: &PgPool, held: &Lease, as_: Released) -> sqlx::Result<b
         update job set status = next, phase = null, asked = null, agent_id = null, lease_until = null,
             finished_at = case when next = 'cancelled' then now() end
         from held where job.job_id = held.job_id
-        returning status as "status: Status", mark as "mark: Asked""#,
+        returning status as "status: Status", mark as "mark: Asked", held.kind as "kind: JobKind""#,
         held.job_id().0,
         held.agent.0,
         held.attempt,
@@ -281,6 +281,7 @@ pub async fn release(db: &PgPool, held: &Lease, as_: Released) -> sqlx::Result<b
     let message = match row.status {
         Status::Cancelled => "The job is cancelled.",
         Status::Paused => "The job is paused.",
+        _ if row.kind == JobKind::Export => "The export is queued again, and begins anew.",
         _ => "The job is queued again; it goes on from its last checkpoint.",
     };
     note(&mut tx, held.job_id(), Level::Info, message, &json!({})).await?;

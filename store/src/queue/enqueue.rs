@@ -8,10 +8,10 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 
 use crate::event::{Level, note};
-use crate::ids::{FileId, JobId};
+use crate::ids::{ExportId, FileId, JobId};
 use crate::job::{self, Job};
 use crate::model::tuned_id;
-use crate::spec::{Device, JobSpec};
+use crate::spec::{Device, JobSpec, Work};
 use crate::text::{clean, clean_json};
 
 /// A job that was checked and may start.
@@ -23,8 +23,8 @@ pub struct NewJob {
     pub suffix: Option<String>,
     /// The base.
     pub model_id: String,
-    /// Rows to learn from.
-    pub training_file: FileId,
+    /// Rows to learn from; training needs them.
+    pub training_file: Option<FileId>,
     /// Rows to evaluate on; goes with `spec.data.validation`.
     pub validation_file: Option<FileId>,
     /// Rows for the final test; goes with `spec.data.test`.
@@ -135,14 +135,23 @@ async fn seen(conn: &mut PgConnection, resource: &str) -> Result<Enqueued, Enque
     Ok(Enqueued { job, created: false })
 }
 
-async fn insert(conn: &mut PgConnection, new: &NewJob, hash: Option<&str>) -> Result<Job, EnqueueError> {
+/// Makes the rows of a job, and its first words.
+pub(crate) async fn insert(
+    conn: &mut PgConnection,
+    new: &NewJob,
+    hash: Option<&str>,
+) -> Result<Job, EnqueueError> {
     let id = JobId::new();
+    let makes = match new.spec.work {
+        Work::Train => tuned_id(&new.model_id, new.suffix.as_deref(), id),
+        Work::Export(_) => ExportId::of(id).to_string(),
+    };
     let spec = &new.spec;
     sqlx::query!(
         "insert into job (job_id, name, suffix, task, priority, needs_device, needs_devices, spec, request,
             request_hash, manifest, metadata, model_id, training_file, validation_file, test_file, output_model,
-            max_attempts)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
+            max_attempts, kind)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         id.0,
         clean(&spec.name),
         new.suffix.as_deref().map(clean),
@@ -160,16 +169,17 @@ async fn insert(conn: &mut PgConnection, new: &NewJob, hash: Option<&str>) -> Re
         clean_json(&new.manifest),
         Json(&new.metadata) as _,
         new.model_id,
-        new.training_file.0,
+        new.training_file.map(|file| file.0),
         new.validation_file.map(|file| file.0),
         new.test_file.map(|file| file.0),
-        tuned_id(&new.model_id, new.suffix.as_deref(), id),
+        makes,
         new.max_attempts,
+        spec.work.as_str(),
     )
     .execute(&mut *conn)
     .await?;
     copy_model(conn, id, &new.model_id).await?;
-    copy_file(conn, id, "training_file", Some(new.training_file), Some(&spec.data.train)).await?;
+    copy_file(conn, id, "training_file", new.training_file, Some(&spec.data.train)).await?;
     let validation = spec.data.validation.as_deref();
     copy_file(conn, id, "validation_file", new.validation_file, validation).await?;
     copy_file(conn, id, "test_file", new.test_file, spec.data.test.as_deref()).await?;

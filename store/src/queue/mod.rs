@@ -17,7 +17,7 @@
 
 mod claim;
 mod end;
-mod enqueue;
+pub(crate) mod enqueue;
 mod gang;
 mod missing;
 mod order;

@@ -5,7 +5,7 @@ use sqlx::{PgConnection, PgPool};
 
 use crate::event::{Level, note};
 use crate::ids::JobId;
-use crate::job::{self, Asked, Job, Status};
+use crate::job::{self, Asked, Job, JobKind, Status};
 
 /// Why a job does not do what was asked; `Display` is for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum Refused {
     /// It has ended.
     #[error("the job has already {}", ended(*.0))]
     Ended(Status),
+    /// It has no checkpoint to wait at.
+    #[error("an export has no checkpoint that it could go on from; cancel it, and ask for it again later")]
+    Unpausable,
     /// It is about to end.
     #[error("the job is being cancelled")]
     Cancelling,
@@ -100,12 +103,16 @@ fn step(order: Order, status: Status, asked: Option<Asked>) -> Result<Step, Refu
 async fn order(db: &PgPool, id: JobId, order: Order) -> Result<Job, OrderError> {
     let mut tx = db.begin().await?;
     let now = sqlx::query!(
-        r#"select status as "status: Status", asked as "asked: Asked" from job where job_id = $1 for update"#,
+        r#"select status as "status: Status", asked as "asked: Asked", kind as "kind: JobKind"
+        from job where job_id = $1 for update"#,
         id.0
     )
     .fetch_optional(&mut *tx)
     .await?
     .ok_or(OrderError::Missing(id))?;
+    if order == Order::Pause && now.kind == JobKind::Export && !now.status.is_final() {
+        return Err(Refused::Unpausable.into());
+    }
     match step(order, now.status, now.asked)? {
         Step::Nothing => {}
         Step::Move(to, message) => {

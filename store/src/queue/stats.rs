@@ -4,7 +4,7 @@ use sqlx::PgExecutor;
 
 use crate::ids::JobId;
 
-/// Jobs by state.
+/// Fine-tunes by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Waiting.
@@ -23,7 +23,7 @@ pub struct Stats {
     pub oldest_queued_seconds: f64,
 }
 
-/// Counts jobs by state.
+/// Counts fine-tunes by state.
 pub async fn stats(db: impl PgExecutor<'_>) -> sqlx::Result<Stats> {
     sqlx::query_as!(
         Stats,
@@ -35,7 +35,7 @@ pub async fn stats(db: impl PgExecutor<'_>) -> sqlx::Result<Stats> {
             count(*) filter (where status = 'cancelled') as "cancelled!",
             coalesce(extract(epoch from now() - min(created_at) filter (where status = 'queued')), 0)::float8
                 as "oldest_queued_seconds!"
-        from job"#
+        from job where kind = 'train'"#
     )
     .fetch_one(db)
     .await

@@ -12,6 +12,7 @@ pub mod request;
 mod samples;
 mod training;
 mod validate;
+mod work;
 
 pub use adapter::{Adapter, AllLinear, Quantization, Targets, is_named};
 pub use embedding::{BatchSampler, Embedding, EmbeddingLoss};
@@ -21,16 +22,20 @@ pub use reader::Reader;
 pub use samples::{SamplePrompt, Samples};
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
 pub use validate::SpecError;
+pub use work::{Export, Format, NumberKind, Work};
 
 use formats::dataset::SplitSizes;
 use formats::dataset::related::Relation;
 pub use formats::dataset::{Columns, ProblemType};
 use serde::{Deserialize, Serialize};
 
-/// A fine-tune, ready to run.
+/// A fine-tune, or other work on a model and rows, ready to run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
+    /// What the job is there for; training where nothing is said.
+    #[serde(default, skip_serializing_if = "Work::is_train")]
+    pub work: Work,
     /// What the model learns to do.
     pub task: Task,
     /// How labels are read and which loss is used; `None` where a task has one kind only.

@@ -12,8 +12,8 @@ use self::check::Check;
 use formats::dataset::related::Relation;
 
 use super::{
-    BatchSampler, Columns, Device, EmbeddingLoss, JobSpec, LossOn, Optimizer, Precision, ProblemType,
-    Resources, Samples, Task,
+    BatchSampler, Columns, Device, EmbeddingLoss, Export, JobSpec, LossOn, Optimizer, Precision, ProblemType,
+    Resources, Samples, Task, Work,
 };
 
 /// A field that cannot be accepted.
@@ -45,6 +45,9 @@ impl JobSpec {
     /// Everything that is wrong, for a form that shows all of it at once.
     pub fn problems(&self) -> Vec<SpecError> {
         let mut check = Check::default();
+        if let Work::Export(export) = self.work {
+            return self.export_problems(export, check);
+        }
         self.check_columns(&mut check);
         self.check_data(&mut check);
         self.check_task(&mut check);
@@ -58,6 +61,23 @@ impl JobSpec {
         check.range("split.seed", self.split.seed, ..=2_147_483_647, "0 to 2147483647");
         check.that(self.name.chars().count() <= 256, "name", || "has more than 256 characters".to_owned());
         check.problems()
+    }
+
+    /// An export has the settings of the training behind it, which were looked at then; it may be without rows.
+    fn export_problems(&self, export: Export, mut check: Check) -> Vec<SpecError> {
+        if !self.data.train.is_empty() {
+            self.check_data(&mut check);
+        }
+        check.that(self.resources.devices == 1, "resources.devices", || {
+            "an export is made by one process".to_owned()
+        });
+        let mut problems = check.problems();
+        let is_whole = export.format.kinds().is_empty() || export.kind.is_some();
+        if !is_whole {
+            problems.push(SpecError::new("work.export.kind", "is missing"));
+        }
+        problems.extend(Export::new(export.format, export.kind).err());
+        problems
     }
 
     /// Processes are copies of the model × stages × shares of each layer.

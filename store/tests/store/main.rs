@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod event;
+mod export;
 mod gang;
 mod idempotency;
 mod marker;

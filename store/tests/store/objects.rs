@@ -171,13 +171,14 @@ async fn uploads_and_sweeps_at_once_never_leave_a_row_without_bytes(db: PgPool) 
 async fn data_of_an_ended_job_goes_when_its_file_is_deleted(db: PgPool) {
     let (_dir, store) = open(db.clone()).await;
     let mut new = crate::seed::new_job(&db).await;
-    new.training_file = file(&db, "private.csv").await;
+    let private = file(&db, "private.csv").await;
+    new.training_file = Some(private);
     let job = store::queue::enqueue(&db, &new).await.unwrap();
     let kept = || async { store::job::inputs(&db, job.job_id).await.unwrap().len() };
     store.sweep(Duration::ZERO).await.unwrap();
     assert_eq!(kept().await, 3);
     store::queue::cancel(&db, job.job_id).await.unwrap();
-    store::file::delete(&db, new.training_file).await.unwrap();
+    store::file::delete(&db, private).await.unwrap();
     store.sweep(Duration::ZERO).await.unwrap();
     assert_eq!(kept().await, 2, "the model is still there, the data is not");
 }

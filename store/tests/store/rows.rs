@@ -11,11 +11,12 @@ use crate::seed::*;
 #[sqlx::test(migrations = "../migrations")]
 async fn a_file_that_a_job_needs_is_not_deleted(db: PgPool) {
     let job = job(&db).await;
-    assert_eq!(store::file::delete(&db, job.training_file).await.unwrap(), Deleted::Needed(job.job_id));
+    let file = job.training_file.unwrap();
+    assert_eq!(store::file::delete(&db, file).await.unwrap(), Deleted::Needed(job.job_id));
     assert_eq!(store::model::delete(&db, "base").await.unwrap(), Deleted::Needed(job.job_id));
     cancel(&db, job.job_id).await.unwrap();
-    assert_eq!(store::file::delete(&db, job.training_file).await.unwrap(), Deleted::Done);
-    assert_eq!(store::file::delete(&db, job.training_file).await.unwrap(), Deleted::Missing);
+    assert_eq!(store::file::delete(&db, file).await.unwrap(), Deleted::Done);
+    assert_eq!(store::file::delete(&db, file).await.unwrap(), Deleted::Missing);
     assert_eq!(store::model::delete(&db, "base").await.unwrap(), Deleted::Done);
 }
 
@@ -23,7 +24,8 @@ async fn a_file_that_a_job_needs_is_not_deleted(db: PgPool) {
 async fn creating_and_deleting_at_once_leave_no_job_without_its_file(db: PgPool) {
     for _ in 0..20 {
         let new = new_job(&db).await;
-        let (made, gone) = tokio::join!(enqueue(&db, &new), store::file::delete(&db, new.training_file));
+        let (made, gone) =
+            tokio::join!(enqueue(&db, &new), store::file::delete(&db, new.training_file.unwrap()));
         match (made, gone.unwrap()) {
             (Ok(job), gone) => assert_eq!(gone, Deleted::Needed(job.job_id)),
             (Err(_), gone) => assert_eq!(gone, Deleted::Done),

@@ -89,7 +89,7 @@ pub async fn new_job(db: &PgPool) -> NewJob {
         spec: spec(),
         suffix: None,
         model_id: "base".to_owned(),
-        training_file: file(db, "rows.csv").await,
+        training_file: Some(file(db, "rows.csv").await),
         validation_file: None,
         test_file: None,
         metadata: Default::default(),

@@ -56,6 +56,12 @@ pub(super) struct Success {
     pub(super) model: Option<String>,
     /// From what the job can be run again.
     pub(super) manifest: Option<Value>,
+    /// Folder of an export's artefact, relative to `out/`.
+    pub(super) artifact: Option<String>,
+    /// What came of comparing it with the model.
+    pub(super) certificate: Option<Value>,
+    /// Whether all bounds are kept.
+    pub(super) ready: Option<bool>,
 }
 
 /// Whose fault a failure is, as the job says.

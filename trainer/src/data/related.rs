@@ -93,6 +93,7 @@ impl Split {
             tokens: cache.tokenize(tokenizer, &texts, max_length)?,
             per_row,
             reference: Vec::new(),
+            mismatched: None,
             keys: rows.iter().flat_map(|row| &row.texts).map(|text| key(text)).collect(),
             numbers: rows.iter().map(|row| row.row).collect(),
             targets: Targets::Nearness(rows.iter().filter_map(|row| row.score).collect()),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use formats::dataset::Example;
-use formats::tokenizer::Tokenizer;
+use formats::tokenizer::{Encoding, Tokenizer};
 
 use super::Row;
 use super::tokens::{Cache, Tokens};
@@ -50,6 +50,31 @@ impl Split {
             targets,
             texts: examples.into_iter().map(|example| (example.text, example.text_pair)).collect(),
         })
+    }
+
+    /// These rows alone, in this order.
+    pub fn of_rows(&self, rows: &[usize]) -> Split {
+        let sequence = |row: Row| Encoding {
+            ids: row.ids.to_vec(),
+            type_ids: [row.type_ids, row.counts].concat().into_iter().map(u32::from).collect(),
+            truncated: false,
+        };
+        let encodings: Vec<Encoding> = self.sequences(rows).into_iter().map(sequence).collect();
+        let of_each = |&row: &usize| row * self.per_row..(row + 1) * self.per_row;
+        Split {
+            tokens: Tokens::of(&encodings),
+            per_row: self.per_row,
+            reference: match self.reference.is_empty() {
+                true => Vec::new(),
+                false => rows.iter().flat_map(of_each).map(|at| self.reference[at]).collect(),
+            },
+            numbers: rows.iter().map(|&row| self.numbers[row]).collect(),
+            targets: self.targets.of_rows(rows, self.len()),
+            texts: match self.texts.is_empty() {
+                true => Vec::new(),
+                false => rows.iter().map(|&row| self.texts[row].clone()).collect(),
+            },
+        }
     }
 
     /// Number of rows.

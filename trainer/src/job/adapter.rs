@@ -11,6 +11,7 @@ use super::checkpoint::write_synced;
 use super::events::Events;
 use super::export::{commit_folder, copy_tokenizer};
 use super::ranks::Ranks;
+use crate::models;
 use crate::tensors;
 use crate::tuned::{self, BASE_QUANTIZATION};
 
@@ -34,12 +35,14 @@ pub fn plain_base(dir: &Path, ranks: &Ranks, events: &mut Events) -> Result<Path
 }
 
 /// Writes an adapter and its base as one plain checkpoint.
-fn merge(model: &Path, folder: &Path) -> Result<()> {
-    let tuned = tuned::open(model, Device::Cpu)?;
+pub fn merge(model: &Path, folder: &Path) -> Result<()> {
+    let task = tuned::task_of(&models::read_config(model)?);
+    let tuned = tuned::open_as(model, None, task, Device::Cpu)?;
     let adapters = tuned.loaded.adapters.as_ref().context("a folder with an adapter gives one")?;
     tensors::save(&folder.join("model.safetensors"), &adapters.merged(&tuned.loaded.params))?;
     let mut config = tuned.config;
     forget_quantization(&mut config);
+    config["dtype"] = "float32".into();
     write_synced(&folder.join("config.json"), &serde_json::to_vec_pretty(&config)?)?;
     copy_tokenizer(model, folder)
 }

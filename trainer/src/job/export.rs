@@ -177,13 +177,18 @@ impl ModelFiles {
 
     /// The base checkpoint's licence, where it states one, goes with what is derived from it.
     pub fn write_licence(&self, folder: &Path) -> Result<()> {
-        for name in ["LICENSE", "LICENSE.txt", "LICENSE.md"] {
-            if self.base.join(name).exists() {
-                std::fs::copy(self.base.join(name), folder.join(name))?;
-            }
-        }
-        Ok(())
+        copy_licence(&self.base, folder)
     }
+}
+
+/// Copies a checkpoint's licence, where it has one.
+pub fn copy_licence(from: &Path, to: &Path) -> Result<()> {
+    for name in ["LICENSE", "LICENSE.txt", "LICENSE.md"] {
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies a checkpoint's tokenizer.

@@ -3,6 +3,7 @@
 //! No network, no database, no async: the same directory run again goes on where it was, and gives the same bits.
 
 mod adapter;
+mod artifact;
 mod checkpoint;
 pub mod control;
 mod curves;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use store::spec::Work;
 
 pub use self::events::Events;
 
@@ -55,7 +57,7 @@ pub struct JobArgs {
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// The finished model is in `out/model`.
+    /// What was to be made lies in a folder under `out`, which the result names.
     Succeeded(Value),
     /// It cannot end well, or may when tried again.
     Failed(Failure, u64),
@@ -148,7 +150,11 @@ fn write_result(outcome: &Outcome, out: &Path) -> Result<()> {
 }
 
 fn work(args: &JobArgs, events: &mut Events, control: &Control, step: &mut u64) -> Result<Outcome> {
-    let mut session = setup::prepare(&args.dir, args.attempt, events)?;
+    let spec = setup::read_spec(&args.dir)?;
+    if let Work::Export(wanted) = spec.work {
+        return artifact::run(&args.dir, &spec, wanted, events, control);
+    }
+    let mut session = setup::prepare(&args.dir, spec, args.attempt, events)?;
     match train::train(&mut session, events, control, step)? {
         train::End::Asked(asked) => {
             // Others may still be giving their parts of the checkpoint to the first.

@@ -92,8 +92,7 @@ pub struct Session {
 }
 
 /// Reads and checks everything, builds the model, and takes up the newest checkpoint.
-pub fn prepare(dir: &Path, attempt: u32, events: &mut Events) -> Result<Session> {
-    let spec = read_spec(dir)?;
+pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> Result<Session> {
     let resources = &spec.resources;
     let mut ranks = Ranks::meet(dir, attempt, Grid::of(resources), resources.device)?;
     super::handover::newest(&dir.join("out"), &ranks)?;
@@ -219,7 +218,7 @@ fn take_up(session: &mut Session, state: State, events: &mut Events) -> Result<(
 }
 
 /// Reads the rows, and what they are for.
-fn read(
+pub(super) fn read(
     (dir, base, config): (&Path, &Path, &Value),
     spec: &JobSpec,
     tokenizer: &Tokenizer,
@@ -279,7 +278,7 @@ fn plan_memory(
 }
 
 /// The share of a machine's threads that a process of the job has.
-fn set_threads(spec: &JobSpec, processes: usize) -> Result<()> {
+pub(super) fn set_threads(spec: &JobSpec, processes: usize) -> Result<()> {
     let all = match spec.resources.threads {
         0 => native::runtime::threads()?,
         threads => threads as usize,
@@ -297,7 +296,7 @@ fn exchange(ranks: &mut Ranks, params: &tensors::Named, tables: &BTreeSet<String
     ranks.exchange(&dense, tensors(by_row))
 }
 
-fn read_spec(dir: &Path) -> Result<JobSpec> {
+pub(super) fn read_spec(dir: &Path) -> Result<JobSpec> {
     let path = dir.join("spec.json");
     let text = std::fs::read_to_string(&path)
         .map_err(|error| Failure::user("no_spec", format!("{} cannot be read: {error}.", path.display())))?;
@@ -319,7 +318,7 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
 }
 
 /// The tokens that the checkpoint says a text may have: its own word on texts in a model of vectors, else its tokenizer's.
-fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
+pub(super) fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
     let own = match spec.task {
         Task::SentenceSimilarity => SentenceModel::read(base)?.max_seq_length,
         Task::TextClassification | Task::TextGeneration => None,
@@ -328,7 +327,7 @@ fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<O
 }
 
 /// The shortest of what was asked for, what the model has positions for, and what it says of itself.
-fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) -> Result<usize> {
+pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) -> Result<usize> {
     let positions = models::max_positions(config).unwrap_or(DEFAULT_MAX_LENGTH);
     if let Some(asked) = spec.training.max_length {
         let asked = asked as usize;

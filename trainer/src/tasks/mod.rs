@@ -33,6 +33,23 @@ pub enum Targets {
     Nearness(Vec<f64>),
 }
 
+impl Targets {
+    /// Those of some of `all` rows.
+    pub fn of_rows(&self, rows: &[usize], all: usize) -> Targets {
+        match self {
+            Targets::Classes(ids) => Targets::Classes(rows.iter().map(|&row| ids[row]).collect()),
+            Targets::Flags(flags) => {
+                let labels = flags.len() / all.max(1);
+                Targets::Flags(
+                    rows.iter().flat_map(|row| &flags[row * labels..][..labels]).copied().collect(),
+                )
+            }
+            Targets::Numbers(numbers) => Targets::Numbers(rows.iter().map(|&row| numbers[row]).collect()),
+            Targets::Tokens => Targets::Tokens,
+        }
+    }
+}
+
 /// What the model said of a split.
 #[derive(Clone, Debug, Default)]
 pub struct Predictions {

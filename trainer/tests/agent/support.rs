@@ -147,7 +147,7 @@ impl Stage {
             spec: serde_json::from_value(spec).unwrap(),
             suffix: None,
             model_id,
-            training_file: file.file_id,
+            training_file: Some(file.file_id),
             validation_file: None,
             test_file: None,
             metadata: Default::default(),

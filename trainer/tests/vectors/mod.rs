@@ -120,6 +120,7 @@ fn losses_and_gradients_are_those_of_sentence_transformers() {
             tokens: Tokens::of(&tokenizer.encode_pairs(&pairs, length).unwrap()),
             per_row,
             reference: Vec::new(),
+            mismatched: None,
             keys: texts.iter().map(|text| key(text)).collect(),
             numbers: (0..rows.len() as u64).collect(),
             targets: Targets::Nearness(scores),

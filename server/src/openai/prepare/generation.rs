@@ -113,7 +113,7 @@ fn words(survey: &Survey) -> String {
 /// Encodes some of the rows: whatever the template or the length does not allow is told before the job is made.
 pub async fn check_tokens(state: &AppState, spec: &JobSpec, asked: &CreateJob, data: &Data) -> Result<()> {
     let looked = async {
-        let sample = sample(state, spec, &asked.model, asked.training_file).await?;
+        let sample = sample(state, spec, &asked.model, Some(asked.training_file)).await?;
         for part in data.parts().skip(1).filter(|_| !sample.has_template) {
             if part.report()?.chat.is_some_and(|chat| chat.turns > 0) {
                 return Err(no_template(&part.file.name));

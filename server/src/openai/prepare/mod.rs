@@ -13,7 +13,7 @@ use formats::{Problem, ProblemKind, Problems};
 use serde_json::{Map, Value, json};
 use store::model::{self, Model};
 use store::queue::NewJob;
-use store::spec::{Device, Embedding, JobSpec, Split, Task, request};
+use store::spec::{Device, Embedding, JobSpec, Split, Task, Work, request};
 use store::{StoredFile, agent};
 
 use self::data::Data;
@@ -59,6 +59,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
     notes.extend(settings.note());
     notes.extend(looked.notices);
     let mut spec = JobSpec {
+        work: Work::Train,
         task,
         problem_type: looked.problem_type,
         columns: looked.columns,
@@ -96,7 +97,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         spec,
         suffix: asked.suffix,
         model_id: asked.model,
-        training_file: asked.training_file,
+        training_file: Some(asked.training_file),
         validation_file: asked.validation_file,
         test_file: asked.test_file,
         metadata: asked.metadata,

@@ -71,9 +71,14 @@ impl Sample {
 }
 
 /// Looks at data and model, or finds what was seen before.
-pub async fn sample(state: &AppState, spec: &JobSpec, model_id: &str, file: FileId) -> Result<Arc<Sample>> {
+pub async fn sample(
+    state: &AppState,
+    spec: &JobSpec,
+    model_id: &str,
+    file: Option<FileId>,
+) -> Result<Arc<Sample>> {
     let gone = || Error::not_found("the data or the model is not there any more");
-    let file = store::file::get(&state.store.db, file).await?.ok_or_else(gone)?;
+    let file = store::file::get(&state.store.db, file.ok_or_else(gone)?).await?.ok_or_else(gone)?;
     let files = model::files(&state.store.db, model_id).await?;
     let problem = spec.problem_type.unwrap_or(ProblemType::SingleLabel);
     let key = key(&[

@@ -1,5 +1,6 @@
 //! Models: list, upload without script, one model's page, trying it, its files, deletion.
 
+mod exports;
 mod lineage;
 mod loaded;
 mod try_out;
@@ -29,7 +30,7 @@ use super::view::model::{FileRow, ModelDetail, ModelList, ModelRow, Tried};
 use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging};
 use super::{convert, data, html, sentence};
-use crate::openai::models::{create_model, task_of};
+use crate::openai::models::{create_model, needing, task_of};
 use crate::{AppState, Error, Result};
 
 /// Models on a page of the list.
@@ -46,6 +47,16 @@ pub fn router() -> Router<AppState> {
         .route("/models/{id}/try", post(try_model))
         .route("/models/{id}/unload", post(unload))
         .route("/models/{id}/files/{*path}", get(download_file))
+        .route("/models/{id}/exports", get(exports::show_exports).post(exports::create_export))
+        .route("/models/{id}/exports/{export}/cancel", post(exports::cancel_export))
+        .route(
+            "/models/{id}/exports/{export}/delete",
+            get(exports::confirm_delete).post(exports::delete_export),
+        )
+        .route(
+            "/models/{id}/exports/{export}/download",
+            get(exports::confirm_download).post(exports::download),
+        )
         .route("/models/{id}/delete", get(confirm_delete).post(delete))
 }
 
@@ -197,6 +208,16 @@ async fn show_model(State(state): State<AppState>, Path(id): Path<String>) -> Re
 }
 
 async fn detail(state: &AppState, id: &str, tried: Option<Tried>) -> Result<ModelDetail> {
+    detail_with(state, id, tried, String::new()).await
+}
+
+/// The page, with what was wrong with an export that was asked for.
+async fn detail_with(
+    state: &AppState,
+    id: &str,
+    tried: Option<Tried>,
+    refused_export: String,
+) -> Result<ModelDetail> {
     let db = &state.store.db;
     let model = find_model(state, id).await?;
     let files = store::model::files(db, id).await?;
@@ -222,6 +243,7 @@ async fn detail(state: &AppState, id: &str, tried: Option<Tried>) -> Result<Mode
         can_compare: task_of(&model) == Task::SentenceSimilarity,
         pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
         tried,
+        exports: exports::card(state, &model, refused_export).await?,
         playground: playground_href(&model),
         can_tune: info.problems.is_empty(),
         download_zip: format!("{content}?format=zip"),
@@ -370,7 +392,8 @@ async fn delete(State(state): State<AppState>, Path(id): Path<String>) -> Result
         Deleted::Needed(job) => Err(Error::bad_request(
             "in_use",
             format!(
-                "{id} is needed by the run {job}, which has not ended; cancel it first, or wait for its end"
+                "{id} is needed by {}, which has not ended; cancel it first, or wait for its end",
+                needing(&state, job).await?
             ),
         )),
     }

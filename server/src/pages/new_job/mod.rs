@@ -56,11 +56,12 @@ fn values_of(job: &store::job::Job) -> Values {
     put("name", job.name.clone());
     put("suffix", job.suffix.clone().unwrap_or_default());
     put("priority", job.priority.to_string());
-    put("training_file", job.training_file.to_string());
+    let training_file = job.training_file.map(|id| id.to_string()).unwrap_or_default();
+    put("training_file", training_file.clone());
     put("validation_file", job.validation_file.map(|id| id.to_string()).unwrap_or_default());
     put("test_file", job.test_file.map(|id| id.to_string()).unwrap_or_default());
     put("model", job.model_id.clone());
-    put("columns.of", job.training_file.to_string());
+    put("columns.of", training_file);
     put("columns.text", spec.columns.text.clone());
     put("columns.text_pair", spec.columns.text_pair.clone().unwrap_or_default());
     put("columns.label", spec.columns.label.clone());

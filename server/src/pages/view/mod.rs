@@ -4,6 +4,7 @@
 
 pub mod chart;
 pub mod data;
+pub mod export;
 pub mod form;
 pub mod home;
 pub mod job;

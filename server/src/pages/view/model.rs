@@ -2,6 +2,7 @@
 
 use askama::Template;
 
+use super::export::ExportsCard;
 use super::{Fact, Moment, Page, Paging, ProblemRow};
 
 /// The list of models.
@@ -94,6 +95,8 @@ pub struct ModelDetail {
     pub pairs: bool,
     /// What was tried without script.
     pub tried: Option<Tried>,
+    /// It in other formats.
+    pub exports: ExportsCard,
     /// Whether a job can start from it.
     pub can_tune: bool,
     /// Addresses of the archives.
