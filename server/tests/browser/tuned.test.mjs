@@ -34,7 +34,8 @@ describe("a language model is tuned and talked with", () => {
     const rows = Object.entries(TAUGHT).map(([question, answer]) => chat(question, answer));
     const wrong = await client.files.create({ file: await lines([...rows, { messages: [] }]), purpose: "fine-tune" });
     const refused = await client.files.waitForProcessing(wrong.id, { pollInterval: 50 });
-    assert.match(refused.status_details, /line 4/);
+    assert.equal(refused.report.chat.problems.listed[0].line.first, 4);
+    await assert.rejects(client.fineTuning.jobs.create({ model: "llama", training_file: wrong.id }), (error) => error.status === 400 && /line 4/.test(error.message));
     const files = [];
     for (const some of [[...rows, ...rows, ...rows, ...rows], rows]) {
       const file = await client.files.create({ file: await lines(some), purpose: "fine-tune" });

@@ -34,8 +34,15 @@ def upload(client: OpenAI, chats: list) -> openai.types.FileObject:
 def tune(client: OpenAI) -> tuple:
     rows = [chat(question, answer) for question, answer in TAUGHT.items()]
     wrong = upload(client, [*rows, {"messages": [{"role": "wizard", "content": "?"}]}])
-    assert wrong.status == "error" and "line 5" in wrong.status_details and "role" in wrong.status_details, wrong
-    right("a chat with an unknown role is refused with its line")
+    problem = wrong.report["chat"]["problems"]["listed"][0]
+    assert problem["line"]["first"] == 5 and problem["column"] == "messages[0].role", wrong
+    try:
+        client.fine_tuning.jobs.create(model="llama", training_file=wrong.id)
+    except openai.BadRequestError as error:
+        assert "line 5" in str(error) and "wizard" in str(error), error
+    else:
+        raise AssertionError("a job on a chat with an unknown role was made")
+    right("a chat with an unknown role is told by its line, and no job is made of it")
 
     train, held = upload(client, rows * 3), upload(client, rows)
     jobs = client.fine_tuning.jobs

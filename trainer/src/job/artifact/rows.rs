@@ -64,14 +64,15 @@ impl Rows {
         let model = dir.join("model");
         let config = models::read_config(&model)?;
         let tokenizer = Tokenizer::load(&model)?;
-        let max_length = setup::max_length(spec, &config, &tokenizer)?;
+        let stated = setup::stated_length(spec, &model, &tokenizer)?;
+        let max_length = setup::max_length(spec, &config, stated)?;
         let padding = (tokenizer.pad_id().unwrap_or(0), tokenizer.pad_type_id());
         let (split, origin, objective) = match spec.data.train.is_empty() {
             true => built_in(spec.task, &tokenizer, max_length)?,
             false => {
                 let cache = Cache::open(&dir.join("cache"), &model)?;
                 let (data, objective) =
-                    setup::read((dir, &model), spec, &tokenizer, &cache, max_length, device, events)?;
+                    setup::read((dir, &model, &config), spec, &tokenizer, &cache, max_length, device, events)?;
                 check_labels(objective.as_ref(), &config)?;
                 let (split, origin) = match data.validation {
                     Some(split) => (split, Origin::Validation),
