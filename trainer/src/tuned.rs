@@ -43,11 +43,12 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
     let config = models::read_config(folder)?;
     let labels = match task {
         Task::TextClassification => labels(&config)?,
-        Task::TextGeneration => Vec::new(),
+        Task::TextGeneration | Task::SentenceSimilarity => Vec::new(),
     };
     let head = match task {
         Task::TextClassification => Head::Labels(labels.len() as i64),
         Task::TextGeneration => Head::Tokens,
+        Task::SentenceSimilarity => Head::States,
     };
     let prefix = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let saved = saved::read(folder)?;
@@ -57,7 +58,7 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
     };
     let loader = Loader::new(&weights, prefix, 0, device);
     let loader = match &saved {
-        None if task == Task::TextGeneration => loader,
+        None if labels.is_empty() => loader,
         None => loader.keep_head((0..labels.len() as i64).collect()),
         Some(saved) => {
             let mut settings = saved.settings.clone();

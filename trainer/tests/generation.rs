@@ -129,13 +129,18 @@ fn the_curves_have_openais_columns_and_a_row_a_step() {
     let job = finished("llama", &json!({"max_steps": 6, "eval_every": {"steps": 3}}), &json!({}));
     let mut csv = csv::Reader::from_path(job.path("out/model/metrics.csv")).unwrap();
     let heads: Vec<String> = csv.headers().unwrap().iter().map(str::to_owned).collect();
-    assert_eq!(heads[..5], ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]);
+    assert_eq!(
+        heads[..5],
+        ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
+    );
     for own in ["epoch", "learning_rate", "grad_norm", "eval_perplexity"] {
         assert!(heads.iter().any(|head| head == own), "{own} in {heads:?}");
     }
     let rows: Vec<Vec<Option<f64>>> = csv
         .records()
-        .map(|row| row.unwrap().iter().map(|cell| (!cell.is_empty()).then(|| cell.parse().unwrap())).collect())
+        .map(|row| {
+            row.unwrap().iter().map(|cell| (!cell.is_empty()).then(|| cell.parse().unwrap())).collect()
+        })
         .collect();
     let column = |at: usize| -> Vec<(u64, f64)> {
         rows.iter().filter_map(|row| Some((row[0]? as u64, row[at]?))).collect()

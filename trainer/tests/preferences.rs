@@ -311,8 +311,10 @@ fn unpaired(loss: PreferenceLoss, case: &Value) -> UnpairedTuning {
 fn loss_of_answers(of: &Model, objective: &UnpairedTuning, split: &Split, rows: &[usize]) -> Tensor {
     if let Some(mismatched) = &split.mismatched {
         let all = look(of, objective, mismatched).outputs;
-        let of_rows: Vec<f32> =
-            rows.iter().flat_map(|&row| all[row * objective.outputs()..][..objective.outputs()].to_vec()).collect();
+        let of_rows: Vec<f32> = rows
+            .iter()
+            .flat_map(|&row| all[row * objective.outputs()..][..objective.outputs()].to_vec())
+            .collect();
         objective.ahead(split, rows, &of_rows);
     }
     loss(of, objective, split, rows)
@@ -545,7 +547,8 @@ fn a_job_learns_which_answers_are_desirable_and_goes_on_after_a_pause() {
 #[test]
 fn accumulated_batches_have_the_divergence_of_the_whole_step() {
     let curves = |batch: u64, steps: u64| {
-        let training = json!({"preference": {"loss": "kto"}, "batch_size": batch, "gradient_accumulation_steps": steps});
+        let training =
+            json!({"preference": {"loss": "kto"}, "batch_size": batch, "gradient_accumulation_steps": steps});
         let job = job_on_answers(training, json!({"threads": 1, "device": "cpu"}));
         let result = run(&job);
         assert_eq!(result["status"], "succeeded", "{result}");
@@ -575,5 +578,7 @@ fn answers_that_cannot_be_compared_are_refused() {
     assert!(refused(kto, &plain).contains("write `prompt`, `completion` and `label`"));
     let labelled = [one.as_str(), &one].join("\n");
     assert!(refused(json!({}), &labelled).contains("train on such rows with the method kto"));
-    assert!(refused(json!({"preference": {}}), &labelled).contains("expected a prompt with a better and a worse"));
+    assert!(
+        refused(json!({"preference": {}}), &labelled).contains("expected a prompt with a better and a worse")
+    );
 }

@@ -153,7 +153,8 @@ pub fn layout_of(path: &Path, name: &str) -> Result<Layout, Problem> {
             Some(Ok(row)) => {
                 let layout = Keys::of(rows.columns(), &row).layout();
                 // A class, or whatever else a `label` beside prompts may be, is no verdict on the completion.
-                let verdict = || place_of(rows.columns(), LABEL).is_some_and(|at| verdict(row.cell(at)).is_some());
+                let verdict =
+                    || place_of(rows.columns(), LABEL).is_some_and(|at| verdict(row.cell(at)).is_some());
                 match layout {
                     Some(Layout::Unpaired) if !verdict() => return Ok(Layout::PromptCompletion),
                     Some(layout) => return Ok(layout),

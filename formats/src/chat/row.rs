@@ -71,7 +71,9 @@ impl Reader<'_> {
         let keys = Keys::of(self.columns, self.row);
         // Of a row that lacks nothing but its label, the label is judged.
         let unlabelled = layout == Layout::Unpaired && keys.layout() == Some(Layout::PromptCompletion);
-        unlabelled || keys.layout().is_none() && layout.known_keys().iter().any(|key| keys.has(key) && *key != "tools")
+        unlabelled
+            || keys.layout().is_none()
+                && layout.known_keys().iter().any(|key| keys.has(key) && *key != "tools")
     }
 
     /// A row in another layout than the file, or in none.

@@ -104,14 +104,13 @@ impl Encoder<'_> {
             }
         };
         let longest = if matches!(content, Content::Text(_)) { usize::MAX } else { self.max_length };
-        let mut tokens = shown(self.tokenizer, &ids)?.into_iter().zip(counts).enumerate().map(|(at, (token, counts))| {
-            // Nothing foretells the first.
-            ShownToken { counts: counts && at > 0 && at < longest, cut: at >= longest, ..token }
-        });
-        let turns = parts.into_iter().filter(|(_, _, count)| *count > 0).map(|(role, silent, count)| ShownTurn {
-            role,
-            silent,
-            tokens: tokens.by_ref().take(count).collect(),
+        let mut tokens =
+            shown(self.tokenizer, &ids)?.into_iter().zip(counts).enumerate().map(|(at, (token, counts))| {
+                // Nothing foretells the first.
+                ShownToken { counts: counts && at > 0 && at < longest, cut: at >= longest, ..token }
+            });
+        let turns = parts.into_iter().filter(|(_, _, count)| *count > 0).map(|(role, silent, count)| {
+            ShownTurn { role, silent, tokens: tokens.by_ref().take(count).collect() }
         });
         Ok(ShownSequence { answer, turns: turns.collect() })
     }
@@ -124,14 +123,23 @@ impl Encoder<'_> {
         let mut before = 0;
         for (at, message) in messages.iter().enumerate() {
             let through = self.template.and_then(|template| {
-                template.attempt(&messages[..=at], example.tools.as_ref(), false).ok().map(|rendered| rendered.text)
+                template
+                    .attempt(&messages[..=at], example.tools.as_ref(), false)
+                    .ok()
+                    .map(|rendered| rendered.text)
             });
             let end = match through.filter(|text| written.text.starts_with(text.as_str())) {
                 _ if at == last => written.text.len(),
                 Some(text) => text.len(),
                 None => continue,
             };
-            let count = written.tokens.offsets.iter().skip(before).take_while(|range| at == last || range.start < end).count();
+            let count = written
+                .tokens
+                .offsets
+                .iter()
+                .skip(before)
+                .take_while(|range| at == last || range.start < end)
+                .count();
             before += count;
             let silent = message.role == Role::Assistant && !message.counts;
             parts.push((message.role.as_str(), silent, count));
@@ -162,7 +170,8 @@ fn shown(tokenizer: &Tokenizer, ids: &[u32]) -> Result<Vec<ShownToken>, Problem>
         let special = match specials.get(&id) {
             Some(special) => *special,
             None => {
-                let special = tokenizer.decode(&[id], false)?.is_empty() && !tokenizer.decode(&[id], true)?.is_empty();
+                let special =
+                    tokenizer.decode(&[id], false)?.is_empty() && !tokenizer.decode(&[id], true)?.is_empty();
                 specials.insert(id, special);
                 special
             }

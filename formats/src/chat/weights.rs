@@ -49,6 +49,8 @@ mod tests {
             advice.contains("a desirable_weight of 0.25 to 0.33, or an undesirable_weight of 3.01 to 4,"),
             "{advice}"
         );
-        assert!(advised_weights(12, 0, [1.0, 1.0]).unwrap().contains("12 answers are desirable and 0 are not"));
+        assert!(
+            advised_weights(12, 0, [1.0, 1.0]).unwrap().contains("12 answers are desirable and 0 are not")
+        );
     }
 }

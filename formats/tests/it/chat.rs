@@ -213,7 +213,8 @@ fn labelled_answers_are_read_as_texts_and_as_messages_and_counted() {
     let survey = survey(&path, "answers.csv", None);
     assert_eq!((survey.layout, survey.rows), (Some(Layout::Unpaired), 3));
     assert_eq!((survey.desirable, survey.undesirable), (2, 1));
-    let shown: Vec<_> = survey.preview[1].turns.iter().map(|turn| (turn.role.as_str(), turn.counts)).collect();
+    let shown: Vec<_> =
+        survey.preview[1].turns.iter().map(|turn| (turn.role.as_str(), turn.counts)).collect();
     assert_eq!(shown, [("prompt", false), ("undesirable", false)]);
 
     let wrong = "{\"prompt\": \"a\", \"completion\": \"b\", \"label\": true}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n\
@@ -223,7 +224,11 @@ fn labelled_answers_are_read_as_texts_and_as_messages_and_counted() {
         .listed
         .iter()
         .map(|wrong| {
-            (wrong.line.unwrap().first, wrong.column.clone().unwrap_or_default().into(), wrong.message.clone())
+            (
+                wrong.line.unwrap().first,
+                wrong.column.clone().unwrap_or_default().into(),
+                wrong.message.clone(),
+            )
         })
         .collect();
     let expected = [

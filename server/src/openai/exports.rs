@@ -65,6 +65,11 @@ pub fn obstacle(model: &Model, format: Format) -> Option<String> {
             "{id} is an encoder without a head, which has no answers to compare: download it as it is"
         ));
     }
+    if model.task.as_deref() == Some(Task::SentenceSimilarity.as_str()) {
+        return Some(format!(
+            "{id} is a model of vectors: download it as it is, which sentence-transformers loads"
+        ));
+    }
     match format {
         Format::Safetensors => None,
         Format::Adapter if info.adapter.is_some() => None,

@@ -354,8 +354,10 @@ fn other_rules(at: &str, method: &str, of: &str, right: &str) -> Error {
         .filter(|rule| rule.is_unpaired() == (method == "kto"))
         .map(PreferenceLoss::name)
         .collect();
-    let message =
-        format!("is a rule for {of}, of the method \"{right}\"; the rules of \"{method}\" are {}", rules.join(", "));
+    let message = format!(
+        "is a rule for {of}, of the method \"{right}\"; the rules of \"{method}\" are {}",
+        rules.join(", ")
+    );
     Error::invalid(format!("{at}.preference.loss"), message)
 }
 

@@ -6,8 +6,8 @@ use sqlx::PgPool;
 use store::event::Kind;
 use store::job::Job;
 use store::spec::{
-    Adapter, BatchSampler, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Preference, Samples, Schedule,
-    Targets, Task, Training,
+    Adapter, BatchSampler, ClassWeights, Columns, Every, Freeze, JobSpec, LossOn, Optimizer, Preference,
+    Samples, Schedule, Targets, Task, Training,
 };
 
 use super::convert;
@@ -142,7 +142,10 @@ fn preference_facts(preference: &Preference) -> Vec<Fact> {
         facts.push(Fact::new("Weight of desirable answers", setting(preference.desirable_weight)));
         facts.push(Fact::new("Weight of undesirable answers", setting(preference.undesirable_weight)));
     } else {
-        facts.push(Fact::new("Weight of the better answers' own loss", or_none(preference.weight_of_better())));
+        facts.push(Fact::new(
+            "Weight of the better answers' own loss",
+            or_none(preference.weight_of_better()),
+        ));
     }
     facts
 }

@@ -12,7 +12,7 @@ use store::spec::{Training, request};
 use self::reader::Reader;
 pub use self::reader::Readers;
 use super::view::form::{Field, FieldKind};
-use super::view::tokens::{Sequence, Token, TokensPage, TokenTurn};
+use super::view::tokens::{Sequence, Token, TokenTurn, TokensPage};
 use super::view::{Choice, Page, text};
 use super::{convert, data, html, models, sentence, settings};
 use crate::openai::models::task_of;
@@ -48,7 +48,10 @@ pub async fn show_tokens(
     let file = data::find_file(&state, &id).await?;
     let chat = Report::of_file(&file).and_then(|report| report.chat);
     let (Some(chat), href) = (chat, convert::data_href(file.file_id)) else {
-        return Err(Error::not_found(format!("{} holds nothing that a language model learns from", file.name)));
+        return Err(Error::not_found(format!(
+            "{} holds nothing that a language model learns from",
+            file.name
+        )));
     };
     let rows = (chat.rows + chat.unusable).max(1);
     let asked = given.get("row").map(|row| row.trim().parse::<u64>());
@@ -85,7 +88,8 @@ pub async fn show_tokens(
 
 /// The settings that are not as they are by default, and the model.
 fn kept(values: &settings::Values) -> impl Iterator<Item = (&str, &str)> {
-    let given = |name: &'static str| Some((name, values.get(name)?.as_str())).filter(|(_, value)| !value.is_empty());
+    let given =
+        |name: &'static str| Some((name, values.get(name)?.as_str())).filter(|(_, value)| !value.is_empty());
     ["model"].into_iter().chain(SETTINGS).filter_map(given)
 }
 
@@ -124,7 +128,8 @@ async fn choose_model(state: &AppState, values: &mut settings::Values) -> Result
 
 fn fields(values: &settings::Values) -> Vec<Field> {
     let (first, groups) = settings::fields(values, &settings::Values::new());
-    let all: Vec<Field> = first.into_iter().chain(groups.into_iter().flat_map(|group| group.fields)).collect();
+    let all: Vec<Field> =
+        first.into_iter().chain(groups.into_iter().flat_map(|group| group.fields)).collect();
     let own = values.get("chat_template").is_some_and(|template| template == "jinja");
     SETTINGS
         .iter()
@@ -142,7 +147,8 @@ async fn look(
     values: &settings::Values,
 ) -> Result<Vec<Sequence>> {
     let model = values.get("model").filter(|model| !model.is_empty());
-    let model = model.ok_or_else(|| Error::invalid("model", "there is no language model yet; upload one first"))?;
+    let model =
+        model.ok_or_else(|| Error::invalid("model", "there is no language model yet; upload one first"))?;
     let training = training(values)?;
     let reader = reader::find(state, model, training.chat_template.as_deref()).await?;
     let layout = chat.layout.ok_or_else(|| Error::invalid("row", "the rows are in no known layout"))?;
@@ -153,7 +159,8 @@ async fn look(
     state.store.objects.fetch(&file.hash, &path).await?;
     let name = file.name.clone();
     let shown = move || -> Result<Vec<Sequence>> {
-        let example = read_chat(&path, &name, layout, row).map_err(|wrong| Error::invalid("row", wrong.to_string()))?;
+        let example =
+            read_chat(&path, &name, layout, row).map_err(|wrong| Error::invalid("row", wrong.to_string()))?;
         drop(folder);
         let example = example.ok_or_else(|| Error::invalid("row", "the file has fewer rows"))?;
         show(&reader, &training, &name, &example).map_err(|wrong| Error::invalid("row", wrong.to_string()))
@@ -169,7 +176,8 @@ fn training(values: &settings::Values) -> Result<Training> {
     };
     let body = settings::request(values).map_err(wrong)?;
     let fields = body["method"]["supervised"]["hyperparameters"].as_object().cloned().unwrap_or_default();
-    let training = request::hyperparameters(&fields, None).map_err(|wrong| Error::invalid(wrong.param, wrong.message))?;
+    let training = request::hyperparameters(&fields, None)
+        .map_err(|wrong| Error::invalid(wrong.param, wrong.message))?;
     Ok(training.training)
 }
 
@@ -257,12 +265,24 @@ mod tests {
 
     #[test]
     fn blanks_are_drawn_and_neighbours_that_are_alike_stand_together() {
-        let made = |text: &str, counts, cut| ShownToken { id: 1, text: text.to_owned(), special: false, counts, cut };
-        let tokens = [made(" a", false, false), made("b\n", true, false), made("", true, false), made("c", false, true)];
+        let made = |text: &str, counts, cut| ShownToken {
+            id: 1,
+            text: text.to_owned(),
+            special: false,
+            counts,
+            cut,
+        };
+        let tokens = [
+            made(" a", false, false),
+            made("b\n", true, false),
+            made("", true, false),
+            made("c", false, true),
+        ];
         let runs = runs(&tokens);
         let kinds: Vec<_> = runs.iter().map(|(kind, tokens)| (*kind, tokens.len())).collect();
         assert_eq!(kinds, [("plain", 1), ("learnt", 2), ("cut", 1)]);
-        let texts: Vec<&str> = runs.iter().flat_map(|(_, tokens)| tokens).map(|token| token.text.as_str()).collect();
+        let texts: Vec<&str> =
+            runs.iter().flat_map(|(_, tokens)| tokens).map(|token| token.text.as_str()).collect();
         assert_eq!(texts, ["·a", "b⏎", "…", "c"]);
         assert_eq!(runs[1].1[0].breaks, 1);
     }

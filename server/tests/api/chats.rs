@@ -29,7 +29,10 @@ const PREFERENCES: &str = r#"{"prompt": "a", "chosen": "b", "rejected": "c"}
 fn answers(desirable: usize, undesirable: usize) -> String {
     let row = |n: usize| {
         let label = n < desirable;
-        format!("{}\n", json!({"prompt": format!("{n} + 1 ="), "completion": format!(" {n}"), "label": label}))
+        format!(
+            "{}\n",
+            json!({"prompt": format!("{n} + 1 ="), "completion": format!(" {n}"), "label": label})
+        )
     };
     (0..desirable + undesirable).map(row).collect()
 }
@@ -152,9 +155,17 @@ async fn what_a_language_model_cannot_learn_is_refused_by_field(db: PgPool) {
         (json!({"task": "text-generatoin"}), "task", "text-generation"),
         (json!({"method": {"type": "reinforcement"}}), "method.type", "\"reinforcement\" is not supported"),
         (json!({"method": {"type": "kot"}}), "method.type", "supervised, dpo and kto"),
-        (json!({"method": {"type": "kto"}}), "training_file", "desirable or not, and the rows do not say which"),
+        (
+            json!({"method": {"type": "kto"}}),
+            "training_file",
+            "desirable or not, and the rows do not say which",
+        ),
         (json!({"training_file": labelled}), "training_file", "choose the method \"kto\""),
-        (json!({"training_file": labelled, "method": {"type": "dpo"}}), "training_file", "single answers with a `label`"),
+        (
+            json!({"training_file": labelled, "method": {"type": "dpo"}}),
+            "training_file",
+            "single answers with a `label`",
+        ),
         (
             json!({"training_file": labelled, "method": {"type": "kto", "kto": {"hyperparameters": {"preference": {"loss": "ipo"}}}}}),
             "method.kto.hyperparameters.preference.loss",
@@ -186,7 +197,11 @@ async fn what_a_language_model_cannot_learn_is_refused_by_field(db: PgPool) {
             "method.dpo.hyperparameters.preference.desirable_weight",
             "for kto",
         ),
-        (json!({"training_file": badly_labelled}), "training_file", "line 2, `label`: expected true or false, found maybe"),
+        (
+            json!({"training_file": badly_labelled}),
+            "training_file",
+            "line 2, `label`: expected true or false, found maybe",
+        ),
     ];
     for (change, param, words) in cases {
         let mut body = hyper(json!({}));
@@ -380,7 +395,10 @@ async fn kto_learns_from_labelled_answers_and_tells_when_one_side_outweighs_the_
     assert!(told.contains("an undesirable_weight of 2.26 to 3, not both"), "{told}");
     let page = server.get(&format!("/jobs/{}", job["id"].as_str().unwrap())).await.text();
     assert!(page.contains("data-chart=\"kl\"") && page.contains("data-chart=\"rewards\""), "{page}");
-    assert!(page.contains("Weight of undesirable answers") && !page.contains("data-chart=\"perplexity\""), "{page}");
+    assert!(
+        page.contains("Weight of undesirable answers") && !page.contains("data-chart=\"perplexity\""),
+        "{page}"
+    );
 
     // What is shown can be sent again, and weights that even it out need no look.
     let mut again = job["method"]["kto"]["hyperparameters"].clone();
@@ -390,11 +408,16 @@ async fn kto_learns_from_labelled_answers_and_tells_when_one_side_outweighs_the_
     assert!(!notes(&again).await.contains("Worth a look"), "{}", notes(&again).await);
     let dry = ask(settings.clone(), true).await;
     assert_eq!((&dry["rows"]["training"], &dry["steps"]), (&json!(30), &json!(8)), "{dry}");
-    assert_eq!(ask(json!({"preference": {"loss": "apo_zero_unpaired"}}), false).await["method"]["type"], "kto");
+    assert_eq!(
+        ask(json!({"preference": {"loss": "apo_zero_unpaired"}}), false).await["method"]["type"],
+        "kto"
+    );
 
     // Pairs are taken apart.
     let pairs: String = (0..20)
-        .map(|n| format!("{}\n", json!({"prompt": format!("question {n}"), "chosen": "yes", "rejected": "no"})))
+        .map(|n| {
+            format!("{}\n", json!({"prompt": format!("question {n}"), "chosen": "yes", "rejected": "no"}))
+        })
         .collect();
     let pairs = server.table("pairs.jsonl", &pairs).await;
     let settings = json!({"chat_template": "chatml", "n_epochs": 1, "batch_size": 4});
@@ -418,7 +441,9 @@ async fn a_page_shows_a_row_as_tokens_with_those_that_are_learnt_and_those_that_
     assert!(text(format!("/data/{file}")).await.contains(&format!("/data/{file}/tokens?row=2")));
     // From the form of a new job, with what is chosen there.
     let found = server
-        .get(&format!("/data/tokens?training_file={file}&model={model}&chat_template=chatml&loss_on=all&seed=3"))
+        .get(&format!(
+            "/data/tokens?training_file={file}&model={model}&chat_template=chatml&loss_on=all&seed=3"
+        ))
         .await;
     assert_eq!(
         found.headers["location"].to_str().unwrap(),
@@ -441,7 +466,8 @@ async fn a_page_shows_a_row_as_tokens_with_those_that_are_learnt_and_those_that_
         };
         parts.map(bare).collect()
     };
-    let learnt = |page: &str| of(page.split("</ul>").last().unwrap(), "<mark class=\"token-learnt\">", "</mark>");
+    let learnt =
+        |page: &str| of(page.split("</ul>").last().unwrap(), "<mark class=\"token-learnt\">", "</mark>");
     assert!(learnt(&page).contains("1·is·odd"), "{}", learnt(&page));
     assert!(!learnt(&page).contains("even"), "the question is read alone: {}", learnt(&page));
     let all = text(format!("/data/{file}/tokens?model=llama&chat_template=chatml&row=2&loss_on=all")).await;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use formats::chat::{
-    Encoded, EncodedAnswer, EncodedPair, EncodedRows, Encoder, Example, Loss, advised_weights, are_texts, read_chats,
+    Encoded, EncodedAnswer, EncodedPair, EncodedRows, Encoder, Example, Loss, advised_weights, are_texts,
+    read_chats,
 };
 use formats::chat_template::ChatTemplate;
 use formats::dataset::random_split;
@@ -143,7 +144,8 @@ impl Maker<'_> {
         let made = self.encoder(self.max_length, file).encode_unpaired(examples)?;
         tell_notices(part, &made.notices(self.max_length), events)?;
         let (answers, numbers) = (made.rows, made.numbers);
-        let rows = |made: Vec<Encoded>| tokens_of(made.into_iter().map(|row| (row.ids, row.counts)).collect());
+        let rows =
+            |made: Vec<Encoded>| tokens_of(made.into_iter().map(|row| (row.ids, row.counts)).collect());
         let tokens = rows(answers.iter().map(|answer| answer.cut(self.max_length)).collect());
         tell_size(part, &tokens, answers.len(), events)?;
         let desirable: Vec<bool> = answers.iter().map(|answer| answer.desirable).collect();
@@ -162,7 +164,8 @@ impl Maker<'_> {
             return Ok(split(tokens, None));
         }
         if answers.len() == 1 {
-            let message = format!("{part}: kto compares answers with each other, and there is one; give 2 or more.");
+            let message =
+                format!("{part}: kto compares answers with each other, and there is one; give 2 or more.");
             return Err(Failure::user("too_few_rows", message).into());
         }
         let training = &self.spec.training;
@@ -171,7 +174,8 @@ impl Maker<'_> {
             _ => (answers.len(), 1),
         };
         let partners = Order::new(answers.len(), batch, steps, u64::from(self.spec.seed)).partners();
-        let other = |(own, &other): (&EncodedAnswer, &usize)| own.answered_by(&answers[other], self.max_length);
+        let other =
+            |(own, &other): (&EncodedAnswer, &usize)| own.answered_by(&answers[other], self.max_length);
         let others = rows(answers.iter().zip(&partners).map(other).collect());
         let mismatched = Some(Box::new(split(others, None)));
         Ok(split(tokens, mismatched))

@@ -94,9 +94,23 @@ fn own(encoder: &Encoder, number: usize, prompt: &SamplePrompt, are_chats: bool)
 /// The prompt of a row: a conversation up to the first answer, what stands before a completion, the beginning of a text.
 /// `None` where nothing comes before the answer.
 fn of_row(encoder: &Encoder, example: &Example, answer: usize) -> Result<Option<Prompt>> {
+    of_content(encoder, example, &example.content, answer)
+}
+
+fn of_content(
+    encoder: &Encoder,
+    example: &Example,
+    content: &Content,
+    answer: usize,
+) -> Result<Option<Prompt>> {
     let row = Some(example.row);
     let tokenizer = encoder.tokenizer;
-    match &example.content {
+    match content {
+        // Only a desirable answer is one to expect.
+        Content::Unpaired { answer: content, desirable } => {
+            let made = of_content(encoder, example, content, answer)?;
+            Ok(made.map(|prompt| Prompt { expected: prompt.expected.filter(|_| *desirable), ..prompt }))
+        }
         Content::Chat(turns) => {
             let first = turns.iter().position(|turn| turn.role == Role::User);
             let Some(first) = first else { return Ok(None) };

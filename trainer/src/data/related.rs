@@ -70,6 +70,7 @@ impl Data {
             train: Arc::new(tokenize(train)?),
             validation: held_out(validation)?,
             test: held_out(test)?,
+            prompts: Vec::new(),
         };
         data.tell(max_length, events)?;
         Ok(data)

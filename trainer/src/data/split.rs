@@ -68,6 +68,11 @@ impl Split {
                 true => Vec::new(),
                 false => rows.iter().flat_map(of_each).map(|at| self.reference[at]).collect(),
             },
+            mismatched: self.mismatched.as_ref().map(|others| Box::new(others.of_rows(rows))),
+            keys: match self.keys.is_empty() {
+                true => Vec::new(),
+                false => rows.iter().flat_map(of_each).map(|at| self.keys[at]).collect(),
+            },
             numbers: rows.iter().map(|&row| self.numbers[row]).collect(),
             targets: self.targets.of_rows(rows, self.len()),
             texts: match self.texts.is_empty() {

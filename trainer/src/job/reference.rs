@@ -20,7 +20,8 @@ pub fn ask(session: &mut Session, events: &mut Events) -> Result<()> {
     }
     events
         .log(0, "Log-probabilities of the model as it is now are noted: answers are compared with them.")?;
-    let held_out = |split: &Option<Split>| split.as_ref().map(|split| said(session, split, Kind::Float)).transpose();
+    let held_out =
+        |split: &Option<Split>| split.as_ref().map(|split| said(session, split, Kind::Float)).transpose();
     let of_train = said(session, &session.data.train, session.precision.kind())?;
     let (validation, test) = (held_out(&session.data.validation)?, held_out(&session.data.test)?);
     let train = Arc::get_mut(&mut session.data.train);

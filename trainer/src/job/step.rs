@@ -3,9 +3,9 @@
 use anyhow::Result;
 use tch::{Device, Kind, Tensor};
 
-use super::{evaluate, pipeline};
 use super::setup::Session;
 use super::train::Window;
+use super::{evaluate, pipeline};
 use crate::data::Prefetch;
 use crate::failure::Failure;
 use crate::optim::clip_coefficient;

@@ -61,11 +61,11 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
         if step.is_multiple_of(every) || *step == session.total_steps {
             tell_step(session, &made, &mut window, events)?;
         }
-        let due = evaluation_due(session, *step);
-        if due {
+        let observed = evaluation_due(session, *step);
+        if observed {
             observe(session, control, events)?;
         }
-        let evaluated = due && (session.data.validation.is_some() || *step == session.total_steps);
+        let evaluated = observed && (session.data.validation.is_some() || *step == session.total_steps);
         // All must end at the same step, and write or give their part at the same: clocks differ.
         let [asked, due] = session.ranks.greatest([
             Asked::code(control.asked()),
@@ -76,7 +76,7 @@ pub fn train(session: &mut Session, events: &mut Events, control: &Control, step
             save_checkpoint(session, events)?;
             last_checkpoint = Instant::now();
         }
-        if due {
+        if observed {
             window = Window::new();
         }
         if let Some(asked) = asked.filter(|_| *step < session.total_steps) {

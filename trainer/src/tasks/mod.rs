@@ -46,6 +46,10 @@ impl Targets {
             }
             Targets::Numbers(numbers) => Targets::Numbers(rows.iter().map(|&row| numbers[row]).collect()),
             Targets::Tokens => Targets::Tokens,
+            Targets::Answers(answers) => Targets::Answers(rows.iter().map(|&row| answers[row]).collect()),
+            // Near by their places, where no number says how near.
+            Targets::Nearness(scores) if scores.is_empty() => Targets::Nearness(Vec::new()),
+            Targets::Nearness(scores) => Targets::Nearness(rows.iter().map(|&row| scores[row]).collect()),
         }
     }
 }

@@ -63,7 +63,8 @@ impl UnpairedTuning {
         let Preference { loss, beta, desirable_weight, undesirable_weight, .. } = self.rule;
         let point = if loss == PreferenceLoss::Kto { divergence } else { 0.0 };
         let gained = answer.sum - answer.before;
-        let (sign, weight) = if answer.desirable { (1.0, desirable_weight) } else { (-1.0, undesirable_weight) };
+        let (sign, weight) =
+            if answer.desirable { (1.0, desirable_weight) } else { (-1.0, undesirable_weight) };
         let value = sign * (gained - point);
         // As `1 − σ`, it would lose what is small.
         let (held, lost) = (sigmoid(beta * value), sigmoid(-beta * value));
@@ -92,11 +93,8 @@ impl UnpairedTuning {
 
     fn answers(split: &Split, rows: &[usize], sums: impl Iterator<Item = f64>) -> Vec<Answer> {
         let Targets::Answers(desirable) = &split.targets else { unreachable!("rows are answers") };
-        let answer = |(&row, sum)| Answer {
-            sum,
-            before: split.reference_of_one(row),
-            desirable: desirable[row],
-        };
+        let answer =
+            |(&row, sum)| Answer { sum, before: split.reference_of_one(row), desirable: desirable[row] };
         rows.iter().zip(sums).map(answer).collect()
     }
 
@@ -216,7 +214,8 @@ mod tests {
     #[test]
     fn slopes_are_those_of_the_losses() {
         for loss in [PreferenceLoss::Kto, PreferenceLoss::ApoZeroUnpaired] {
-            let weights = Preference { desirable_weight: 1.5, undesirable_weight: 0.7, ..Preference::default() };
+            let weights =
+                Preference { desirable_weight: 1.5, undesirable_weight: 0.7, ..Preference::default() };
             let tuning = UnpairedTuning::new(Preference { loss, beta: 0.3, ..weights });
             for desirable in [true, false] {
                 let answer = Answer { sum: -31.0, before: -29.0, desirable };

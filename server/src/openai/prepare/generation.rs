@@ -77,10 +77,12 @@ fn check(param: &'static str, survey: &Survey, answers: Answers) -> Result<()> {
             "the method learns from pairs of a better and a worse answer, and the rows are none: give `prompt`, `chosen` and \
              `rejected`, or choose the method \"supervised\"",
         ),
-        (layout, Answers::Labelled) if !matches!(layout, Some(Layout::Preference | Layout::Unpaired)) => wrong(
-            "the method learns from answers that are desirable or not, and the rows do not say which: give `prompt`, \
+        (layout, Answers::Labelled) if !matches!(layout, Some(Layout::Preference | Layout::Unpaired)) => {
+            wrong(
+                "the method learns from answers that are desirable or not, and the rows do not say which: give `prompt`, \
              `completion` and `label`, which is true or false, or `prompt`, `chosen` and `rejected`",
-        ),
+            )
+        }
         _ => Ok(()),
     }
 }

@@ -88,7 +88,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         }
         Task::TextGeneration => generation::check_tokens(state, &spec, &asked, &data).await?,
         Task::SentenceSimilarity => {
-            sample::sample(state, &spec, &asked.model, asked.training_file).await?;
+            sample::sample(state, &spec, &asked.model, Some(asked.training_file)).await?;
         }
     }
     check_device(state, &spec).await?;

@@ -33,6 +33,7 @@ pub async fn look(state: &AppState, asked: &CreateJob, data: &Data) -> Result<Lo
         problem_type: asked.problem_type,
         rows: summaries.first().map_or(0, |summary| summary.rows),
         classes: Vec::new(),
+        answers: [0; 2],
         found,
         notices,
     })

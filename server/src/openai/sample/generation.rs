@@ -173,7 +173,9 @@ impl Found {
         let rows = match self.answers {
             Answers::One => encoder.encode(example).map(|row| vec![vec![row]]),
             Answers::Pair => encoder.encode_pair(example).map(|pair| vec![vec![pair.chosen, pair.rejected]]),
-            Answers::Each => encoder.encode_answers(example).map(|answers| answers.iter().map(whole).collect()),
+            Answers::Each => {
+                encoder.encode_answers(example).map(|answers| answers.iter().map(whole).collect())
+            }
         };
         let rows = rows.map_err(|problem| of_problem("training_file", &problem))?;
         self.examples += 1;

@@ -73,7 +73,8 @@ impl Training {
         });
         let rows = u64::from(self.batch_size) * u64::from(self.gradient_accumulation_steps);
         check.that(preference.loss != PreferenceLoss::Kto || rows != 1, "training.batch_size", || {
-            "kto compares the answers of a step with each other: a step needs 2 rows or more, found 1".to_owned()
+            "kto compares the answers of a step with each other: a step needs 2 rows or more, found 1"
+                .to_owned()
         });
     }
 

@@ -53,11 +53,12 @@ fn usage(task: Task, format: Format) -> String {
         Task::TextClassification => {
             ("AutoModelForSequenceClassification", "text-classification", "ask(\"…\")")
         }
+        Task::SentenceSimilarity => ("AutoModel", "feature-extraction", "ask(\"…\")"),
     };
     let code = match format {
         Format::Adapter => {
             let config = match task {
-                Task::TextGeneration => "",
+                Task::TextGeneration | Task::SentenceSimilarity => "",
                 Task::TextClassification => {
                     ", config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True"
                 }

@@ -71,8 +71,15 @@ impl Rows {
             true => built_in(spec.task, &tokenizer, max_length)?,
             false => {
                 let cache = Cache::open(&dir.join("cache"), &model)?;
-                let (data, objective) =
-                    setup::read((dir, &model, &config), spec, &tokenizer, &cache, max_length, device, events)?;
+                let (data, objective) = setup::read(
+                    (dir, &model, &config),
+                    spec,
+                    &tokenizer,
+                    &cache,
+                    max_length,
+                    device,
+                    events,
+                )?;
                 check_labels(objective.as_ref(), &config)?;
                 let (split, origin) = match data.validation {
                     Some(split) => (split, Origin::Validation),
@@ -82,9 +89,13 @@ impl Rows {
                     }
                 };
                 // A preference is compared by its better answer: its own metrics need the model that training began with.
-                match split.per_row {
-                    1 => (split, origin, Some(objective)),
-                    _ => (preferred(&split), origin, Some(Box::new(TextGeneration) as Box<dyn Objective>)),
+                match spec.training.preference {
+                    None => (split, origin, Some(objective)),
+                    Some(_) => (
+                        preferred(&split),
+                        origin,
+                        Some(Box::new(TextGeneration::default()) as Box<dyn Objective>),
+                    ),
                 }
             }
         };
@@ -226,6 +237,8 @@ fn preferred(split: &Split) -> Split {
         tokens: Tokens::of(&encodings),
         per_row: 1,
         reference: Vec::new(),
+        mismatched: None,
+        keys: Vec::new(),
         numbers: split.numbers.clone(),
         targets: Targets::Tokens,
         texts: Vec::new(),
@@ -239,21 +252,28 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
     let mut encodings = tokenizer.encode_pairs(&texts, max_length).context("tokens of the built-in texts")?;
     let objective: Option<Box<dyn Objective>> = match task {
         Task::TextClassification => None,
+        // The server refuses them.
+        Task::SentenceSimilarity => {
+            let message = "A model of vectors is not exported: download it as it is, which sentence-transformers loads.";
+            return Err(Failure::user("no_export", message).at("format").into());
+        }
         Task::TextGeneration => {
             for encoding in &mut encodings {
                 encoding.type_ids = vec![1; encoding.ids.len()];
             }
-            Some(Box::new(TextGeneration))
+            Some(Box::new(TextGeneration::default()))
         }
     };
     let targets = match task {
         Task::TextClassification => Targets::Classes(vec![0; TEXTS.len()]),
-        Task::TextGeneration => Targets::Tokens,
+        Task::TextGeneration | Task::SentenceSimilarity => Targets::Tokens,
     };
     let split = Split {
         tokens: Tokens::of(&encodings),
         per_row: 1,
         reference: Vec::new(),
+        mismatched: None,
+        keys: Vec::new(),
         numbers: (0..TEXTS.len() as u64).collect(),
         targets,
         texts: Vec::new(),
