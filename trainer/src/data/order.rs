@@ -168,24 +168,26 @@ mod tests {
     #[test]
     fn rows_with_a_text_in_common_wait_for_another_batch() {
         // Every third row has the same second text, rows 0 and 1 the same first.
-        let keys: Vec<u64> =
-            (0..24).flat_map(|row: u64| [row.max(1), if row % 3 == 0 { 100 } else { 200 + row }]).collect();
-        let mut order = Order::new(24, 3, 1, 5).apart(&keys, 2);
-        assert_eq!(order.steps_per_epoch(), 8);
-        let batches: Vec<Vec<usize>> = (0..8).flat_map(|step| order.step(step)).collect();
-        for rows in &batches {
-            let mut seen = HashSet::new();
-            let all = rows.iter().flat_map(|&row| &keys[2 * row..2 * row + 2]);
-            assert!(all.into_iter().all(|key| seen.insert(key)), "{rows:?}");
+        let second = |row: u64| if row.is_multiple_of(3) { 100 } else { 200 + row };
+        let keys: Vec<u64> = (0..24).flat_map(|row| [row.max(1), second(row)]).collect();
+        let apart = Apart { keys: keys.clone(), per_row: 2 };
+        let arranged = apart.arrange((0..24).collect(), 3);
+        assert_eq!(arranged[..9], [0, 2, 4, 1, 3, 5, 6, 7, 8]);
+        for rows in arranged.chunks(3) {
+            let seen: HashSet<u64> = rows.iter().flat_map(|&row| keys[2 * row..][..2].to_vec()).collect();
+            assert_eq!(seen.len(), 6, "{rows:?}");
         }
-        let mut rows: Vec<usize> = batches.concat();
-        rows.sort_unstable();
-        assert_eq!(rows, (0..24).collect::<Vec<_>>());
-        // Where it cannot be, all are seen all the same.
-        let mut alike = Order::new(7, 3, 1, 5).apart(&[1; 7], 1);
-        let mut rows: Vec<usize> = (0..3).flat_map(|step| alike.step(step).concat()).collect();
-        rows.sort_unstable();
-        assert_eq!(rows, (0..7).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn where_rows_cannot_be_kept_apart_all_are_seen_all_the_same() {
+        for keys in [vec![1; 7], (0..7).collect()] {
+            let mut order = Order::new(7, 3, 1, 5).apart(&keys, 1);
+            assert_eq!(order.steps_per_epoch(), 3);
+            let mut rows: Vec<usize> = (0..3).flat_map(|step| order.step(step).concat()).collect();
+            rows.sort_unstable();
+            assert_eq!(rows, (0..7).collect::<Vec<_>>());
+        }
     }
 
     #[test]

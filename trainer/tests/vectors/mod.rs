@@ -286,19 +286,19 @@ fn each_way_of_training_goes_on_with_the_same_bits() {
     }
 }
 
-/// The same text twice has draws of its own, so that it may be its own positive (SimCSE).
+/// The same text twice has draws of its own, so that it may be its own positive (SimCSE): with the same draws both vectors would
+/// be the same, their cosine 1 and the loss 0.
 #[test]
 fn a_text_that_is_its_own_positive_is_dropped_out_differently() {
-    let job = job("pairs", json!({"max_steps": 1, "batch_size": 8, "learning_rate": 1e-30, "dropout": 0.3}));
-    let same = "a,p\nfilm good,film good\nbad plot,bad plot\nboring story,boring story\n";
-    job.write("data/train.csv", same);
-    succeed(&job);
-    let (_, drawn) = job.curve("train", "loss")[0];
-    job.change(|spec| spec["training"]["dropout"] = json!(0.0));
-    std::fs::remove_dir_all(job.path("out")).unwrap();
-    succeed(&job);
-    let (_, plain) = job.curve("train", "loss")[0];
-    assert!((drawn - plain).abs() > 1e-4, "{drawn} {plain}");
+    for (dropout, is_drawn) in [(0.3, true), (0.0, false)] {
+        let training = json!({"max_steps": 1, "batch_size": 8, "dropout": dropout, "precision": "fp32",
+            "embedding": {"loss": "cosine_similarity"}});
+        let job = job("scored", training);
+        job.write("data/train.csv", "a,b,s\nfilm good,film good,1\nbad plot,bad plot,1\n");
+        succeed(&job);
+        let (_, loss) = job.curve("train", "loss")[0];
+        assert_eq!(loss > 1e-6, is_drawn, "dropout {dropout}: {loss}");
+    }
 }
 
 #[test]
