@@ -176,10 +176,19 @@ impl Rope {
     /// Cosines and sines of the positions `0 .. count` in a sequence of this length.
     fn table(&self, count: i64, length: i64) -> (Tensor, Tensor) {
         let positions = Tensor::arange(count, (Kind::Float, Device::Cpu)).unsqueeze(1);
-        let angles = positions * self.frequencies(length).unsqueeze(0);
-        (angles.cos() * self.factor, angles.sin() * self.factor)
+        let frequencies = self.frequencies(length).unsqueeze(0);
+        let block = |from: i64| {
+            let angles = positions.narrow(0, from, BLOCK.min(count - from)) * &frequencies;
+            (angles.cos() * self.factor, angles.sin() * self.factor)
+        };
+        let (cos, sin): (Vec<Tensor>, Vec<Tensor>) = (0..count).step_by(BLOCK as usize).map(block).unzip();
+        (Tensor::cat(&cos, 0), Tensor::cat(&sin, 0))
     }
 }
+
+/// Positions whose angles are computed at once, by one thread: where libtorch parts a larger table among threads decides over last
+/// bits, and a table that has grown for one sequence is used for the others.
+const BLOCK: i64 = 128;
 
 /// Turns queries and keys by their positions.
 pub struct Rotary {
