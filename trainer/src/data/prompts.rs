@@ -130,8 +130,14 @@ fn of_content(
             if given.is_empty() {
                 return Ok(None);
             }
-            let expected = tokenizer.decode(&rest[..answer.min(rest.len())], false)?;
+            let rest = &rest[..answer.min(rest.len())];
             let shown = tokenizer.decode(given, false)?;
+            // Some decoders write a token otherwise at the beginning of a text.
+            let whole = tokenizer.decode(&all[..given.len() + rest.len()], false)?;
+            let expected = match whole.strip_prefix(shown.as_str()) {
+                Some(expected) => expected.to_owned(),
+                None => tokenizer.decode(rest, false)?,
+            };
             let ids = [tokenizer.leading_ids(), given].concat();
             Ok(Some(Prompt { ids, shown: cut(&shown).into(), expected: Some(cut(&expected)), row }))
         }
