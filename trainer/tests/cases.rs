@@ -29,7 +29,8 @@ fn case(name: &str) -> Option<PathBuf> {
 /// A job on a model and a file of the cases, which is also what it is evaluated on. Nothing is learnt.
 fn job(model: &str, data: &str, training: Value) -> Option<Job> {
     let (model, data) = (case(model)?, case(data)?);
-    let mut all = json!({"max_steps": 1, "batch_size": 64, "learning_rate": 1e-12, "precision": "fp32"});
+    let mut all = json!({"max_steps": 1, "batch_size": 64, "learning_rate": 1e-12, "precision": "fp32",
+        "samples": {"rows": 0}});
     all.as_object_mut().unwrap().extend(training.as_object().unwrap().clone());
     let end = data.extension().unwrap().to_str().unwrap();
     let (train, validation) = (format!("train.{end}"), format!("validation.{end}"));
