@@ -75,11 +75,13 @@ fn smaller_batch(spec: &mut JobSpec, rows: &mut Rows) -> Option<String> {
 fn shorter_rows(spec: &mut JobSpec, rows: &mut Rows) -> Option<String> {
     /// Shorter rows say too little.
     const LEAST: u64 = 32;
-    let length = 1 << rows.longest().checked_sub(1)?.checked_ilog2()?;
+    // Each sequence of a row is cut by itself.
+    let per_row = spec.per_row() as u64;
+    let length = 1 << (rows.longest() / per_row).checked_sub(1)?.checked_ilog2()?;
     if length < LEAST {
         return None;
     }
-    *rows = rows.cut(length);
+    *rows = rows.cut(length * per_row);
     spec.training.max_length = u32::try_from(length).ok();
     Some(format!("max_length {length}"))
 }

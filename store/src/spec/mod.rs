@@ -108,8 +108,10 @@ impl JobSpec {
             Task::SentenceSimilarity => {
                 Relation::of(&self.columns).map_or(2, |relation| relation.texts().len())
             }
-            _ if self.training.preference.is_some() => 2,
-            _ => 1,
+            _ => match &self.training.preference {
+                Some(preference) if !preference.loss.is_unpaired() => 2,
+                _ => 1,
+            },
         }
     }
 
