@@ -73,7 +73,7 @@ fn finished(model: &str, training: &Value, resources: &Value) -> Job {
 
 /// How far curves are from those of the plain run, relative.
 fn distance(one: &Job, other: &Job) -> f64 {
-    [("train", "loss"), ("train", "mean_token_accuracy"), ("eval", "loss"), ("eval", "perplexity")]
+    [("train", "loss"), ("eval", "loss"), ("eval", "perplexity")]
         .into_iter()
         .flat_map(|(kind, value)| {
             let (a, b) = (one.curve(kind, value), other.curve(kind, value));

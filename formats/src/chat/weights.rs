@@ -35,7 +35,7 @@ mod tests {
     fn weights_that_even_out_the_numbers_are_left_alone() {
         assert_eq!(advised_weights(10, 10, [1.0, 1.0]), None);
         assert_eq!(advised_weights(10, 40, [4.0, 1.0]), None);
-        assert!(advised_weights(10, 40, [5.4, 1.0]).is_some(), "above 4 · 1.33");
+        assert!(advised_weights(10, 40, [5.5, 1.0]).is_some(), "above 4 · 1.33");
         assert_eq!(advised_weights(40, 10, [1.0, 4.0]), None);
         assert!(advised_weights(40, 10, [1.0, 2.9]).is_some(), "below 4 / 1.33");
         // A quarter more needs no weights.

@@ -6,6 +6,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Redirect, Response};
 use formats::Problem;
 use formats::chat::{Encoder, Example, Layout, Loss, ShownSequence, ShownToken, Survey, read_chat};
+use store::FileId;
 use store::file::File;
 use store::spec::{Training, request};
 
@@ -34,6 +35,8 @@ pub async fn find_tokens(Query(values): Query<settings::Values>) -> Result<Respo
     let file = given("training_file").ok_or_else(|| {
         Error::invalid("training_file", "choose data first: its rows are what is shown as tokens")
     })?;
+    let file: FileId =
+        file.parse().map_err(|_| Error::not_found(format!("there is no data {file} on this server")))?;
     let kept = ["model"].into_iter().chain(SETTINGS).filter_map(|name| Some((name, given(name)?)));
     let query = address(kept);
     Ok(Redirect::to(&format!("/data/{file}/tokens{query}")).into_response())
@@ -54,8 +57,7 @@ pub async fn show_tokens(
         )));
     };
     let rows = (chat.rows + chat.unusable).max(1);
-    let asked = given.get("row").map(|row| row.trim().parse::<u64>());
-    let row = asked.clone().and_then(std::result::Result::ok).unwrap_or(1).clamp(1, rows);
+    let row = given.get("row").and_then(|row| row.trim().parse().ok()).unwrap_or(1).clamp(1, rows);
     let mut values = settings::defaults();
     values.insert("task".to_owned(), "text-generation".to_owned());
     values.extend(given.into_iter().filter(|(name, _)| name == "model" || SETTINGS.contains(&name.as_str())));
@@ -255,7 +257,7 @@ fn token(token: &ShownToken) -> Token {
         // A part of a character that a later token completes.
         text: if token.text.is_empty() { "…".to_owned() } else { text },
         special: token.special,
-        breaks: token.text.matches('\n').count(),
+        after: "\n".repeat(token.text.matches('\n').count()),
     }
 }
 
@@ -284,6 +286,6 @@ mod tests {
         let texts: Vec<&str> =
             runs.iter().flat_map(|(_, tokens)| tokens).map(|token| token.text.as_str()).collect();
         assert_eq!(texts, ["·a", "b⏎", "…", "c"]);
-        assert_eq!(runs[1].1[0].breaks, 1);
+        assert_eq!(runs[1].1[0].after, "\n");
     }
 }

@@ -496,7 +496,11 @@ async fn a_page_shows_a_row_as_tokens_with_those_that_are_learnt_and_those_that_
     assert!(page.contains("With the better answer") && page.contains("With the worse answer"), "{page}");
     let labelled = server.table("labelled.jsonl", &answers(1, 1)).await;
     let page = text(format!("/data/{labelled}/tokens?model=llama&row=2")).await;
-    assert!(page.contains("An undesirable answer") && page.contains("token-special"), "{page}");
+    assert!(
+        page.contains("An undesirable answer")
+            && page.split("</ul>").last().unwrap().contains("token-special"),
+        "{page}"
+    );
     let texts = server.table("texts.csv", "text\nonce upon a time\n").await;
     let page = text(format!("/data/{texts}/tokens?model=llama&max_length=4")).await;
     assert!(page.contains("joined end to end") && !page.contains("cut off,"), "{page}");

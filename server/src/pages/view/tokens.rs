@@ -74,6 +74,6 @@ pub struct Token {
     pub text: String,
     /// Whether it is a special one.
     pub special: bool,
-    /// Line breaks in it.
-    pub breaks: usize,
+    /// The line breaks in it.
+    pub after: String,
 }
