@@ -54,7 +54,7 @@ pub struct Rows {
     pub padding: (u32, u32),
     task: Task,
     problem: ProblemType,
-    /// Tokens that the model tells apart, and of how many places the logits are looked at: each one, each second …
+    /// Of which tokens the logits are looked at: each one, each second …
     stride: usize,
 }
 
