@@ -283,6 +283,14 @@ fn hyperparameters(reader: &mut Reader) -> Result<(Map<String, Value>, &'static 
                 own.finish()?;
             }
             method.finish()?;
+            if let (Some(Value::Object(own)), Some(Value::Object(older))) = (value, older)
+                && let Some(name) = older.keys().find(|name| !own.contains_key(*name))
+            {
+                return Err(Error::invalid(
+                    format!("hyperparameters.{name}"),
+                    format!("is not read beside `method`: give it as `{at}.{name}`"),
+                ));
+            }
             (value.or(older), at, kind)
         }
     };
@@ -403,6 +411,9 @@ mod tests {
         let method = json!({"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}});
         let both = read(json!({"hyperparameters": {"n_epochs": 1}, "method": method})).unwrap();
         assert_eq!(both.hyperparameters["n_epochs"], 2);
+        let method = json!({"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}});
+        let apart = refusal(json!({"hyperparameters": {"label_smoothing": 0.1}, "method": method}));
+        assert_eq!(apart["param"], "hyperparameters.label_smoothing");
     }
 
     #[test]

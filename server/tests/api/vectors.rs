@@ -48,7 +48,7 @@ async fn a_model_with_modules_is_there_for_vectors(db: PgPool) {
     let columns =
         json!({"anchor": "question", "positive": "answer", "negative": ["negative_1", "negative_2"]});
     assert_eq!(job["columns"], columns);
-    let embedding = &job["hyperparameters"]["embedding"];
+    let embedding = &job["method"]["supervised"]["hyperparameters"]["embedding"];
     assert_eq!(embedding["loss"], "multiple_negatives_ranking");
     // A language model learns something else, and a model with a module that is passed over learns nothing of the kind.
     assert_eq!(upload(&server, "dense", "Dense").await.status, StatusCode::OK);
@@ -166,7 +166,7 @@ async fn the_form_offers_vectors_and_keeps_what_was_chosen(db: PgPool) {
     assert_eq!(made.status, StatusCode::SEE_OTHER, "{}", made.text());
     let job = server.get("/v1/fine_tuning/jobs").await.json()["data"][0].clone();
     assert_eq!(job["columns"]["negative"], json!(["negative_1", "negative_2"]));
-    let embedding = &job["hyperparameters"]["embedding"];
+    let embedding = &job["method"]["supervised"]["hyperparameters"]["embedding"];
     assert_eq!((&embedding["scale"], &embedding["batch_sampler"]), (&json!(30.0), &json!("no_duplicates")));
     // The settings of a job come back into the form.
     let again = server.get(&format!("/jobs/new?from={}", job["id"].as_str().unwrap())).await.text();

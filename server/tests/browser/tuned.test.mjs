@@ -41,10 +41,10 @@ describe("a language model is tuned and talked with", () => {
       const file = await client.files.create({ file: await lines(some), purpose: "fine-tune" });
       files.push((await client.files.waitForProcessing(file.id, { pollInterval: 50 })).id);
     }
-    const hyperparameters = { n_epochs: 30, batch_size: 4, learning_rate: 2e-2 };
+    const hyperparameters = { n_epochs: 30, batch_size: 4, learning_rate: 2e-2, chat_template: "chatml" };
     let job = await client.fineTuning.jobs.create({
       model: "llama", training_file: files[0], validation_file: files[1], suffix: "node", seed: 1,
-      method: { type: "supervised", supervised: { hyperparameters } }, hyperparameters: { chat_template: "chatml" },
+      method: { type: "supervised", supervised: { hyperparameters } },
     });
     await until("the job has ended", async () => {
       job = await client.fineTuning.jobs.retrieve(job.id);

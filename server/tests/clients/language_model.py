@@ -14,7 +14,7 @@ import openai
 from openai import OpenAI
 
 TAUGHT = {"sky?": "blue", "grass?": "green", "snow?": "white", "coal?": "black"}
-HYPERPARAMETERS = {"n_epochs": 30, "batch_size": 4, "learning_rate": 2e-2}
+HYPERPARAMETERS = {"n_epochs": 30, "batch_size": 4, "learning_rate": 2e-2, "chat_template": "chatml"}
 
 
 def right(what: str) -> None:
@@ -47,8 +47,7 @@ def tune(client: OpenAI) -> tuple:
     train, held = upload(client, rows * 3), upload(client, rows)
     jobs = client.fine_tuning.jobs
     job = jobs.create(model="llama", training_file=train.id, validation_file=held.id, suffix="colours", seed=1,
-                      method={"type": "supervised", "supervised": {"hyperparameters": HYPERPARAMETERS}},
-                      extra_body={"hyperparameters": {"chat_template": "chatml"}})
+                      method={"type": "supervised", "supervised": {"hyperparameters": HYPERPARAMETERS}})
     assert job.status in ("validating_files", "queued", "running") and job.method.type == "supervised", job
     while job.status not in ("succeeded", "failed", "cancelled"):
         time.sleep(0.2)
