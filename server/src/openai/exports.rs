@@ -62,20 +62,20 @@ pub fn obstacle(model: &Model, format: Format) -> Option<String> {
     let id = &model.model_id;
     if model.task.is_none() {
         return Some(format!(
-            "{id} is an encoder without a head, which has no answers to compare: download it as it is"
+            "the model {id} is an encoder without a head, which has no answers to compare: download it as it is"
         ));
     }
     if model.task.as_deref() == Some(Task::SentenceSimilarity.as_str()) {
         return Some(format!(
-            "{id} is a model of vectors: download it as it is, which sentence-transformers loads"
+            "the model {id} is a model of vectors: download it as it is, which sentence-transformers loads"
         ));
     }
     match format {
         Format::Safetensors => None,
         Format::Adapter if info.adapter.is_some() => None,
-        Format::Adapter => Some(format!("{id} is no adapter, but a whole model: export it as safetensors")),
+        Format::Adapter => Some(format!("the model {id} is no adapter, but a whole model: export it as safetensors")),
         Format::Gguf if task_of(model) != Task::TextGeneration => {
-            Some(format!("{id} is a classifier, and a GGUF holds a language model: export it as safetensors"))
+            Some(format!("the model {id} is a classifier, and a GGUF holds a language model: export it as safetensors"))
         }
         Format::Gguf => {
             let family = info.model_type.unwrap_or_default();

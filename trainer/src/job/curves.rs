@@ -53,7 +53,7 @@ mod tests {
         assert_eq!(
             curves_csv(&history),
             "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy,learning_rate,epoch,eval_perplexity\n\
-             1,0.5,,,,1e-5,0.5,\n2,0.25,,0.75,,0.0,1.0,2.0\n"
+             1,0.5,,,,0.00001,0.5,\n2,0.25,,0.75,,0.0,1.0,2.0\n"
         );
         assert_eq!(curves_csv(&[]), "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy\n");
     }
