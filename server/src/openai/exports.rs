@@ -67,7 +67,7 @@ pub fn obstacle(model: &Model, format: Format) -> Option<String> {
     }
     if model.task.as_deref() == Some(Task::SentenceSimilarity.as_str()) {
         return Some(format!(
-            "the model {id} is a model of vectors: download it as it is, which sentence-transformers loads"
+            "the model {id} makes vectors: download it as it is, which sentence-transformers loads"
         ));
     }
     match format {
