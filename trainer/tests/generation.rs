@@ -463,7 +463,7 @@ fn prompts_come_from_every_kind_of_row_and_what_is_not_asked_is_told() {
     write(
         &completions,
         &[
-            json!({"prompt": "good film ".repeat(9), "completion": "x"}),
+            json!({"prompt": "good film ".repeat(40), "completion": "x"}),
             json!({"prompt": "bad", "completion": " film"}),
         ],
     );
