@@ -73,10 +73,12 @@ pub fn obstacle(model: &Model, format: Format) -> Option<String> {
     match format {
         Format::Safetensors => None,
         Format::Adapter if info.adapter.is_some() => None,
-        Format::Adapter => Some(format!("the model {id} is no adapter, but a whole model: export it as safetensors")),
-        Format::Gguf if task_of(model) != Task::TextGeneration => {
-            Some(format!("the model {id} is a classifier, and a GGUF holds a language model: export it as safetensors"))
+        Format::Adapter => {
+            Some(format!("the model {id} is no adapter, but a whole model: export it as safetensors"))
         }
+        Format::Gguf if task_of(model) != Task::TextGeneration => Some(format!(
+            "the model {id} is a classifier, and a GGUF holds a language model: export it as safetensors"
+        )),
         Format::Gguf => {
             let family = info.model_type.unwrap_or_default();
             let known = gguf::model_types();
