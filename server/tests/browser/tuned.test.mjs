@@ -63,7 +63,7 @@ describe("a language model is tuned and talked with", () => {
 
   test("the tuned model says what it was taught, at once and in pieces", async () => {
     for (const [question, answer] of Object.entries(TAUGHT)) {
-      const asked = { model: tuned, messages: chat(question, "").messages.slice(0, 1), temperature: 0, max_completion_tokens: 12 };
+      const asked = { model: tuned, messages: chat(question, "").messages.slice(0, 1), temperature: 0, max_completion_tokens: 24 };
       const found = await client.chat.completions.create(asked);
       assert.deepEqual([found.choices[0].message.content, found.choices[0].finish_reason], [answer, "stop"]);
       let pieces = "";

@@ -69,15 +69,15 @@ def tune(client: OpenAI) -> tuple:
 def talk(client: OpenAI, tuned: str, checkpoint: str) -> None:
     create = client.chat.completions.create
     for question, answer in TAUGHT.items():
-        found = create(model=tuned, messages=chat(question, "")["messages"][:1], temperature=0, max_completion_tokens=12)
+        found = create(model=tuned, messages=chat(question, "")["messages"][:1], temperature=0, max_completion_tokens=24)
         assert (found.choices[0].message.content, found.choices[0].finish_reason) == (answer, "stop"), found
     right("the tuned model says what it was taught, and ends there")
 
     asked = chat("snow?", "")["messages"][:1]
-    pieces = list(create(model=tuned, messages=asked, temperature=0, max_tokens=12, stream=True))
+    pieces = list(create(model=tuned, messages=asked, temperature=0, max_tokens=24, stream=True))
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == "white", pieces
-    assert create(model=checkpoint, messages=asked, temperature=0, max_tokens=12).choices[0].message.content == "white"
-    base = create(model="llama", messages=asked, temperature=0, max_tokens=12, extra_body={"chat_template": "chatml"})
+    assert create(model=checkpoint, messages=asked, temperature=0, max_tokens=24).choices[0].message.content == "white"
+    base = create(model="llama", messages=asked, temperature=0, max_tokens=24, extra_body={"chat_template": "chatml"})
     assert base.choices[0].message.content != "white", base
     right("it does so in a stream, as a checkpoint does; its base does not")
 
