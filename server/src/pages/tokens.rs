@@ -73,7 +73,7 @@ pub async fn show_tokens(
         format!("{href}/tokens{}", address(kept))
     };
     html(&TokensPage {
-        page: Page::new(&format!("{} as tokens", file.name), "data").with(&["js/tokens.js"]),
+        page: Page::new(format!("{} as tokens", file.name), "data").with(&["js/tokens.js"]),
         name: file.name.clone(),
         models,
         fields: fields(&values),

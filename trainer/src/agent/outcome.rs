@@ -24,7 +24,7 @@ pub(super) mod code {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(tag = "status", rename_all = "lowercase")]
 pub(super) enum JobResult {
-    Succeeded(Success),
+    Succeeded(Box<Success>),
     Failed {
         fault: ResultFault,
         code: String,
@@ -86,7 +86,7 @@ pub(super) struct Reason {
 /// The end of one attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum End {
-    Succeeded(Success),
+    Succeeded(Box<Success>),
     Failed(Reason),
     Paused,
     Cancelled,

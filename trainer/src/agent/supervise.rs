@@ -264,7 +264,7 @@ pub(super) async fn cut_short(run: &Run<'_>, stopping: &Stopping) {
 
 async fn conclude(run: &Run<'_>, end: End, log: Vec<String>) -> Result<Over, Stop> {
     match end {
-        End::Succeeded(success) => super::finish::finish(run, success).await,
+        End::Succeeded(success) => super::finish::finish(run, *success).await,
         End::Failed(reason) => give_up(run, reason, log).await,
         End::Paused => give_back(run, Released::Paused).await,
         End::Cancelled => give_back(run, Released::Cancelled).await,

@@ -258,11 +258,13 @@ impl Certificate<'_> {
     /// As it is written and shown.
     pub fn to_json(&self) -> Value {
         let (before, after, compared) = (&self.before, &self.after, &self.compared);
-        let metric = |((name, own), (_, other)): (&(String, Option<f64>), &(String, Option<f64>))| {
-            let change = own.zip(*other).map(|(own, other)| other - own);
-            json!({"name": name, "model": own, "artifact": other, "change": change})
-        };
-        let metrics: Vec<Value> = before.metrics.iter().zip(&after.metrics).map(metric).collect();
+        let both = before.metrics.iter().zip(&after.metrics);
+        let metrics: Vec<Value> = both
+            .map(|((name, own), (_, other))| {
+                let change = own.zip(*other).map(|(own, other)| other - own);
+                json!({"name": name, "model": own, "artifact": other, "change": change})
+            })
+            .collect();
         let judged = |judged: &Judged| json!({"name": judged.name, "found": judged.found, "most": judged.bound, "kept": judged.is_kept});
         json!({
             "ready": self.is_ready(),
@@ -360,7 +362,8 @@ mod tests {
 
     #[test]
     fn each_bound_is_looked_at_on_its_own() {
-        let cases: [(&str, Box<dyn Fn(&mut Found)>); 7] = [
+        type Change = Box<dyn Fn(&mut Found)>;
+        let cases: [(&str, Change); 7] = [
             ("not_finite", Box::new(|found| found.is_finite = false)),
             ("logits", Box::new(|found| found.relative = 0.02)),
             ("divergence", Box::new(|found| found.divergence = Some(0.002))),
