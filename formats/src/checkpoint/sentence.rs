@@ -115,7 +115,7 @@ impl SentenceModel {
     pub fn read(folder: &Path) -> Result<Self, Problem> {
         let mut model = SentenceModel { is_stated: folder.join(MODULES).is_file(), ..Self::default() };
         let transformer: Transformer = optional(folder, TRANSFORMER_CONFIG)?;
-        model.max_seq_length = transformer.max_seq_length;
+        model.max_seq_length = transformer.max_seq_length.filter(|&length| length > 0);
         model.lower_case = transformer.do_lower_case;
         if !model.is_stated {
             return Ok(model);

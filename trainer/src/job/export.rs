@@ -17,8 +17,9 @@ use crate::tensors;
 use crate::tuned::BASE_QUANTIZATION;
 
 /// Files of a checkpoint that belong to its tokenizer, or say how it writes, and are carried over byte by byte.
-const TOKENIZER_FILES: [&str; 11] = [
+const TOKENIZER_FILES: [&str; 12] = [
     "tokenizer.json",
+    "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",

@@ -15,7 +15,7 @@ mod write;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Map, Value, json};
 use store::spec::{Export, JobSpec};
 use tch::Device;
@@ -38,6 +38,9 @@ use crate::tuned::{self, Tuned};
 /// Folder of the artefact below `out`.
 pub const FOLDER: &str = "artifact";
 
+/// The model's logits, while the artefact is compared with them.
+const LOGITS: &str = "replay.logits";
+
 /// What stands beside an artefact, and within a folder of one.
 pub const CERTIFICATE: &str = "certificate.json";
 
@@ -52,8 +55,11 @@ pub fn run(
     let done = Work { dir, spec, wanted, control }.done(events);
     // What is half done is nothing to go on from: it is made again.
     for folder in [write::MERGED, write::READ_BACK] {
-        let _absent = std::fs::remove_dir_all(dir.join(folder));
+        for folder in [folder.to_owned(), format!(".{folder}")] {
+            let _absent = std::fs::remove_dir_all(dir.join(folder));
+        }
     }
+    let _absent = std::fs::remove_file(dir.join(LOGITS));
     match done {
         Ok(result) => Ok(Outcome::Succeeded(result)),
         Err(error) => match error.downcast_ref::<Stopped>() {
@@ -109,7 +115,7 @@ impl Work<'_> {
         let Work { dir, spec, wanted, .. } = *self;
         let model = dir.join("model");
         events.phase(0, "replaying", Map::new())?;
-        let mut spill = Spill::create(&dir.join("replay.logits"))?;
+        let mut spill = Spill::create(&dir.join(LOGITS))?;
         let (source, loading) = loaded(|| tuned::open_as(&model, None, spec.task, device))?;
         let said = self.replay(&source, rows, device, None, events)?.run(|logits| spill.put(logits))?;
         let before = Side { bytes: write::size_of(&model)?, loading, metrics: rows.metrics(&said)?, said };
@@ -126,6 +132,7 @@ impl Work<'_> {
             compared.add(&source.to_device(device), logits)
         })?;
         drop(found);
+        ensure!(compared.places > 0, "no row has a token that counts, so that nothing was compared");
         let after = Side { bytes: size, loading, metrics: rows.metrics(&said)?, said };
         let texts = artifact.compare_texts(dir, folder, rows)?;
         let certificate = Certificate {
@@ -176,7 +183,6 @@ impl Work<'_> {
             true => events.log(0, "All bounds of the certificate are kept.")?,
             false => certificate.reasons().into_iter().try_for_each(|reason| events.warn(0, reason))?,
         }
-        let _absent = std::fs::remove_file(self.dir.join("replay.logits"));
         Ok(json!({"status": "succeeded", "artifact": FOLDER, "certificate": told, "ready": ready}))
     }
 }

@@ -225,8 +225,14 @@ fn check_labels(objective: &dyn Objective, config: &serde_json::Value) -> Result
     Err(Failure::user("other_labels", message).into())
 }
 
-/// The better answer of each preference.
+/// The better answer of each preference; of answers that are desirable or not the desirable ones, if there are any.
 fn preferred(split: &Split) -> Split {
+    if let Targets::Answers(desirable) = &split.targets {
+        let good: Vec<usize> = (0..split.len()).filter(|&row| desirable[row]).collect();
+        let kept = if good.is_empty() { (0..split.len()).collect() } else { good };
+        let split = split.of_rows(&kept);
+        return Split { targets: Targets::Tokens, mismatched: None, reference: Vec::new(), ..split };
+    }
     let encoding = |row: usize| {
         let row = split.row(row * split.per_row);
         let type_ids = row.counts.iter().map(|&counts| u32::from(counts)).collect();
