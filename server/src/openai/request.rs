@@ -336,7 +336,7 @@ fn with_preference(mut fields: Map<String, Value>, at: &str, method: Method) -> 
     // Anything else is refused where the settings are read.
     let Some(preference) = preference.as_object_mut() else { return Ok(fields) };
     for (name, value) in lifted.into_iter().filter(|(_, value)| *value != "auto" && !value.is_null()) {
-        if preference.insert(name.to_owned(), value).is_some() {
+        if preference.insert(name.to_owned(), value).is_some_and(|other| !other.is_null()) {
             let message = "is given in `preference` as well; give one of them";
             return Err(Error::invalid(format!("{at}.{name}"), message));
         }

@@ -14,7 +14,7 @@ use formats::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use store::spec;
 
-use super::control::{Asked, Control};
+use super::control::Control;
 use super::events::{Event, Events};
 use super::setup::Session;
 use crate::data::Prompt;
@@ -73,13 +73,15 @@ pub fn prepare(
     let context = models::max_positions(config).unwrap_or(generate::DEFAULT_CONTEXT);
     let mut prompts = Vec::new();
     for (number, prompt) in data.prompts.iter().enumerate() {
+        let name = match prompt.row {
+            Some(row) => format!("The prompt of row {}", row + 1),
+            None => format!("samples.prompts[{number}]"),
+        };
         match prompt.ids.len() {
-            0 => events.warn(0, format!("samples.prompts[{number}] has no tokens, and is left out."))?,
+            0 => events.warn(0, format!("{name} has no tokens, and is left out."))?,
             tokens if tokens >= context => events.warn(
                 0,
-                format!(
-                    "samples.prompts[{number}] has {tokens} tokens, and the model's context is {context}: it is left out."
-                ),
+                format!("{name} has {tokens} tokens, and the model's context is {context}: it is left out."),
             )?,
             _ => prompts.push(prompt.clone()),
         }
@@ -92,14 +94,14 @@ pub fn prepare(
     Ok(Some(Samples { voice, prompts, turn_end, context }).filter(|samples| !samples.prompts.is_empty()))
 }
 
-/// Asks the model as it is now and tells its answers. Where someone cancels the job meanwhile, nothing is told.
+/// Asks the model as it is now and tells its answers. Where someone pauses or cancels the job meanwhile, that is said instead.
 pub fn tell(session: &Session, control: &Control, events: &mut Events) -> Result<()> {
     let Some(samples) = &session.samples else { return Ok(()) };
     let (step, began) = (session.state.step, Instant::now());
     let settings = &session.spec.training.samples;
     let answers = match samples.ask(settings, session.device, control) {
         Ok(Some(answers)) => answers,
-        Ok(None) => return Ok(()),
+        Ok(None) => return events.log(step, "The samples of this step are left out: the job is to stop."),
         // Training does not end for what is only looked at.
         Err(failure) => return events.warn(step, format!("No samples of this step: {}", failure.message)),
     };
@@ -121,7 +123,7 @@ pub fn tell(session: &Session, control: &Control, events: &mut Events) -> Result
 }
 
 impl Samples {
-    /// Answers to all prompts at once; `None` where the job is cancelled.
+    /// Answers to all prompts at once; `None` where the job is to pause or to end.
     fn ask(
         &self,
         settings: &spec::Samples,
@@ -150,7 +152,8 @@ impl Samples {
         }
         let mut answers = vec![Answer::default(); self.prompts.len()];
         while !engine.is_idle() {
-            if control.asked() == Some(Asked::Cancel) {
+            // Whoever waits for a pause gives it a bounded time, and the step's checkpoint comes after this.
+            if control.asked().is_some() {
                 return Ok(None);
             }
             for (id, event) in engine.step() {

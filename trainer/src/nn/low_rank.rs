@@ -63,7 +63,7 @@ impl Factor {
         }
     }
 
-    /// A model that writes has few rows at a time, and no gradients.
+    /// A model that writes has no gradients, and the bits of a row are the same in any company.
     fn product(&self, x: &Tensor, context: &Context) -> Tensor {
         let numbers = self.numbers(x.kind());
         match context.kept {

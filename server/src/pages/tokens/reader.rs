@@ -59,8 +59,14 @@ pub async fn find(state: &AppState, model: &str, template: Option<&str>) -> Resu
     let hashes: Vec<String> = files.iter().map(|file| format!("{} {}", file.path, file.hash)).collect();
     let key = format!("{}\n{template:?}", hashes.join("\n"));
     let kept = || state.readers.0.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = kept().iter().find(|(known, _)| *known == key).map(|(_, reader)| reader.clone());
-    if let Some(known) = known {
+    // What was used last stands at the end.
+    let again = |all: &mut Vec<Kept>| {
+        let at = all.iter().position(|(known, _)| *known == key)?;
+        let found = all.remove(at);
+        all.push(found.clone());
+        Some(found.1)
+    };
+    if let Some(known) = again(&mut kept()) {
         return Ok(known);
     }
     let folder = tempfile::TempDir::with_prefix_in("reader-", state.config.data.join("cache"))?;
@@ -70,6 +76,10 @@ pub async fn find(state: &AppState, model: &str, template: Option<&str>) -> Resu
     let made = tokio::task::spawn_blocking(load).await.map_err(|error| Error::Internal(error.into()))?;
     let made = Arc::new(made.map_err(|problem| Error::invalid("model", problem.to_string()))?);
     let mut all = kept();
+    // Somebody else may have been quicker.
+    if let Some(known) = again(&mut all) {
+        return Ok(known);
+    }
     if all.len() >= KEPT {
         all.remove(0);
     }
