@@ -28,7 +28,7 @@ def chat(question: str, answer: str) -> dict:
 def upload(client: OpenAI, chats: list) -> openai.types.FileObject:
     text = "".join(json.dumps(line) + "\n" for line in chats)
     file = client.files.create(file=("colours.jsonl", text.encode()), purpose="fine-tune")
-    return client.files.wait_for_processing(file.id)
+    return client.files.wait_for_processing(file.id, poll_interval=0.1)
 
 
 def tune(client: OpenAI) -> tuple:
