@@ -139,10 +139,7 @@ fn a_preference_is_replayed_by_its_better_answer() {
             .to_string()
             + "\n"
     };
-    let job = crate::job(
-        "llama",
-        json!({"preference": {"loss": "sigmoid"}, "max_steps": 2, "chat_template": null}),
-    );
+    let job = crate::job("llama", json!({"preference": {"loss": "sigmoid"}, "max_steps": 2}));
     job.write("data/train.jsonl", &(0..6).map(pair).collect::<String>());
     job.write("data/validation.jsonl", &(6..10).map(pair).collect::<String>());
     let Outcome::Succeeded(_) = job.run() else { panic!("{:?}", job.events().last()) };
