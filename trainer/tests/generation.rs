@@ -5,9 +5,9 @@ mod exports;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use common::{Job, gloo, json_of, make_decoder, run};
+use common::{Job, gloo, json_of, make_decoder, reference_python, run};
 use luthier_trainer::job::Outcome;
 use luthier_trainer::job::control::{Asked, Control};
 use serde_json::{Value, json};
@@ -205,17 +205,6 @@ fn a_finished_model_says_the_same_in_transformers() {
     transformers_agrees(&python, &jobs);
 }
 
-/// The Python of the reference environment; without it the test is skipped by name, in CI it fails.
-fn reference_python(test: &str) -> Option<String> {
-    let python = std::env::var("LUTHIER_REFERENCE_PYTHON").ok();
-    if python.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci, "LUTHIER_REFERENCE_PYTHON is not set, and this is CI");
-        println!("SKIPPED {test}: reference venv not installed");
-    }
-    python
-}
-
 /// Looks at finished jobs, all in one process: it takes longer to start than to look.
 fn transformers_agrees(python: &str, jobs: &[Job]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/check_language_model.py");
@@ -306,15 +295,7 @@ fn samples(job: &Job, attempt: u64) -> Vec<(u64, Vec<Value>)> {
 
 /// What `luthier-trainer generate` answers to prompts of samples: text, tokens and how it ended.
 fn generated(folder: &Path, adapter: Option<&Path>, prompts: &[Value], tokens: u64) -> Vec<Value> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
-        .arg("generate")
-        .arg(folder)
-        .args(["--device", "cpu", "--threads", "1"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = common::generate(folder);
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     assert_eq!(next()["ready"], true);

@@ -5,20 +5,9 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use common::Job;
+use common::{Job, reference_python};
 use luthier_trainer::job::Outcome;
 use serde_json::{Map, Value, json};
-
-/// The Python of the reference environment; without it the test is skipped by name, in CI it fails.
-fn reference(test: &str) -> Option<String> {
-    let python = std::env::var("LUTHIER_REFERENCE_PYTHON").ok();
-    if python.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        assert!(!ci, "LUTHIER_REFERENCE_PYTHON is not set, and this is CI");
-        println!("SKIPPED {test}: reference venv not installed");
-    }
-    python
-}
 
 /// What the job said of its validation rows, as `check_checkpoint.py` takes it.
 fn predictions(job: &Job) -> Value {
@@ -78,7 +67,7 @@ fn short() -> Value {
 
 #[test]
 fn every_family_predicts_the_same_in_transformers() {
-    let Some(python) = reference("every_family_predicts_the_same_in_transformers") else { return };
+    let Some(python) = reference_python("every_family_predicts_the_same_in_transformers") else { return };
     for family in ["bert", "roberta", "xlm_roberta", "distilbert"] {
         check(&Job::new(family, short()), &python);
     }
@@ -86,7 +75,7 @@ fn every_family_predicts_the_same_in_transformers() {
 
 #[test]
 fn decoders_classify_the_same_in_transformers() {
-    let Some(python) = reference("decoders_classify_the_same_in_transformers") else { return };
+    let Some(python) = reference_python("decoders_classify_the_same_in_transformers") else { return };
     let lora = json!({"rank": 4});
     for (family, lora) in [
         ("gpt2", None),
@@ -111,7 +100,8 @@ fn decoders_classify_the_same_in_transformers() {
 
 #[test]
 fn pairs_several_labels_and_numbers_predict_the_same_in_transformers() {
-    let Some(python) = reference("pairs_several_labels_and_numbers_predict_the_same_in_transformers") else {
+    let Some(python) = reference_python("pairs_several_labels_and_numbers_predict_the_same_in_transformers")
+    else {
         return;
     };
     let pairs = Job::new("bert", short());
@@ -138,7 +128,8 @@ fn pairs_several_labels_and_numbers_predict_the_same_in_transformers() {
 
 #[test]
 fn adapters_say_the_same_in_peft_and_merged_ones_in_transformers() {
-    let Some(python) = reference("adapters_say_the_same_in_peft_and_merged_ones_in_transformers") else {
+    let Some(python) = reference_python("adapters_say_the_same_in_peft_and_merged_ones_in_transformers")
+    else {
         return;
     };
     for (model, lora) in [

@@ -5,7 +5,6 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use common::{Job, distance, fixture, greedy, json_of, make_decoder, values};
@@ -460,15 +459,7 @@ fn of_many_adapters_those_not_asked_for_the_longest_give_way_and_those_at_work_d
 #[test]
 fn the_process_answers_lines_with_lines() {
     let dir = folder("llama");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
-        .arg("generate")
-        .arg(dir.path())
-        .args(["--device", "cpu", "--threads", "1"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = common::generate(dir.path());
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     let ready = next();

@@ -1,6 +1,7 @@
 //! Which predictions to show beside the metrics.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// Characters of a text that an [`Example`] keeps.
 pub const TEXT_LIMIT: usize = 1000;
@@ -89,6 +90,14 @@ pub struct Picked {
     pub worst: Vec<usize>,
     /// Drawn by the seed, in the order of the rows.
     pub random: Vec<usize>,
+}
+
+impl Picked {
+    /// The rows, each as it is to be shown.
+    pub fn shown(&self, example: impl Fn(usize) -> Example) -> Value {
+        let show = |rows: &[usize]| rows.iter().map(|&row| example(row)).collect::<Vec<_>>();
+        json!({"best": show(&self.best), "worst": show(&self.worst), "random": show(&self.random)})
+    }
 }
 
 /// Picks `n` rows each (or all, when there are fewer) by their losses and by a seed.

@@ -133,8 +133,10 @@ pub trait Objective {
     /// The metrics of a split.
     fn metrics(&self, split: &Split, predictions: &Predictions) -> Result<Metrics>;
 
-    /// Some rows with what the model said of them, as the event `examples` has them.
-    fn examples(&self, split: &Split, predictions: &Predictions, seed: u64) -> Option<Value>;
+    /// Some rows with what the model said of them, as the event `examples` has them; none where they would say little.
+    fn examples(&self, _split: &Split, _predictions: &Predictions, _seed: u64) -> Option<Value> {
+        None
+    }
 
     /// What the model said of each row, as CSV.
     fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String>;

@@ -179,10 +179,6 @@ impl Objective for PreferenceTuning {
         .metrics())
     }
 
-    fn examples(&self, _split: &Split, _predictions: &Predictions, _seed: u64) -> Option<Value> {
-        None
-    }
-
     /// Row, and of each answer tokens, log-probability and reward.
     fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String> {
         let mut csv = csv::Writer::from_writer(Vec::new());

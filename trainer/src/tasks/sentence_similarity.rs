@@ -297,30 +297,22 @@ impl Objective for SentenceSimilarity {
             let text: String = split.texts[row].1.iter().flat_map(|text| text.chars()).take(300).collect();
             Answer::Label(text)
         };
-        let show = |rows: &[usize]| -> Vec<Example> {
-            let example = |&row: &usize| {
-                let (first, second) = &split.texts[row];
-                let (number, loss) = (split.numbers[row], predictions.losses[row]);
-                match &search {
-                    Some(search) => {
-                        let nearest = search.found[search.of_row[row].0].first().copied().unwrap_or(0);
-                        let nearest = text(search.row_of[nearest as usize]);
-                        Example::new(number, first, text(row), nearest, None, loss)
-                    }
-                    None => {
-                        let score = Answer::Number(Self::score_of(&split.targets, row));
-                        let cosine = Answer::Number(self.cosine(predictions, row));
-                        let example = Example::new(number, first, score, cosine, None, loss);
-                        example.with_pair(second.as_deref().unwrap_or_default())
-                    }
+        Some(picked.shown(|row| {
+            let (first, second) = &split.texts[row];
+            let (number, loss) = (split.numbers[row], predictions.losses[row]);
+            match &search {
+                Some(search) => {
+                    let nearest = search.found[search.of_row[row].0].first().copied().unwrap_or(0);
+                    let nearest = text(search.row_of[nearest as usize]);
+                    Example::new(number, first, text(row), nearest, None, loss)
                 }
-            };
-            rows.iter().map(example).collect()
-        };
-        Some(json!({
-            "best": show(&picked.best),
-            "worst": show(&picked.worst),
-            "random": show(&picked.random),
+                None => {
+                    let score = Answer::Number(Self::score_of(&split.targets, row));
+                    let cosine = Answer::Number(self.cosine(predictions, row));
+                    let example = Example::new(number, first, score, cosine, None, loss);
+                    example.with_pair(second.as_deref().unwrap_or_default())
+                }
+            }
         }))
     }
 

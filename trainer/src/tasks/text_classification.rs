@@ -199,25 +199,17 @@ impl Objective for TextClassification {
     fn examples(&self, split: &Split, predictions: &Predictions, seed: u64) -> Option<Value> {
         const SHOWN: usize = 5;
         let picked = pick(&predictions.losses, SHOWN, seed);
-        let show = |rows: &[usize]| -> Vec<Example> {
-            let example = |&row: &usize| {
-                let scored = self.answer(self.logits_of(predictions, row));
-                let (text, pair) = &split.texts[row];
-                let number = split.numbers[row];
-                let gold = self.gold(&split.targets, row);
-                let loss = predictions.losses[row];
-                let example = Example::new(number, text, gold, scored.answer, scored.probability, loss);
-                match pair {
-                    Some(pair) => example.with_pair(pair),
-                    None => example,
-                }
-            };
-            rows.iter().map(example).collect()
-        };
-        Some(json!({
-            "best": show(&picked.best),
-            "worst": show(&picked.worst),
-            "random": show(&picked.random),
+        Some(picked.shown(|row| {
+            let scored = self.answer(self.logits_of(predictions, row));
+            let (text, pair) = &split.texts[row];
+            let number = split.numbers[row];
+            let gold = self.gold(&split.targets, row);
+            let loss = predictions.losses[row];
+            let example = Example::new(number, text, gold, scored.answer, scored.probability, loss);
+            match pair {
+                Some(pair) => example.with_pair(pair),
+                None => example,
+            }
         }))
     }
 

@@ -118,10 +118,6 @@ impl Objective for TextGeneration {
         Ok(LanguageModel { loss, tokens: sum(0), right: sum(1) }.metrics())
     }
 
-    fn examples(&self, _split: &Split, _predictions: &Predictions, _seed: u64) -> Option<Value> {
-        None
-    }
-
     /// Row, tokens that count, their mean loss, and the share of them that was right.
     fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String> {
         let mut csv = csv::Writer::from_writer(Vec::new());

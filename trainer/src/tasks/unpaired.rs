@@ -170,10 +170,6 @@ impl Objective for UnpairedTuning {
         Ok(all.metrics())
     }
 
-    fn examples(&self, _split: &Split, _predictions: &Predictions, _seed: u64) -> Option<Value> {
-        None
-    }
-
     /// Row, whether its answer is desirable, and what the model said of it.
     fn predictions_csv(&self, split: &Split, predictions: &Predictions) -> Result<String> {
         let divergence = Self::divergence_of(split, predictions);

@@ -22,6 +22,30 @@ pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
+/// The Python of the reference environment; without it the test is skipped by name, in CI it fails.
+pub fn reference_python(test: &str) -> Option<String> {
+    let python = std::env::var("LUTHIER_REFERENCE_PYTHON").ok();
+    if python.is_none() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "LUTHIER_REFERENCE_PYTHON is not set, and this is CI");
+        println!("SKIPPED {test}: reference venv not installed");
+    }
+    python
+}
+
+/// `luthier-trainer generate` on a model's folder, that waits for lines.
+pub fn generate(folder: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_luthier-trainer"))
+        .arg("generate")
+        .arg(folder)
+        .args(["--device", "cpu", "--threads", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
 /// Reads JSON.
 pub fn json_of(path: impl AsRef<Path>) -> Value {
     let path = path.as_ref();

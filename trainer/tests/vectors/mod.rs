@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use store::spec::JobSpec;
 use tch::{Device, Tensor};
 
-use crate::common::{Job, copy_folder, distance, fixture, json_of, numbers, values};
+use crate::common::{Job, copy_folder, distance, fixture, json_of, numbers, reference_python, values};
 
 fn said() -> Value {
     json_of(fixture("sentence_similarity/expected.json"))
@@ -363,14 +363,7 @@ fn what_cannot_be_learnt_is_refused_with_its_place() {
 #[test]
 fn a_finished_folder_loads_in_sentence_transformers() {
     let test = "vectors::a_finished_folder_loads_in_sentence_transformers";
-    let Some(python) = std::env::var("LUTHIER_REFERENCE_PYTHON").ok() else {
-        assert!(
-            !std::env::var("CI").is_ok_and(|ci| ci == "true"),
-            "LUTHIER_REFERENCE_PYTHON is not set, and this is CI"
-        );
-        println!("SKIPPED {test}: reference venv not installed");
-        return;
-    };
+    let Some(python) = reference_python(test) else { return };
     let job = job("pairs", json!({"max_steps": 3, "batch_size": 8, "learning_rate": 1e-3}));
     succeed(&job);
     let texts: Vec<String> = serde_json::from_value(said()["texts"].clone()).unwrap();
