@@ -1,13 +1,11 @@
 //! Texts that a model writes: as transformers' `generate` writes them (values by `fixtures/make_decoders.py`), alone and in company.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::rc::Rc;
 
-use common::{Job, distance, fixture, greedy, json_of, make_decoder, values};
+use crate::common::{self, Job, distance, fixture, greedy, json_of, make_decoder, values};
 use luthier_trainer::generate::{
     Engine, Event, Finish, Format, Reader, Request, Sampling, Told, Voice, Voices,
 };

@@ -1,13 +1,10 @@
 //! Jobs of text generation: every family under every way to train, and what transformers says of the finished model.
 
-mod common;
-mod exports;
-
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::Command;
 
-use common::{Job, gloo, json_of, make_decoder, reference_python, run};
+use crate::common::{self, Job, gloo, json_of, make_decoder, reference_python, run};
 use luthier_trainer::job::Outcome;
 use luthier_trainer::job::control::{Asked, Control};
 use serde_json::{Value, json};
@@ -44,7 +41,7 @@ fn chats(count: usize) -> String {
 }
 
 /// A job on a tiny decoder and chats about films.
-fn job(model: &str, training: Value) -> Job {
+pub(crate) fn job(model: &str, training: Value) -> Job {
     let mut all = json!({"max_steps": 12, "batch_size": 5, "learning_rate": 1e-3, "precision": "fp32",
         "chat_template": TEMPLATE, "samples": {"rows": 0}});
     all.as_object_mut().unwrap().extend(training.as_object().unwrap().clone());
@@ -60,7 +57,7 @@ fn job(model: &str, training: Value) -> Job {
     job
 }
 
-fn finished(model: &str, training: &Value, resources: &Value) -> Job {
+pub(crate) fn finished(model: &str, training: &Value, resources: &Value) -> Job {
     let job = job(model, training.clone());
     job.change(|spec| {
         let own = spec["resources"].as_object_mut().unwrap();
@@ -206,7 +203,7 @@ fn a_finished_model_says_the_same_in_transformers() {
 }
 
 /// Looks at finished jobs, all in one process: it takes longer to start than to look.
-fn transformers_agrees(python: &str, jobs: &[Job]) {
+pub(crate) fn transformers_agrees(python: &str, jobs: &[Job]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/check_language_model.py");
     let output = Command::new(python)
         .arg(script)

@@ -1,10 +1,8 @@
 //! Models, losses and training steps equal transformers' (values by `fixtures/make_models.py`).
 
-mod common;
-
 use std::collections::HashMap;
 
-use common::{distance, fixture, json_of, logits, numbers, values};
+use crate::common::{self, distance, fixture, json_of, logits, numbers, values};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use luthier_trainer::data::{Tokens, collate};

@@ -1,12 +1,10 @@
 //! A job in two processes: the same steps as in one, and what happens when one of them dies.
 
-mod common;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Job, gloo, json_of, rows, run, start};
+use crate::common::{Job, gloo, json_of, rows, run, start};
 use serde_json::{Value, json};
 
 /// 48 rows, batches of 6, so that shares are uneven: 50 steps.

@@ -1,9 +1,6 @@
 //! Rules for preferences equal TRL's (values by `fixtures/make_preferences.py`), and jobs learn by them; so do rules for vectors.
 
-mod common;
-mod vectors;
-
-use common::{Job, fixture, json_of, make_decoder, numbers, run, values};
+use crate::common::{self, Job, fixture, json_of, make_decoder, numbers, run, values};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Encoding;
 use luthier_trainer::data::{Split, Tokens, collate};

@@ -1,8 +1,6 @@
 //! What cannot be trained on is refused before the first step, with what, where and what to do.
 
-mod common;
-
-use common::Job;
+use crate::common::Job;
 use serde_json::json;
 
 fn job() -> Job {

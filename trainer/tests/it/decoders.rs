@@ -1,10 +1,8 @@
 //! Language models, their losses and training steps equal transformers' (values by `fixtures/make_decoders.py`).
 
-mod common;
-
 use std::collections::HashMap;
 
-use common::{distance, fixture, json_of, numbers, values};
+use crate::common::{distance, fixture, json_of, numbers, values};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Encoding;
 use luthier_trainer::data::{Split, Tokens, collate};

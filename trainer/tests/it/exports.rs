@@ -6,8 +6,8 @@ use luthier_trainer::job::Outcome;
 use luthier_trainer::job::control::{Asked, Control};
 use serde_json::{Value, json};
 
-use crate::common::{self, Job, json_of, make_decoder, rows};
-use crate::{finished, reference_python, transformers_agrees};
+use crate::common::{self, Job, json_of, make_decoder, reference_python, rows};
+use crate::generation::{self, finished, transformers_agrees};
 
 /// A job that exports the model of another, on that one's data.
 fn export(of: &Job, format: &str, kind: Option<&str>) -> Job {
@@ -139,7 +139,7 @@ fn a_preference_is_replayed_by_its_better_answer() {
             .to_string()
             + "\n"
     };
-    let job = crate::job("llama", json!({"preference": {"loss": "sigmoid"}, "max_steps": 2}));
+    let job = generation::job("llama", json!({"preference": {"loss": "sigmoid"}, "max_steps": 2}));
     job.write("data/train.jsonl", &(0..6).map(pair).collect::<String>());
     job.write("data/validation.jsonl", &(6..10).map(pair).collect::<String>());
     let Outcome::Succeeded(_) = job.run() else { panic!("{:?}", job.events().last()) };
@@ -300,7 +300,7 @@ fn a_model_whose_labels_are_not_those_of_the_rows_is_refused() {
 fn a_fine_tune_begins_with_a_language_model_that_is_an_adapter() {
     let first = finished("llama", &json!({"lora": {"rank": 4}, "learning_rate": 1e-2}), &json!({}));
     let own = json_of(first.path("out/result.json"))["metrics"]["loss"].as_f64().unwrap();
-    let second = crate::job("llama", json!({"max_steps": 1, "learning_rate": 1e-9}));
+    let second = generation::job("llama", json!({"max_steps": 1, "learning_rate": 1e-9}));
     std::fs::remove_dir_all(second.path("model")).unwrap();
     copy_tree(&first.path("out/model"), &second.path("model"));
     let loss = made(&second)["metrics"]["loss"].as_f64().unwrap();

@@ -1,11 +1,9 @@
 //! Adapters equal peft's, 4 bits bitsandbytes' (values by `fixtures/make_adapters.py`), and jobs that train them.
 
-mod common;
-
 use std::collections::HashMap;
 use std::path::Path;
 
-use common::{Job, batch_of, distance, fixture, gloo, json_of, logits, numbers, run, values};
+use crate::common::{self, Job, batch_of, distance, fixture, gloo, json_of, logits, numbers, run, values};
 use formats::checkpoint::Weights;
 use formats::tokenizer::Tokenizer;
 use luthier_trainer::data::{Tokens, collate};

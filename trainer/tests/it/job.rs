@@ -1,8 +1,6 @@
 //! A job's directory, run to its end: what comes out, and that the same comes out again.
 
-mod common;
-
-use common::{Job, distance, json_of, rows};
+use crate::common::{self, Job, distance, json_of, rows};
 use luthier_trainer::failure::Fault;
 use luthier_trainer::job::Outcome;
 use luthier_trainer::job::control::{Asked, Control};

@@ -1,11 +1,9 @@
 //! A real language model, SmolLM2-135M-Instruct, says what transformers says (`make soak`).
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{distance, greedy, json_of, values};
+use crate::common::{distance, greedy, json_of, values};
 use formats::chat::messages_of;
 use luthier_trainer::generate::{Engine, Event, Voices};
 use luthier_trainer::models::Inputs;

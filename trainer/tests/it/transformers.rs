@@ -1,11 +1,9 @@
 //! A finished checkpoint, loaded by transformers, says row for row what the job's evaluation said.
 
-mod common;
-
 use std::path::Path;
 use std::process::Command;
 
-use common::{Job, reference_python};
+use crate::common::{self, Job, reference_python};
 use luthier_trainer::job::Outcome;
 use serde_json::{Map, Value, json};
 

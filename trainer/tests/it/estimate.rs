@@ -1,10 +1,8 @@
 //! The estimate of a job's memory against what the kernel counts.
 
-mod common;
-
 use std::process::Command;
 
-use common::{Job, json_of, make_bert};
+use crate::common::{Job, json_of, make_bert};
 use luthier_trainer::job::plan::Plan;
 use serde_json::{Value, json};
 

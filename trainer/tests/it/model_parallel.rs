@@ -1,12 +1,10 @@
 //! A model that lies in several processes, by shares of its layers and by stages: the same steps and files as in one.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{Job, gloo, rows, run, start};
+use crate::common::{Job, gloo, rows, run, start};
 use formats::checkpoint::Weights;
 use serde_json::{Value, json};
 use tch::{Kind, Tensor};

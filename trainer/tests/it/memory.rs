@@ -1,8 +1,6 @@
 //! What gradient checkpointing saves, and that it changes nothing else.
 
-mod common;
-
-use common::{Job, json_of, make_bert};
+use crate::common::{Job, json_of, make_bert};
 use luthier_trainer::job::Outcome;
 use serde_json::{Value, json};
 

@@ -1,12 +1,10 @@
 //! The trouble cases of language models whose right answers are losses. Their models are made so that each loss can be told by
 //! hand: a target that repeats the token before it costs S, any other D.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use common::{Job, json_of};
+use crate::common::{self, Job, json_of};
 use luthier_trainer::job::Outcome;
 use luthier_trainer::tensors;
 use serde_json::{Value, json};
