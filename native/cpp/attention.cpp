@@ -25,7 +25,8 @@ struct Kernels {
                   const Rows<T>& out, float* lse, const Shape& s, const Drop* drop, Scratch& mem);
   void (*keys)(const Rows<const T>& k, const Rows<const T>& v, const Shape& s, Scratch& mem);
   void (*backward)(const Rows<const T>& q, const Rows<const T>& dout, const Rows<T>& dq,
-                   const float* lse, const Shape& s, const Drop* drop, Scratch& mem);
+                   const float* lse, const Shape& s, const Drop* drop, float* of_distance,
+                   Scratch& mem);
 };
 
 // Versions by hand instead of LUTHIER_CLONES: tiles differ with the registers that there are. Products
@@ -57,8 +58,8 @@ struct Kernels {
     }                                                                                             \
     Target static void backward(const Rows<const T>& q, const Rows<const T>& dout,                \
                                 const Rows<T>& dq, const float* lse, const Shape& s,              \
-                                const Drop* drop, Scratch& mem) {                                 \
-      head_backward<T, Name##Products>(q, dout, dq, lse, s, drop, mem);                           \
+                                const Drop* drop, float* of_distance, Scratch& mem) {             \
+      head_backward<T, Name##Products>(q, dout, dq, lse, s, drop, of_distance, mem);              \
     }                                                                                             \
     static constexpr Kernels<T> kernels{forward, keys, backward};                                 \
   };
@@ -84,20 +85,26 @@ struct Plan {
   int64_t sequences;
   const int64_t* keys;
   philox::Rate rate;
+  // `[query heads, 2 · span - 1]`, what scores get by distance; null for nothing.
+  const float* distances;
+  int64_t span;
 
   Plan(const PackedHeads& heads, const Tensor& offsets, const Tensor& query_offsets,
-       const Tensor& keys, double p)
+       const Tensor& keys, double p, const Tensor& distances)
       : heads(heads),
         offsets(offsets.const_data_ptr<int64_t>()),
         query_offsets(query_offsets.const_data_ptr<int64_t>()),
         sequences(offsets.numel() - 1),
         keys(p > 0 ? keys.const_data_ptr<int64_t>() : nullptr),
-        rate(p) {}
+        rate(p),
+        distances(distances.defined() ? distances.const_data_ptr<float>() : nullptr),
+        span(distances.defined() ? (distances.size(1) + 1) / 2 : 0) {}
 
-  Shape shape(int64_t sequence) const {
+  Shape shape(int64_t sequence, int64_t head) const {
     return {offsets[sequence + 1] - offsets[sequence],
             query_offsets[sequence + 1] - query_offsets[sequence], heads.width, heads.causal,
-            static_cast<float>(heads.scale), heads.window, static_cast<float>(heads.cap)};
+            static_cast<float>(heads.scale), heads.window, static_cast<float>(heads.cap),
+            distances == nullptr ? nullptr : distances + head * (2 * span - 1) + span - 1};
   }
 
   Drop drop(int64_t sequence, int64_t head) const {
@@ -127,7 +134,7 @@ void forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, Tensor& out,
       const int64_t sequence = task % plan.sequences, head = task / plan.sequences;
       const int64_t first = plan.offsets[sequence], asks = plan.query_offsets[sequence],
                     shared = head / (h.query / h.key);
-      const Shape s = plan.shape(sequence);
+      const Shape s = plan.shape(sequence, head);
       mem.fit(s, false);
       Drop drop{};
       if (plan.keys != nullptr) {
@@ -144,7 +151,8 @@ void forward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, Tensor& out,
 
 template <typename T>
 void backward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& lse,
-                  const Tensor& dout, Tensor& dq, Tensor& dk, Tensor& dv, const Plan& plan) {
+                  const Tensor& dout, Tensor& dq, Tensor& dk, Tensor& dv, const Plan& plan,
+                  float* of_distances) {
   const auto& h = plan.heads;
   const auto *qs = q.const_data_ptr<T>(), *ks = k.const_data_ptr<T>(), *vs = v.const_data_ptr<T>();
   const auto* douts = dout.const_data_ptr<T>();
@@ -158,7 +166,7 @@ void backward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
       const int64_t sequence = task % plan.sequences, shared = task / plan.sequences;
       const int64_t first = plan.offsets[sequence], asks = plan.query_offsets[sequence],
                     group = h.query / h.key;
-      const Shape s = plan.shape(sequence);
+      const Shape s = plan.shape(sequence, shared * group);
       mem.fit(s, true);
       by.keys(rows_of<const T>(ks, k, first, shared, h.width),
               rows_of<const T>(vs, v, first, shared, h.width), s, mem);
@@ -169,10 +177,16 @@ void backward_cpu(const Tensor& q, const Tensor& k, const Tensor& v, const Tenso
         if (plan.keys != nullptr) {
           drop = plan.drop(sequence, head);
         }
+        // Each sequence has a row of its own, so that sums do not depend on the number of threads.
+        float* of_distance = of_distances == nullptr
+                                 ? nullptr
+                                 : of_distances + (head * plan.sequences + sequence) * (2 * plan.span - 1) +
+                                       plan.span - 1;
         by.backward(rows_of<const T>(qs, q, asks, head, h.width),
                     rows_of<const T>(douts, dout, asks, head, h.width),
-                    rows_of<T>(dqs, dq, asks, head, h.width), sums + head * q.size(0) + asks, s,
-                    plan.keys != nullptr ? &drop : nullptr, mem);
+                    rows_of<T>(dqs, dq, asks, head, h.width), sums + head * q.size(0) + asks,
+                    plan.shape(sequence, head), plan.keys != nullptr ? &drop : nullptr, of_distance,
+                    mem);
       }
       const auto to_k = rows_of<T>(dks, dk, first, shared, h.width);
       const auto to_v = rows_of<T>(dvs, dv, first, shared, h.width);
@@ -212,25 +226,47 @@ void clear_tail(const Tensor& x, const Tensor& offsets) {
   }
 }
 
+// The sum over sequences, one after the other: `[heads, sequences, m]` → `[heads, m]`.
+Tensor over_sequences(const Tensor& each) {
+  const int64_t heads = each.size(0), sequences = each.size(1), m = each.size(2);
+  Tensor out = at::zeros({heads, m}, each.options());
+  const auto* from = each.const_data_ptr<float>();
+  auto* to = out.mutable_data_ptr<float>();
+  at::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; head++) {
+      for (int64_t i = 0; i < sequences; i++) {
+        const float* own = from + (head * sequences + i) * m;
+        for (int64_t j = 0; j < m; j++) {
+          to[head * m + j] += own[j];
+        }
+      }
+    }
+  });
+  return out;
+}
+
 struct PackedAttention : Function<PackedAttention> {
   static Tensor forward(AutogradContext* ctx, const Tensor& q_in,
                         const std::optional<Tensor>& k_in, const std::optional<Tensor>& v_in,
                         const Tensor& offsets, const Tensor& query_offsets,
-                        const std::optional<Tensor>& draws, double p, const PackedHeads& h) {
+                        const std::optional<Tensor>& draws,
+                        const std::optional<Tensor>& by_distance, double p, const PackedHeads& h) {
     const Tensor q = rows_contiguous(q_in), k = rows_contiguous(or_none(k_in)),
-                 v = rows_contiguous(or_none(v_in)), keys = or_none(draws);
+                 v = rows_contiguous(or_none(v_in)), keys = or_none(draws),
+                 distances = or_none(by_distance);
     const Parts parts(q, k, v, h);
     Tensor out = at::empty({q.size(0), h.query * h.width}, q.options());
     Tensor lse = at::empty({h.query, q.size(0)}, q.options().dtype(at::kFloat));
-    const Plan plan(h, offsets, query_offsets, keys, p);
+    const Plan plan(h, offsets, query_offsets, keys, p, distances);
     if (q.scalar_type() == at::kFloat) {
       forward_cpu<float>(parts.q, parts.k, parts.v, out, lse, plan);
     } else {
       forward_cpu<at::BFloat16>(parts.q, parts.k, parts.v, out, lse, plan);
     }
     clear_tail(out, query_offsets);
-    ctx->save_for_backward({q, k, v, offsets, query_offsets, keys, lse});
+    ctx->save_for_backward({q, k, v, offsets, query_offsets, keys, lse, distances});
     ctx->saved_data["p"] = p;
+    ctx->saved_data["of_distances"] = distances.defined() && distances.requires_grad();
     ctx->saved_data["heads"] = h.query;
     ctx->saved_data["key_heads"] = h.key;
     ctx->saved_data["width"] = h.width;
@@ -245,7 +281,7 @@ struct PackedAttention : Function<PackedAttention> {
   static tensor_list backward(AutogradContext* ctx, tensor_list grads) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &q = saved[0], &k = saved[1], &v = saved[2], &offsets = saved[3],
-                 &query_offsets = saved[4], &lse = saved[6];
+                 &query_offsets = saved[4], &lse = saved[6], &distances = saved[7];
     auto& data = ctx->saved_data;
     const PackedHeads h{data["heads"].toInt(), data["key_heads"].toInt(), data["width"].toInt(),
                         data["causal"].toBool(), data["scale"].toDouble(), data["first"].toInt(),
@@ -255,22 +291,30 @@ struct PackedAttention : Function<PackedAttention> {
     const Tensor dk = k.defined() ? at::empty(k.sizes(), k.options()) : Tensor();
     const Tensor dv = v.defined() ? at::empty(v.sizes(), v.options()) : Tensor();
     Parts to(dq, dk, dv, h);
-    const Plan plan(h, offsets, query_offsets, saved[5], data["p"].toDouble());
+    const Plan plan(h, offsets, query_offsets, saved[5], data["p"].toDouble(), distances);
+    Tensor each;
+    if (data["of_distances"].toBool()) {
+      each = at::zeros({h.query, plan.sequences, distances.size(1)}, distances.options());
+    }
+    float* of_distances = each.defined() ? each.mutable_data_ptr<float>() : nullptr;
     const Tensor dout = grads[0].contiguous();
     if (q.scalar_type() == at::kFloat) {
-      backward_cpu<float>(parts.q, parts.k, parts.v, lse, dout, to.q, to.k, to.v, plan);
+      backward_cpu<float>(parts.q, parts.k, parts.v, lse, dout, to.q, to.k, to.v, plan, of_distances);
     } else {
-      backward_cpu<at::BFloat16>(parts.q, parts.k, parts.v, lse, dout, to.q, to.k, to.v, plan);
+      backward_cpu<at::BFloat16>(parts.q, parts.k, parts.v, lse, dout, to.q, to.k, to.v, plan,
+                                 of_distances);
     }
     clear_tail(to.q, query_offsets);
     clear_tail(to.k, offsets);
     clear_tail(to.v, offsets);
-    return {dq, dk, dv, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+    return {dq, dk, dv, Tensor(), Tensor(), Tensor(), each.defined() ? over_sequences(each) : Tensor(),
+            Tensor(), Tensor()};
   }
 };
 
 void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offsets,
-           const Tensor& query_offsets, const Tensor& keys, double p, const PackedHeads& h) {
+           const Tensor& query_offsets, const Tensor& keys, const Tensor& distances, double p,
+           const PackedHeads& h) {
   TORCH_CHECK(h.query >= 1 && h.key >= 1 && h.query % h.key == 0 && h.width >= 1, "attention: ",
               h.query, " query heads of ", h.width, " over ", h.key, " key heads");
   TORCH_CHECK(h.first >= 0, "attention: the first head is ", h.first);
@@ -302,6 +346,22 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offs
                   asks[i + 1] - asks[i], " causal queries for ", ends[i + 1] - ends[i], " tokens");
     }
   }
+  if (distances.defined()) {
+    TORCH_CHECK(distances.dim() == 2 && distances.size(0) == h.query && distances.size(1) % 2 == 1 &&
+                    distances.scalar_type() == at::kFloat && distances.device() == q.device() &&
+                    h.cap == 0.0,
+                "attention: what distances give is ", distances.scalar_type(), " ",
+                distances.sizes(), ", it must be fp32 [", h.query,
+                ", 2 · span - 1], and scores without a bound");
+    const int64_t span = (distances.size(1) + 1) / 2;
+    const auto *ends = offsets.const_data_ptr<int64_t>(),
+               *asks = query_offsets.const_data_ptr<int64_t>();
+    for (int64_t i = 0; i + 1 < offsets.numel(); i++) {
+      const int64_t t = ends[i + 1] - ends[i], n = asks[i + 1] - asks[i];
+      TORCH_CHECK(t <= span && n <= t, "attention: sequence ", i, " has ", n, " queries and ", t,
+                  " tokens, distances reach over ", span);
+    }
+  }
   TORCH_CHECK(p == 0.0 || (keys.defined() && keys.scalar_type() == at::kLong &&
                            keys.numel() == offsets.numel() - 1 && keys.device() == q.device()),
               "attention: dropout needs a key for each sequence, on the device of q");
@@ -313,27 +373,31 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& offs
 extern "C" {
 
 // `k` and `v` may be null: then `q` holds all three side by side; or `v` alone: then `k` holds keys
-// and values. `query_offsets` may be null where queries lie as keys do. `by_ops`: not by the kernel.
+// and values. `query_offsets` may be null where queries lie as keys do. `by_distance` may be null.
+// `by_ops`: not by the kernel.
 char* luthier_packed_attention(const at::Tensor* q, const at::Tensor* k, const at::Tensor* v,
                                const at::Tensor* offsets, const at::Tensor* query_offsets,
-                               const at::Tensor* keys, double p,
+                               const at::Tensor* keys, double p, const at::Tensor* by_distance,
                                const luthier::PackedHeads* heads, bool by_ops,
                                at::Tensor** out) {
   return luthier::guarded([&] {
     const at::Tensor ks = luthier::or_none(k), vs = luthier::or_none(v);
     const at::Tensor draws = luthier::or_none(keys);
+    const at::Tensor distances =
+        by_distance == nullptr ? at::Tensor() : by_distance->contiguous();
     const at::Tensor& asks = query_offsets == nullptr ? *offsets : *query_offsets;
-    luthier::check(*q, ks, vs, *offsets, asks, draws, p, *heads);
+    luthier::check(*q, ks, vs, *offsets, asks, draws, distances, p, *heads);
     const bool ours = !by_ops && q->is_cpu() && (q->scalar_type() == at::kFloat ||
                                       q->scalar_type() == at::kBFloat16);
     if (ours) {
       *out = new at::Tensor(luthier::PackedAttention::apply(
           *q, luthier::given(ks), luthier::given(vs), *offsets, asks,
-          p > 0 ? luthier::given(draws.contiguous()) : std::nullopt, p, *heads));
+          p > 0 ? luthier::given(draws.contiguous()) : std::nullopt, luthier::given(distances), p,
+          *heads));
     } else {
       const luthier::Parts parts(*q, ks, vs, *heads);
       *out = new at::Tensor(luthier::packed_attention_by_ops(parts.q, parts.k, parts.v, *offsets,
-                                                             asks, draws, p, *heads));
+                                                             asks, draws, p, distances, *heads));
     }
   });
 }

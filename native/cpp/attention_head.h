@@ -40,6 +40,10 @@ struct Shape {
   float scale;
   int64_t window;
   float cap;
+  // What a score gets by the distance from query to key, at distance 0; null for nothing.
+  const float* distance;
+  // The place of query `i` among the keys.
+  int64_t place(int64_t i) const { return causal ? t - n + i : i; }
   int64_t tp() const { return vec::rounded(t); }
   int64_t dp() const { return vec::rounded(d); }
   int64_t most() const { return std::max(t, n); }
@@ -116,6 +120,16 @@ LUTHIER_INLINE void bound(float* row, float* slope, int64_t tp, float cap) {
   }
 }
 
+// Adds what distances give to the scores of query `i`.
+LUTHIER_INLINE void add_distances(float* row, const Shape& s, int64_t i) {
+  if (s.distance != nullptr) {
+    const float* own = s.distance - s.place(i);
+    for (int64_t j = 0; j < s.t; j++) {
+      row[j] += own[j];
+    }
+  }
+}
+
 // Turns a row of scores into e^(score - shift), 0 before `begin` and from `limit` on; returns the sum.
 template <bool Wide>
 LUTHIER_INLINE float exponentials(float* row, int64_t tp, int64_t begin, int64_t limit,
@@ -173,6 +187,7 @@ LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
       if (s.cap > 0) {
         bound(row, nullptr, tp, s.cap);
       }
+      add_distances(row, s, i0 + i);
       const float top = greatest<By::kWide>(row, begin, limit);
       const float sum = exponentials<By::kWide>(row, tp, begin, limit, top);
       lse[i0 + i] = top + std::log(sum);
@@ -195,11 +210,12 @@ LUTHIER_INLINE void head_forward(const Rows<const T>& q, const Rows<const T>& k,
   }
 }
 
-// Adds to `mem.dk` and `mem.dv`, which the caller clears and writes: heads of a group share them.
+// Adds to `mem.dk` and `mem.dv`, which the caller clears and writes: heads of a group share them. To
+// `of_distance`, as `Shape::distance` lies, is added as well where it is not null.
 template <typename T, typename By>
 LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& dout,
                                   const Rows<T>& dq, const float* lse, const Shape& s,
-                                  const Drop* drop, Scratch& mem) {
+                                  const Drop* drop, float* of_distance, Scratch& mem) {
   const int64_t tp = s.tp(), dp = s.dp();
   gather(mem.q, q, s.n, s, s.scale);
   gather(mem.dout, dout, s.n, s, 1.0f);
@@ -215,6 +231,7 @@ LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& d
       if (s.cap > 0) {
         bound(p, mem.slope.data(), tp, s.cap);
       }
+      add_distances(p, s, i0 + i);
       exponentials<By::kWide>(p, tp, s.begin(i0 + i), s.limit(i0 + i), lse[i0 + i]);
       if (drop != nullptr) {
         drop->factors(mem.row.data(), tp, i0 + i);
@@ -235,6 +252,12 @@ LUTHIER_INLINE void head_backward(const Rows<const T>& q, const Rows<const T>& d
       const float shared = vec::sum(dot);
       for (int64_t j = 0; j < tp; j++) {
         g[j] = p[j] * (g[j] - shared);
+      }
+      if (of_distance != nullptr) {
+        float* own = of_distance - s.place(i0 + i);
+        for (int64_t j = 0; j < s.t; j++) {
+          own[j] += g[j];
+        }
       }
       if (s.cap > 0) {
         for (int64_t j = 0; j < tp; j++) {

@@ -53,7 +53,8 @@ Tensor dropped(const Tensor& weights, const Tensor& keys, double p, int64_t firs
 
 Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v,
                                const Tensor& offsets, const Tensor& query_offsets,
-                               const Tensor& keys, double p, const PackedHeads& h) {
+                               const Tensor& keys, double p, const Tensor& distances,
+                               const PackedHeads& h) {
   const Padding pad = padding_of(offsets, k.size(0), q.device());
   const bool alike = query_offsets.is_same(offsets);
   const Padding asks = alike ? pad : padding_of(query_offsets, q.size(0), q.device());
@@ -65,11 +66,12 @@ Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v
   };
   const Tensor qs = padded(q, h.query, asks), ks = padded(k, h.key, pad), vs = padded(v, h.key, pad);
   Tensor mask = pad.absent.unsqueeze(1).unsqueeze(1);  // [b, 1, 1, t]
+  // Where it is causal the queries are those of the last tokens of each sequence.
+  const Tensor lengths = pad.lengths.sub(asks.lengths).view({-1, 1, 1, 1});
+  const Tensor shift = h.causal ? lengths : lengths.zero_();
+  const Tensor last = at::arange(asks.longest, shift.options()).view({1, 1, -1, 1}).add(shift);
+  const Tensor at = at::arange(pad.longest, shift.options()).view({1, 1, 1, -1});
   if (h.causal) {
-    // The queries are those of the last tokens of each sequence.
-    const Tensor shift = pad.lengths.sub(asks.lengths).view({-1, 1, 1, 1});
-    const Tensor last = at::arange(asks.longest, shift.options()).view({1, 1, -1, 1}).add(shift);
-    const Tensor at = at::arange(pad.longest, shift.options()).view({1, 1, 1, -1});
     mask = mask.logical_or(at.gt(last).to(mask.device()));
     if (h.window > 0) {
       mask = mask.logical_or(at.le(last.sub(h.window)).to(mask.device()));
@@ -78,12 +80,21 @@ Tensor packed_attention_by_ops(const Tensor& q, const Tensor& k, const Tensor& v
     }
   }
   Tensor mixed;
-  if (p == 0.0 && h.cap == 0.0) {
+  if (p == 0.0 && h.cap == 0.0 && !distances.defined()) {
     mixed = at::scaled_dot_product_attention(qs, ks, vs, mask.logical_not(), 0.0, false, h.scale);
   } else {
     Tensor scores = qs.mul(h.scale).matmul(ks.transpose(-2, -1));
     if (h.cap > 0.0) {
       scores = scores.div(h.cap).tanh().mul(h.cap);
+    }
+    if (distances.defined()) {
+      const int64_t span = (distances.size(1) + 1) / 2;
+      // Rows that only fill up may lie too far.
+      const Tensor far = at.sub(last).clamp(1 - span, span - 1).add(span - 1);  // [b, 1, n, t]
+      const Tensor given = distances.index_select(1, far.flatten().to(distances.device()));
+      const auto sizes = far.sizes();
+      scores = scores.add(
+          given.view({h.query, sizes[0], sizes[2], sizes[3]}).transpose(0, 1).to(scores.scalar_type()));
     }
     const Tensor weights = scores.masked_fill(mask, -INFINITY).softmax(-1);
     mixed = (p > 0.0 ? dropped(weights, keys, p, h.first) : weights).matmul(vs);

@@ -19,7 +19,8 @@ struct PackedHeads {
 // For devices and kinds without a kernel: pads, and computes by libtorch's operations.
 at::Tensor packed_attention_by_ops(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& offsets, const at::Tensor& query_offsets,
-                                   const at::Tensor& keys, double p, const PackedHeads& heads);
+                                   const at::Tensor& keys, double p,
+                                   const at::Tensor& distances, const PackedHeads& heads);
 
 // Dropout as dropout.cpp has it: of `[b, …, d]` where `offsets` is undefined, else of `[tokens, d]`.
 at::Tensor dropout(const at::Tensor& x, const at::Tensor& keys, const at::Tensor& offsets,

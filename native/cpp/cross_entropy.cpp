@@ -113,7 +113,8 @@ struct CrossEntropy : Function<CrossEntropy> {
   // `weight` is what is multiplied by, `param` what is trained: itself, or in a higher precision.
   static tensor_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
                              const Tensor& param, const Tensor& targets, const Tensor& weights,
-                             double cap, int64_t chunk, bool by_ops) {
+                             const std::optional<Tensor>& bias, double cap, int64_t chunk,
+                             bool by_ops) {
     const int64_t n = x.size(0), v = weight.size(0);
     const bool trained = param.requires_grad(), grad = trained || x.requires_grad();
     const Tensor losses = at::empty({n}, x.options().dtype(at::kFloat));
@@ -124,6 +125,9 @@ struct CrossEntropy : Function<CrossEntropy> {
       const int64_t size = std::min(chunk, n - at);
       const Tensor rows = x.narrow(0, at, size);
       Tensor logits = rows.mm(weight.t()).to(at::kFloat).contiguous();
+      if (bias) {
+        logits.add_(*bias);
+      }
       const Tensor own = targets.narrow(0, at, size), by = weights.narrow(0, at, size);
       if (by_ops) {
         const auto [loss, hit] = chunk_by_ops(logits, own, by, grad, cap);
@@ -171,8 +175,8 @@ struct CrossEntropy : Function<CrossEntropy> {
     const auto times = [&](const Tensor& x) {
       return x.defined() ? x.mul(by.to(x.scalar_type())) : Tensor();
     };
-    return {times(saved[0]), Tensor(), times(saved[1]), Tensor(),
-            Tensor(), Tensor(), Tensor(), Tensor()};
+    return {times(saved[0]), Tensor(), times(saved[1]), Tensor(), Tensor(),
+            Tensor(),        Tensor(), Tensor(),        Tensor()};
   }
 };
 
@@ -182,8 +186,10 @@ struct CrossEntropy : Function<CrossEntropy> {
 extern "C" {
 
 // `out`: the sum of the losses times `weights`, each loss, and 1 where the target has the greatest logit.
+// `bias`, which may be null, is added to the logits of each row; it has no gradient.
 char* luthier_cross_entropy(const at::Tensor* x, const at::Tensor* weight, const at::Tensor* param,
-                            const at::Tensor* targets, const at::Tensor* weights, double cap,
+                            const at::Tensor* targets, const at::Tensor* weights,
+                            const at::Tensor* bias, double cap,
                             int64_t chunk, bool by_ops, at::Tensor** total, at::Tensor** losses,
                             at::Tensor** right) {
   return luthier::guarded([&] {
@@ -200,10 +206,14 @@ char* luthier_cross_entropy(const at::Tensor* x, const at::Tensor* weight, const
     TORCH_CHECK(targets->numel() == 0 || (targets->min().item<int64_t>() >= 0 &&
                                           targets->max().item<int64_t>() < weight->size(0)),
                 "cross_entropy: a target lies outside of the ", weight->size(0), " tokens");
+    TORCH_CHECK(bias == nullptr || (bias->dim() == 1 && bias->size(0) == weight->size(0) &&
+                                    bias->scalar_type() == at::kFloat && !bias->requires_grad()),
+                "cross_entropy: the bias is ", bias == nullptr ? at::IntArrayRef() : bias->sizes(),
+                " for ", weight->size(0), " tokens");
     TORCH_CHECK(chunk >= 1 && cap >= 0.0, "cross_entropy: chunks of ", chunk, ", bound ", cap);
     const bool ops = by_ops || !x->is_cpu();
     const auto made = luthier::CrossEntropy::apply(x->contiguous(), *weight, *param, *targets, *weights,
-                                                   cap, chunk, ops);
+                                                   luthier::given(luthier::or_none(bias)), cap, chunk, ops);
     *total = new at::Tensor(made[0]);
     *losses = new at::Tensor(made[1]);
     *right = new at::Tensor(made[2]);

@@ -25,6 +25,9 @@ struct Head {
   float* out;  // as `queries`
   int64_t group, width, tokens;
   float scale, cap;
+  // What the score of each token gets by its distance, for the first of the group; null for nothing.
+  const float* distances;
+  int64_t distances_stride;
 };
 
 template <typename V>
@@ -60,7 +63,8 @@ LUTHIER_INLINE void head(const Head& h, float* scores) {
     for (int64_t g = 0; g < h.group; g++) {
       const float score =
           dot<V>(h.queries + g * h.width, h.keys + t * h.width, h.width) * h.scale;
-      scores[g * room + t] = h.cap > 0.0f ? h.cap * std::tanh(score / h.cap) : score;
+      const float more = h.distances == nullptr ? 0.0f : h.distances[g * h.distances_stride + t];
+      scores[g * room + t] = (h.cap > 0.0f ? h.cap * std::tanh(score / h.cap) : score) + more;
     }
   }
   for (int64_t g = 0; g < h.group; g++) {
@@ -103,7 +107,9 @@ auto chosen() {
 }
 
 Tensor decode(const Tensor& joined, const std::vector<Tensor>& kept, const int64_t* lengths,
-              const PackedHeads& h) {
+              const Tensor& by_distance, const PackedHeads& h) {
+  const int64_t m = by_distance.defined() ? by_distance.size(1) : 0, span = (m + 1) / 2;
+  const auto* distances = by_distance.defined() ? by_distance.const_data_ptr<float>() : nullptr;
   const int64_t n = joined.size(0), group = h.query / h.key, width = h.width;
   Tensor out = at::empty({n, h.query * width}, joined.options());
   const auto* rows = joined.const_data_ptr<float>();
@@ -124,7 +130,8 @@ Tensor decode(const Tensor& joined, const std::vector<Tensor>& kept, const int64
       scores.resize(group * vec::rounded(length - first));
       by({own + at * group * width, keys + first * width, values + first * width,
           outs + (row * h.query + at * group) * width, group, width, length - first,
-          static_cast<float>(h.scale), static_cast<float>(h.cap)},
+          static_cast<float>(h.scale), static_cast<float>(h.cap),
+          distances == nullptr ? nullptr : distances + at * group * m + span - length + first, m},
          scores.data());
     }
   });
@@ -139,7 +146,7 @@ extern "C" {
 // `joined`: a token a row, queries, keys and values side by side; `kept`: `[2, key, room, width]` a row, of
 // which `lengths` tokens are used with the new one, whose keys and values are written.
 char* luthier_decode_attention(const at::Tensor* joined, at::Tensor* const* kept,
-                               const int64_t* lengths, size_t n,
+                               const int64_t* lengths, size_t n, const at::Tensor* by_distance,
                                const luthier::PackedHeads* heads, at::Tensor** out) {
   return luthier::guarded([&] {
     const auto& h = *heads;
@@ -150,14 +157,23 @@ char* luthier_decode_attention(const at::Tensor* joined, at::Tensor* const* kept
                     joined->size(0) == static_cast<int64_t>(n) &&
                     joined->size(1) == (h.query + 2 * h.key) * h.width,
                 "decode attention: projections are ", joined->sizes(), " for ", n, " sequences");
+    const at::Tensor distances =
+        by_distance == nullptr ? at::Tensor() : by_distance->contiguous();
+    TORCH_CHECK(!distances.defined() ||
+                    (distances.dim() == 2 && distances.size(0) == h.query &&
+                     distances.size(1) % 2 == 1 && distances.scalar_type() == at::kFloat &&
+                     distances.is_cpu()),
+                "decode attention: what distances give is ", distances.sizes());
     for (size_t i = 0; i < n; i++) {
+      TORCH_CHECK(!distances.defined() || 2 * lengths[i] - 1 <= distances.size(1),
+                  "decode attention: ", lengths[i], " tokens, distances are ", distances.sizes());
       const auto& cache = caches[i];
       TORCH_CHECK(cache.is_cpu() && cache.scalar_type() == at::kFloat && cache.is_contiguous() &&
                       cache.dim() == 4 && cache.size(0) == 2 && cache.size(1) == h.key &&
                       cache.size(3) == h.width && lengths[i] >= 1 && lengths[i] <= cache.size(2),
                   "decode attention: ", lengths[i], " tokens in ", cache.sizes());
     }
-    *out = new at::Tensor(luthier::decode(joined->contiguous(), caches, lengths, h));
+    *out = new at::Tensor(luthier::decode(joined->contiguous(), caches, lengths, distances, h));
   });
 }
 }

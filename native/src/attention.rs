@@ -94,7 +94,42 @@ pub fn f_attention(
     offsets: &Tensor,
     drop: Option<(f64, &Tensor)>,
 ) -> Result<Tensor> {
-    of_packed(projections, heads, offsets, drop, false)
+    of_packed(projections, heads, offsets, drop, None, false)
+}
+
+/// [`f_attention`] whose scores get something by the distance from query to key: to the score of query `i` and key `j` of
+/// head `h` is added `by_distance[h][span − 1 + j − i]`.
+///
+/// `by_distance`: fp32 `[query, 2 · span − 1]`, where no sequence has more than `span` tokens; it has a gradient. Scores have
+/// no bound, and queries that are apart are those of a sequence's last tokens.
+///
+/// Source: C. Raffel et al., "Exploring the limits of transfer learning with a unified text-to-text transformer", 2020,
+/// section 2.1.
+///
+/// # Errors
+/// Where [`f_attention`] gives one, and where `by_distance` does not fit.
+pub fn f_distance_attention(
+    projections: Projections,
+    heads: Heads,
+    offsets: &Tensor,
+    by_distance: &Tensor,
+    drop: Option<(f64, &Tensor)>,
+) -> Result<Tensor> {
+    of_packed(projections, heads, offsets, drop, Some(by_distance), false)
+}
+
+/// [`f_distance_attention`] in the manner of tch's operations.
+///
+/// # Panics
+/// Where [`f_distance_attention`] gives an error.
+pub fn distance_attention(
+    projections: Projections,
+    heads: Heads,
+    offsets: &Tensor,
+    by_distance: &Tensor,
+    drop: Option<(f64, &Tensor)>,
+) -> Tensor {
+    f_distance_attention(projections, heads, offsets, by_distance, drop).unwrap()
 }
 
 /// [`f_attention`] in the manner of tch's operations.
@@ -115,6 +150,7 @@ fn of_packed(
     heads: Heads,
     offsets: &Tensor,
     drop: Option<(f64, &Tensor)>,
+    by_distance: Option<&Tensor>,
     by_ops: bool,
 ) -> Result<Tensor> {
     let (query, key, value, query_offsets) = match projections {
@@ -134,6 +170,7 @@ fn of_packed(
         query_offsets,
         keys,
         p,
+        by_distance,
         heads,
         by_ops,
     })
@@ -171,7 +208,7 @@ mod tests {
         let run = |by_ops: bool, joined: bool| {
             let all = Tensor::cat(&[&q, &k, &v], 1);
             let projections = if joined { Projections::Joined(&all) } else { Projections::Apart(&q, &k, &v) };
-            let out = of_packed(projections, heads, &offsets, drop, by_ops).unwrap();
+            let out = of_packed(projections, heads, &offsets, drop, None, by_ops).unwrap();
             let loss = (out.to_kind(Kind::Float) * &seen).sum(Kind::Float);
             let grads = Tensor::run_backward(&[loss], &[&q, &k, &v], false, false);
             (out.detach(), grads)
@@ -205,6 +242,43 @@ mod tests {
     }
 
     #[test]
+    fn scores_get_what_distances_give() {
+        tch::manual_seed(4);
+        let lengths = [5_i64, 1, 70];
+        let offsets = Tensor::from_slice(&[0_i64, 5, 6, 76]);
+        let keys = crate::keys(1, 2, 3, &Tensor::from_slice(&[7_i64, 9, 4]));
+        for (causal, p, kind, tolerance) in [
+            (false, 0.0, Kind::Float, 1e-5),
+            (true, 0.0, Kind::Float, 1e-5),
+            (false, 0.3, Kind::Float, 1e-5),
+            (true, 0.3, Kind::BFloat16, 2e-2),
+        ] {
+            let heads = Heads { causal, scale: 1.0, ..Heads::bidirectional(3, 8) };
+            let drop = (p > 0.0).then_some((p, &keys));
+            let (joined, given) = (leaf(&[77, 72], kind), leaf(&[3, 2 * 75 - 1], Kind::Float));
+            let seen = Tensor::randn([77, 24], (Kind::Float, Device::Cpu));
+            let [found, expected] = [false, true].map(|by_ops| {
+                let joined = Projections::Joined(&joined);
+                of_packed(joined, heads, &offsets, drop, Some(&given), by_ops).unwrap()
+            });
+            let what = format!("causal {causal} dropout {p} {kind:?} {lengths:?}");
+            assert!(difference(&found, &expected) < tolerance, "{what}");
+            let grads = [&found, &expected].map(|out| {
+                let loss = (out.to_kind(Kind::Float) * &seen).sum(Kind::Float);
+                Tensor::run_backward(&[loss], &[&joined, &given], false, false)
+            });
+            for (found, expected) in grads[0].iter().zip(&grads[1]) {
+                assert!(difference(found, expected) < tolerance, "{what}: {}", difference(found, expected));
+            }
+        }
+        let far = Tensor::zeros([3, 2 * 69 - 1], (Kind::Float, Device::Cpu));
+        let joined = Tensor::zeros([77, 72], (Kind::Float, Device::Cpu));
+        let heads = Heads::bidirectional(3, 8);
+        let error = f_distance_attention(Projections::Joined(&joined), heads, &offsets, &far, None);
+        assert!(error.unwrap_err().to_string().contains("70 tokens, distances reach over 69"));
+    }
+
+    #[test]
     fn queries_of_some_tokens_get_what_all_of_them_would() {
         tch::manual_seed(6);
         let lengths = [5_i64, 1, 27];
@@ -235,13 +309,13 @@ mod tests {
             };
             let chosen = Tensor::from_slice(&chosen);
             let all = Tensor::cat(&[&query, &key_value], 1);
-            let whole = of_packed(Projections::Joined(&all), heads, &offsets, drop, by_ops).unwrap();
+            let whole = of_packed(Projections::Joined(&all), heads, &offsets, drop, None, by_ops).unwrap();
             let whole = whole.index_select(0, &chosen);
             let some = query.index_select(0, &chosen);
             let query_offsets = Tensor::from_slice(&[0_i64, 1, 2, 3]);
             let across =
                 Projections::Across { query: &some, query_offsets: &query_offsets, key_value: &key_value };
-            let found = of_packed(across, heads, &offsets, drop, by_ops).unwrap();
+            let found = of_packed(across, heads, &offsets, drop, None, by_ops).unwrap();
             let seen = Tensor::randn([3, 32], (Kind::Float, Device::Cpu));
             let grads = [&whole, &found].map(|out| {
                 Tensor::run_backward(&[(out * &seen).sum(Kind::Float)], &[&query, &key_value], true, false)

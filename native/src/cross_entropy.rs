@@ -17,6 +17,8 @@ pub struct CrossEntropy<'a> {
     pub targets: &'a Tensor,
     /// fp32 `[n]`: what each row's loss is multiplied by in the sum.
     pub weights: &'a Tensor,
+    /// fp32 `[vocabulary]`, added to the logits of each row, without a gradient.
+    pub bias: Option<&'a Tensor>,
     /// Logits become `cap · tanh(logit / cap)`; 0 for no bound.
     pub cap: f64,
 }
@@ -35,7 +37,7 @@ pub struct Losses {
 /// Logits that stand at once, at most, in bytes.
 const CHUNK_BYTES: i64 = 32 << 20;
 
-/// `Σ weights · cross_entropy(states · weightᵀ, targets)`, fp32 inside.
+/// `Σ weights · cross_entropy(states · weightᵀ + bias, targets)`, fp32 inside.
 ///
 /// Logits are made and forgotten in chunks of rows, and with them the gradients, of which `states` and `param` are given
 /// those they need: of all logits no more than 32 MiB stand at once, and none is computed twice.
@@ -59,8 +61,8 @@ pub fn cross_entropy(of: CrossEntropy) -> Losses {
 }
 
 fn compute(of: CrossEntropy, chunk: i64, by_ops: bool) -> Result<Losses> {
-    let CrossEntropy { states: x, weight, param, targets, weights, cap } = of;
-    let it = ffi::CrossEntropy { x, weight, param, targets, weights, cap, chunk, by_ops };
+    let CrossEntropy { states: x, weight, param, targets, weights, bias, cap } = of;
+    let it = ffi::CrossEntropy { x, weight, param, targets, weights, bias, cap, chunk, by_ops };
     let [total, each, right] = ffi::cross_entropy(&it)?;
     Ok(Losses { total, each, right })
 }
@@ -79,8 +81,10 @@ mod tests {
         let (states, param) = (leaf(&[n, d], Kind::Float), leaf(&[v, d], Kind::Float));
         let targets = Tensor::randint(v, [n], (Kind::Int64, Device::Cpu));
         let weights = Tensor::rand([n], (Kind::Float, Device::Cpu));
-        for cap in [0.0, 2.0] {
+        let beside = Tensor::randn([v], (Kind::Float, Device::Cpu));
+        for (cap, bias) in [(0.0, None), (2.0, None), (0.0, Some(&beside))] {
             let logits = states.matmul(&param.transpose(0, 1));
+            let logits = bias.map_or_else(|| logits.shallow_clone(), |bias| &logits + bias);
             let logits = if cap > 0.0 { (logits / cap).tanh() * cap } else { logits };
             let each = logits.cross_entropy_loss(&targets, None::<&Tensor>, Reduction::None, -100, 0.0);
             let total = (&each * &weights).sum(Kind::Float) * 3.0;
@@ -95,6 +99,7 @@ mod tests {
                     param: &param,
                     targets: &targets,
                     weights: &weights,
+                    bias,
                     cap,
                 };
                 let made = compute(of, chunk, by_ops).unwrap();
@@ -120,6 +125,7 @@ mod tests {
                 param,
                 targets: &targets,
                 weights: &weights,
+                bias: None,
                 cap: 0.0,
             })
         };

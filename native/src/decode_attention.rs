@@ -11,7 +11,8 @@ use crate::{Heads, Result, ffi};
 /// - `joined`: `[sequences, (query + 2 · key) · width]`, fp32 on the CPU: queries, keys and values of the new tokens;
 /// - `kept`: for each sequence `[2, key, room, width]`, contiguous: keys, then values, a head after the other. Those of the
 ///   new token are written to place `length - 1`;
-/// - `lengths`: tokens of each sequence, the new one included.
+/// - `lengths`: tokens of each sequence, the new one included;
+/// - `by_distance`: what scores get by the distance of tokens, as in [`crate::distance_attention`].
 ///
 /// Returns `[sequences, query · width]`. It has no gradient.
 ///
@@ -22,8 +23,9 @@ pub fn f_decode_attention<T: Borrow<Tensor>>(
     kept: &[T],
     lengths: &[i64],
     heads: Heads,
+    by_distance: Option<&Tensor>,
 ) -> Result<Tensor> {
-    ffi::decode_attention(joined, kept, lengths, &heads.packed())
+    ffi::decode_attention(joined, kept, lengths, by_distance, &heads.packed())
 }
 
 /// [`f_decode_attention`] in the manner of tch's operations.
@@ -35,8 +37,9 @@ pub fn decode_attention<T: Borrow<Tensor>>(
     kept: &[T],
     lengths: &[i64],
     heads: Heads,
+    by_distance: Option<&Tensor>,
 ) -> Tensor {
-    f_decode_attention(joined, kept, lengths, heads).unwrap()
+    f_decode_attention(joined, kept, lengths, heads, by_distance).unwrap()
 }
 
 #[cfg(test)]
@@ -61,12 +64,17 @@ mod tests {
     #[test]
     fn each_token_in_turn_gets_what_all_at_once_would() {
         tch::manual_seed(2);
-        for heads in [
+        for (number, heads) in [
             Heads::causal(4, 2, 16),
             Heads::causal(3, 3, 40),
             Heads { window: 5, ..Heads::causal(2, 1, 7) },
             Heads { cap: 0.7, scale: 0.4, ..Heads::causal(6, 2, 64) },
-        ] {
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let distances = Tensor::randn([heads.query, 2 * 80 - 1], OPTIONS);
+            let by_distance = (number % 3 == 0 && heads.cap == 0.0).then_some(&distances);
             let lengths = [1_i64, 9, 70];
             let width = (heads.query + 2 * heads.key) * heads.width;
             let all: Vec<Tensor> = lengths.iter().map(|&n| Tensor::randn([n, width], OPTIONS)).collect();
@@ -77,10 +85,14 @@ mod tests {
                 .collect();
             let last: Vec<Tensor> =
                 all.iter().zip(lengths).map(|(rows, n)| rows.narrow(0, n - 1, 1)).collect();
-            let found = decode_attention(&Tensor::cat(&last, 0), &caches, &lengths, heads);
+            let found = decode_attention(&Tensor::cat(&last, 0), &caches, &lengths, heads, by_distance);
             for (at, (rows, n)) in all.iter().zip(lengths).enumerate() {
                 let offsets = Tensor::from_slice(&[0, n]);
-                let whole = crate::attention(Projections::Joined(rows), heads, &offsets, None);
+                let joined = Projections::Joined(rows);
+                let whole = match by_distance {
+                    Some(given) => crate::distance_attention(joined, heads, &offsets, given, None),
+                    None => crate::attention(joined, heads, &offsets, None),
+                };
                 let off = (whole.get(n - 1) - found.get(at as i64)).abs().max().double_value(&[]);
                 assert!(off < 1e-5, "{heads:?} of {n}: {off}");
                 // The new token's are kept with the others.
@@ -93,7 +105,7 @@ mod tests {
     fn a_sequence_without_room_is_refused() {
         let heads = Heads::causal(2, 1, 8);
         let (joined, full) = (Tensor::zeros([1, 32], OPTIONS), Tensor::zeros([2, 1, 4, 8], OPTIONS));
-        let error = f_decode_attention(&joined, &[full], &[5], heads).unwrap_err();
+        let error = f_decode_attention(&joined, &[full], &[5], heads, None).unwrap_err();
         assert!(error.to_string().contains("5 tokens in"), "{error}");
     }
 }

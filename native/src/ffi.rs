@@ -69,6 +69,7 @@ unsafe extern "C" {
         query_offsets: Ptr,
         keys: Ptr,
         p: f64,
+        by_distance: Ptr,
         heads: *const PackedHeads,
         by_ops: bool,
         out: Out,
@@ -129,6 +130,7 @@ unsafe extern "C" {
         kept: List,
         lengths: *const i64,
         n: usize,
+        by_distance: Ptr,
         heads: *const PackedHeads,
         out: Out,
     ) -> Message;
@@ -139,6 +141,7 @@ unsafe extern "C" {
         param: Ptr,
         targets: Ptr,
         weights: Ptr,
+        bias: Ptr,
         cap: f64,
         chunk: i64,
         by_ops: bool,
@@ -246,6 +249,7 @@ pub(crate) struct PackedAttention<'a> {
     pub query_offsets: Option<&'a Tensor>,
     pub keys: Option<&'a Tensor>,
     pub p: f64,
+    pub by_distance: Option<&'a Tensor>,
     pub heads: PackedHeads,
     pub by_ops: bool,
 }
@@ -260,6 +264,7 @@ pub(crate) fn packed_attention(it: &PackedAttention) -> Result<Tensor> {
             ptr_or_null(it.query_offsets),
             ptr_or_null(it.keys),
             it.p,
+            ptr_or_null(it.by_distance),
             &it.heads,
             it.by_ops,
             out,
@@ -271,12 +276,21 @@ pub(crate) fn decode_attention<T: Borrow<Tensor>>(
     joined: &Tensor,
     kept: &[T],
     lengths: &[i64],
+    by_distance: Option<&Tensor>,
     heads: &PackedHeads,
 ) -> Result<Tensor> {
     assert_eq!(kept.len(), lengths.len(), "a length for each sequence");
     let kept = list(kept);
     tensor_from(|out| unsafe {
-        luthier_decode_attention(ptr_of(joined), kept.as_ptr(), lengths.as_ptr(), kept.len(), heads, out)
+        luthier_decode_attention(
+            ptr_of(joined),
+            kept.as_ptr(),
+            lengths.as_ptr(),
+            kept.len(),
+            ptr_or_null(by_distance),
+            heads,
+            out,
+        )
     })
 }
 
@@ -401,6 +415,7 @@ pub(crate) struct CrossEntropy<'a> {
     pub param: &'a Tensor,
     pub targets: &'a Tensor,
     pub weights: &'a Tensor,
+    pub bias: Option<&'a Tensor>,
     pub cap: f64,
     pub chunk: i64,
     pub by_ops: bool,
@@ -417,6 +432,7 @@ pub(crate) fn cross_entropy(it: &CrossEntropy) -> Result<[Tensor; 3]> {
             ptr_of(it.param),
             ptr_of(it.targets),
             ptr_of(it.weights),
+            ptr_or_null(it.bias),
             it.cap,
             it.chunk,
             it.by_ops,

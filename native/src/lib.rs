@@ -42,7 +42,7 @@ pub mod rms_norm;
 pub mod rotary;
 pub mod runtime;
 
-pub use attention::{Heads, Projections, attention, f_attention};
+pub use attention::{Heads, Projections, attention, distance_attention, f_attention, f_distance_attention};
 pub use cross_entropy::{CrossEntropy, Losses, cross_entropy, f_cross_entropy};
 pub use decode_attention::{decode_attention, f_decode_attention};
 pub use dropout::{dropout, dropout_packed, f_dropout, f_dropout_packed};

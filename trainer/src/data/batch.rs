@@ -16,18 +16,24 @@ pub struct Row<'a> {
     pub type_ids: &'a [u8],
     /// 1 for each token that counts in a language model's loss; empty where labels do.
     pub counts: &'a [u8],
+    /// What a decoder is to say of the tokens, after the one that it begins with; empty where there is no decoder. All of it
+    /// counts in the loss but the first.
+    pub answer: &'a [u32],
 }
 
 impl Row<'_> {
     /// How many of its tokens count. Nothing foretells the first.
     pub fn counted(&self) -> usize {
+        if !self.answer.is_empty() {
+            return self.answer.len() - 1;
+        }
         self.counts.iter().skip(1).filter(|&&counts| counts > 0).count()
     }
 }
 
 /// The tokens of a batch that count in the loss.
 pub struct Counted {
-    /// Where each is foretold: one token before it, Int64 `[m]`.
+    /// Where each is foretold: one token before it, Int64 `[m]`; among the rows of the answers where there are such.
     pub places: Tensor,
     /// What it is, Int64 `[m]`.
     pub targets: Tensor,
@@ -39,6 +45,12 @@ impl Counted {
     fn of(rows: &[Row], device: Device) -> Self {
         let (mut places, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
         for row in rows {
+            if !row.answer.is_empty() {
+                places.extend((start..start + row.answer.len() - 1).map(|place| place as i64));
+                targets.extend(row.answer[1..].iter().map(|&id| i64::from(id)));
+                start += row.answer.len() - 1;
+                continue;
+            }
             let counts = row.counts.iter().enumerate().skip(1).filter(|(_, counts)| **counts > 0);
             for (at, _) in counts {
                 places.push((start + at - 1) as i64);
@@ -70,18 +82,30 @@ pub struct Batch {
 impl Batch {
     /// Tokens that the model computes: those of the rows and the few that round them up.
     pub fn computed(&self) -> u64 {
-        self.inputs.packing.tokens() as u64
+        self.inputs.packing.rows() as u64
     }
 }
 
-/// Lays rows end to end, and fills up with `padding` for token ids and for type ids.
+/// Lays rows end to end, and fills up with `padding` for token ids and for type ids. Answers, which all rows have or none, lie
+/// apart, without the last token of each: nothing comes after it.
 pub fn collate(rows: &[Row], (pad_id, pad_type_id): (u32, u32), device: Device) -> Batch {
     let lengths: Vec<i64> = rows.iter().map(|row| row.ids.len() as i64).collect();
-    let packing = Packing::new(&lengths, device);
-    let filled = |mut values: Vec<i64>, padding: u32| {
-        values.resize(packing.tokens() as usize, i64::from(padding));
+    let read = rows.iter().map(|row| row.answer.split_last().map_or(&[][..], |(_, read)| read));
+    let read: Vec<&[u32]> = read.collect();
+    let answers: Vec<i64> = read.iter().map(|ids| ids.len() as i64).collect();
+    let packing = match answers.iter().any(|&length| length > 0) {
+        true => Packing::answered(&lengths, &answers, device),
+        false => Packing::new(&lengths, device),
+    };
+    let padded = |mut values: Vec<i64>, tokens: i64, padding: u32| {
+        values.resize(tokens as usize, i64::from(padding));
         Tensor::from_slice(&values).to_device(device)
     };
+    let filled = |values, padding| padded(values, packing.tokens(), padding);
+    let answer_ids = packing.answers.as_ref().map(|answers| {
+        let ids = read.concat().into_iter().map(i64::from).collect();
+        padded(ids, answers.tokens(), pad_id)
+    });
     let ids = rows.iter().flat_map(|row| row.ids).map(|&id| i64::from(id)).collect();
     let of_row = |row: &Row| match row.type_ids {
         [] => vec![0; row.ids.len()],
@@ -93,10 +117,11 @@ pub fn collate(rows: &[Row], (pad_id, pad_type_id): (u32, u32), device: Device) 
         inputs: Inputs {
             input_ids: filled(ids, pad_id),
             token_type_ids: filled(type_ids, pad_type_id),
+            answer_ids,
             packing,
         },
         examples: Tensor::from_slice(&numbers).to_device(device),
         counted: Counted::of(rows, device),
-        tokens: lengths.iter().sum::<i64>() as u64,
+        tokens: lengths.iter().chain(&answers).sum::<i64>() as u64,
     }
 }

@@ -10,7 +10,7 @@ use tch::Tensor;
 
 use super::{Depth, Inputs, TextModel, layer_number};
 use crate::nn::{
-    CausalAttention, Context, Dropout, Embedding, Linear, Output, Path, Projection, RmsNorm, Rope, Rotary,
+    Context, Dropout, Embedding, Linear, MultiHeadAttention, Output, Path, Projection, RmsNorm, Rope, Rotary,
     Vocabulary,
 };
 
@@ -197,7 +197,7 @@ impl FeedForward {
 /// One layer: attention, then the feed-forward block.
 struct Layer {
     input_norm: RmsNorm,
-    attention: CausalAttention,
+    attention: MultiHeadAttention,
     output: Linear,
     /// After the attention, before it is added; Gemma alone.
     attention_norm: Option<RmsNorm>,
@@ -224,7 +224,7 @@ impl Layer {
             true => Projection::Fused(&fused),
             false => Projection::Apart([&parts[0], &parts[1], &parts[2]]),
         };
-        let attention = CausalAttention::new(&at, projection, hidden, described, std, shape.dropouts[2])
+        let attention = MultiHeadAttention::new(&at, projection, hidden, described, std, shape.dropouts[2])
             .turned(own.rope.map(|rope| ropes[rope].clone()));
         let attention = match shape.qk_norms {
             true => {

@@ -9,7 +9,7 @@ use tch::Tensor;
 use super::decoder::Fields;
 use super::{Depth, Inputs, TextModel, layer_number};
 use crate::nn::{
-    Activation, CausalAttention, Context, Dropout, Embedding, LayerNorm, Linear, Output, Path, Projection,
+    Activation, Context, Dropout, Embedding, LayerNorm, Linear, MultiHeadAttention, Output, Path, Projection,
     Vocabulary,
 };
 
@@ -64,7 +64,7 @@ impl Shape {
 /// One layer: attention, then the feed-forward block.
 struct Block {
     ln_1: LayerNorm,
-    attention: CausalAttention,
+    attention: MultiHeadAttention,
     output: Linear,
     ln_2: LayerNorm,
     c_fc: Linear,
@@ -81,7 +81,7 @@ impl Block {
         let scale = if shape.scaled[0] { plain.scale } else { 1.0 };
         let scale = if shape.scaled[1] { scale / (number + 1) as f64 } else { scale };
         let projection = at.sub("c_attn");
-        let attention = CausalAttention::new(
+        let attention = MultiHeadAttention::new(
             &at,
             Projection::ByColumn(&projection),
             hidden,

@@ -10,7 +10,7 @@ use tch::Tensor;
 use super::decoder::Fields;
 use super::{Depth, Inputs, TextModel, layer_number};
 use crate::nn::{
-    Activation, CausalAttention, Context, Dropout, Embedding, LayerNorm, Linear, Output, Path, Projection,
+    Activation, Context, Dropout, Embedding, LayerNorm, Linear, MultiHeadAttention, Output, Path, Projection,
     Rope, Rotary, Vocabulary,
 };
 
@@ -71,7 +71,7 @@ impl Shape {
 /// One layer: attention and feed-forward block, beside each other or one after the other.
 struct Layer {
     input_layernorm: LayerNorm,
-    attention: CausalAttention,
+    attention: MultiHeadAttention,
     dense: Linear,
     post_attention_layernorm: LayerNorm,
     dense_h_to_4h: Linear,
@@ -87,7 +87,7 @@ impl Layer {
         let (at, mlp) = (path.sub("attention").biased(biased), path.sub("mlp"));
         let described = Heads::causal(heads, heads, hidden / heads);
         let projection = at.sub("query_key_value");
-        let attention = CausalAttention::new(
+        let attention = MultiHeadAttention::new(
             &at,
             Projection::ByHead(&projection),
             hidden,

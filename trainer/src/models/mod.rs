@@ -1,22 +1,27 @@
 //! The model families: one file each, in the names of its upstream.
 
+mod bart;
 mod bert;
 mod classifier;
 mod decoder;
 mod distilbert;
+mod encoder_decoder;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
 mod llama;
 mod roberta;
+mod t5;
 
 use anyhow::{Context as _, Result};
-use formats::checkpoint::{DECODERS, ENCODERS};
+use formats::checkpoint::{DECODERS, ENCODER_DECODERS, ENCODERS};
 use serde::Deserialize;
 use tch::Tensor;
 
 use crate::failure::Failure;
 use crate::nn::{Context, Loader, Packing, Path, Vocabulary};
+
+pub use encoder_decoder::{Answering, Sources};
 
 /// The inputs of a text model: the tokens of all sequences, end to end.
 pub struct Inputs {
@@ -24,6 +29,8 @@ pub struct Inputs {
     pub input_ids: Tensor,
     /// Which text of a pair, Int64 `[n]`.
     pub token_type_ids: Tensor,
+    /// What a decoder reads, Int64 `[m]`, where `packing` has answers.
+    pub answer_ids: Option<Tensor>,
     /// Where each sequence lies.
     pub packing: Packing,
 }
@@ -39,9 +46,10 @@ pub enum Depth {
     Head,
 }
 
-/// A model of text: an encoder with a sequence-classification head, or a language model.
+/// A model of text: an encoder with a sequence-classification head, a language model, or an encoder with a decoder.
 ///
-/// The steps are apart so that each can be run, and run again for its gradients, on its own.
+/// The steps are apart so that each can be run, and run again for its gradients, on its own. Of an encoder with a decoder the
+/// states are those of all sources and, below them, of all answers, `[n + m, d]`; the last layer gives those of answers alone.
 pub trait TextModel {
     /// What enters the first layer: `[n, d]` in the context's kind.
     fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor;
@@ -59,6 +67,10 @@ pub trait TextModel {
     fn layers(&self) -> usize;
     /// Where the parameter of this name lies.
     fn depth(&self, name: &str) -> Depth;
+    /// The same model as one that answers sources, where it has an encoder and a decoder.
+    fn answering(&self) -> Option<&dyn Answering> {
+        None
+    }
     /// Whether the first and the last step share a parameter.
     fn is_tied(&self) -> bool {
         false
@@ -79,6 +91,8 @@ pub enum Head {
     Labels(i64),
     /// The next token.
     Tokens,
+    /// The next token of an answer, by an encoder with a decoder.
+    Answers,
     /// The states of all tokens, as they are.
     States,
 }
@@ -87,7 +101,7 @@ impl Head {
     fn labels(self) -> Option<i64> {
         match self {
             Head::Labels(labels) => Some(labels),
-            Head::Tokens | Head::States => None,
+            Head::Tokens | Head::Answers | Head::States => None,
         }
     }
 }
@@ -107,8 +121,14 @@ pub fn base_of(model_type: &str) -> Result<&'static str> {
         "distilbert" => Ok("distilbert"),
         "gpt2" => Ok("transformer"),
         "gpt_neox" => Ok("gpt_neox"),
+        // Nothing of theirs lies below a name of the whole.
+        "t5" | "mt5" => Ok(""),
+        name if ENCODER_DECODERS.contains(&name) => Ok("model"),
         name if DECODERS.contains(&name) => Ok("model"),
-        other => Err(unsupported(other, &[ENCODERS.as_slice(), &DECODERS].concat(), "")),
+        other => {
+            let all = [ENCODERS.as_slice(), &DECODERS, &ENCODER_DECODERS].concat();
+            Err(unsupported(other, &all, ""))
+        }
     }
 }
 
@@ -162,6 +182,11 @@ pub fn build(
             let std = fields.number("initializer_range", 0.02);
             Ok(Box::new(classifier::Classifier::new(&root, inner, width, labels, std)))
         }
+        ("t5" | "mt5", Head::Answers) => Ok(Box::new(t5::build(&root, config, dropout).map_err(bad)?)),
+        (name, Head::Answers) if ENCODER_DECODERS.contains(&name) => {
+            Ok(Box::new(bart::build(&root, config, dropout).map_err(bad)?))
+        }
+        (name, Head::Answers) => Err(unsupported(name, &ENCODER_DECODERS, " for text to text")),
         (name, Head::Tokens) => Err(unsupported(name, &DECODERS, " for text generation")),
         (name, _) => Err(unsupported(name, &[ENCODERS.as_slice(), &DECODERS].concat(), "")),
     }

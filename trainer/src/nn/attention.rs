@@ -6,7 +6,7 @@ use native::{Heads, Projections};
 use tch::Tensor;
 
 use super::kept::attend;
-use super::{Context, Dropout, Linear, Path, RmsNorm, Rotary};
+use super::{Context, Distances, Dropout, Linear, Path, RmsNorm, Rotary};
 
 /// Which tokens ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +92,14 @@ pub enum Projection<'a> {
     ByHead(&'a Path<'a>),
 }
 
-/// Attention of a decoder up to its output projection: each token sees itself and what came before it in its sequence.
-pub struct CausalAttention {
+/// Attention within sequences up to its output projection, of any heads: those of a decoder see what came before a token.
+pub struct MultiHeadAttention {
     joined: Linear,
     /// Norms of each query's and each key's head.
     norms: Option<(RmsNorm, RmsNorm)>,
     rotary: Option<Rc<Rotary>>,
+    /// What scores get by the distance of tokens.
+    distances: Option<Rc<Distances>>,
     dropout: Dropout,
     heads: Heads,
     /// Its place among the model's attentions.
@@ -106,7 +108,7 @@ pub struct CausalAttention {
     by_head: bool,
 }
 
-impl CausalAttention {
+impl MultiHeadAttention {
     /// Takes the weights `[heads · width, size]`; `p` is the dropout on the weights of attention.
     pub fn new(path: &Path, projection: Projection, size: i64, heads: Heads, std: f64, p: f64) -> Self {
         let outputs = [heads.query * heads.width, heads.key * heads.width, heads.key * heads.width];
@@ -123,17 +125,23 @@ impl CausalAttention {
         let dropout = Dropout::new(path, p);
         let number = path.next_attention();
         let heads = path.heads(heads);
-        CausalAttention { joined, norms: None, rotary: None, dropout, heads, number, by_head }
+        let (norms, rotary, distances) = (None, None, None);
+        MultiHeadAttention { joined, norms, rotary, distances, dropout, heads, number, by_head }
     }
 
     /// With norms of queries and keys.
     pub fn normed(self, query: RmsNorm, key: RmsNorm) -> Self {
-        CausalAttention { norms: Some((query, key)), ..self }
+        MultiHeadAttention { norms: Some((query, key)), ..self }
+    }
+
+    /// With what scores get by the distance of tokens, where there is such.
+    pub fn at_distances(self, distances: Option<Rc<Distances>>) -> Self {
+        MultiHeadAttention { distances, ..self }
     }
 
     /// With rotary positions, where there are some.
     pub fn turned(self, rotary: Option<Rc<Rotary>>) -> Self {
-        CausalAttention { rotary, ..self }
+        MultiHeadAttention { rotary, ..self }
     }
 
     /// `[n, size]` → the mixture of values, `[n, heads · width]`.
@@ -150,9 +158,15 @@ impl CausalAttention {
         };
         let Some((of_query, of_key)) = &self.norms else {
             let turned = turn(joined, query + key);
-            return match context.kept {
-                Some(kept) => attend(&turned, self.number, self.heads, context.packing, kept),
-                None => self.dropout.attention(Projections::Joined(&turned), self.heads, context),
+            let given = self.distances.as_ref().map(|distances| distances.given(context.packing.longest()));
+            return match (context.kept, given) {
+                (Some(kept), given) => {
+                    attend(&turned, self.number, self.heads, context.packing, kept, given.as_ref())
+                }
+                (None, None) => self.dropout.attention(Projections::Joined(&turned), self.heads, context),
+                (None, Some(given)) => {
+                    self.dropout.distance_attention(Projections::Joined(&turned), self.heads, &given, context)
+                }
             };
         };
         let part = |from: i64, heads: i64| joined.narrow(1, from * width, heads * width);
@@ -161,7 +175,7 @@ impl CausalAttention {
         let values = part(query + key, key);
         if let Some(kept) = context.kept {
             let joined = Tensor::cat(&[queries, keys, values], 1);
-            return attend(&joined, self.number, self.heads, context.packing, kept);
+            return attend(&joined, self.number, self.heads, context.packing, kept, None);
         }
         let apart = Projections::Apart(&queries, &keys, &values);
         self.dropout.attention(apart, self.heads, context)

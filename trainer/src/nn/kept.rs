@@ -1,6 +1,7 @@
 //! Keys and values of earlier tokens, kept while a model writes, so that each new token costs one row of work.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 
 use native::{Heads, Projections};
 use tch::{Device, Kind, Tensor};
@@ -13,7 +14,7 @@ const FIRST_ROOM: i64 = 64;
 /// What is kept of one sequence: for each attention of the model `[2, heads, room, width]`, keys and then values.
 #[derive(Default)]
 pub struct KeyValues {
-    attentions: RefCell<Vec<Tensor>>,
+    attentions: RefCell<BTreeMap<usize, Tensor>>,
     tokens: Cell<i64>,
 }
 
@@ -37,7 +38,7 @@ impl KeyValues {
     pub fn copy(&self) -> Self {
         let tokens = self.tokens.get();
         let own = |kept: &Tensor| kept.narrow(2, 0, tokens.min(kept.size()[2])).copy();
-        let attentions = self.attentions.borrow().iter().map(own).collect();
+        let attentions = self.attentions.borrow().iter().map(|(at, kept)| (*at, own(kept))).collect();
         KeyValues { attentions: RefCell::new(attentions), tokens: Cell::new(tokens) }
     }
 
@@ -46,28 +47,26 @@ impl KeyValues {
         let mut attentions = self.attentions.borrow_mut();
         let options = (like.kind(), like.device());
         let make = |room: i64| Tensor::zeros([2, heads.key, room, heads.width], options);
-        // Attentions ask in the order of their numbers.
-        if attentions.len() <= number {
-            attentions.push(make(needed.max(FIRST_ROOM)));
-        }
-        let room = attentions[number].size()[2];
+        let kept = attentions.entry(number).or_insert_with(|| make(needed.max(FIRST_ROOM)));
+        let room = kept.size()[2];
         if room < needed {
             let larger = make(needed.max(2 * room));
-            larger.narrow(2, 0, room).copy_(&attentions[number]);
-            attentions[number] = larger;
+            larger.narrow(2, 0, room).copy_(kept);
+            *kept = larger;
         }
-        attentions[number].shallow_clone()
+        kept.shallow_clone()
     }
 }
 
 /// Attention `number` over what is kept of each sequence and the new tokens, whose projections are `joined`,
-/// `[n, (query + 2 · key) · width]`; gives `[n, query · width]`.
+/// `[n, (query + 2 · key) · width]`; gives `[n, query · width]`. `by_distance`: what scores get by the distance of tokens.
 pub(super) fn attend(
     joined: &Tensor,
     number: usize,
     heads: Heads,
     packing: &Packing,
     kept: &[&KeyValues],
+    by_distance: Option<&Tensor>,
 ) -> Tensor {
     let lengths = packing.lengths.iter().zip(kept);
     let totals: Vec<i64> = lengths.map(|(new, kept)| kept.tokens() + new).collect();
@@ -75,7 +74,7 @@ pub(super) fn attend(
         kept.iter().zip(&totals).map(|(kept, &total)| kept.place(number, heads, total, joined)).collect();
     let quick = joined.device() == Device::Cpu && joined.kind() == Kind::Float;
     if quick && packing.lengths.iter().all(|&new| new == 1) {
-        return native::decode_attention(joined, &places, &totals, heads);
+        return native::decode_attention(joined, &places, &totals, heads, by_distance);
     }
     let mut at = 0;
     let mut mixed = Vec::with_capacity(kept.len());
@@ -83,8 +82,8 @@ pub(super) fn attend(
         let own = joined.narrow(0, at, new);
         mixed.push(match quick && new == 1 {
             // As in a batch where all have one: a sequence's bits are its own matter.
-            true => native::decode_attention(&own, std::slice::from_ref(place), &[total], heads),
-            false => one(&own, place, total, heads),
+            true => native::decode_attention(&own, std::slice::from_ref(place), &[total], heads, by_distance),
+            false => one(&own, place, total, heads, by_distance),
         });
         at += new;
     }
@@ -92,7 +91,7 @@ pub(super) fn attend(
 }
 
 /// New tokens of one sequence, `[new, …]`, of `total` with those that are kept.
-fn one(joined: &Tensor, place: &Tensor, total: i64, heads: Heads) -> Tensor {
+fn one(joined: &Tensor, place: &Tensor, total: i64, heads: Heads, by_distance: Option<&Tensor>) -> Tensor {
     let Heads { query, key, width, .. } = heads;
     let new = joined.size()[0];
     let own = joined.narrow(1, query * width, 2 * key * width);
@@ -100,10 +99,17 @@ fn one(joined: &Tensor, place: &Tensor, total: i64, heads: Heads) -> Tensor {
     place.narrow(2, total - new, new).copy_(&own);
     let offsets = Tensor::from_slice(&[0, new]);
     if new == total {
-        return native::attention(Projections::Joined(joined), heads, &offsets, None);
+        return packed(Projections::Joined(joined), heads, &offsets, by_distance);
     }
     let all = place.narrow(2, 0, total).permute([2, 0, 1, 3]).reshape([total, 2 * key * width]);
     let queries = joined.narrow(1, 0, query * width).contiguous();
     let across = Projections::Across { query: &queries, query_offsets: &offsets, key_value: &all };
-    native::attention(across, heads, &Tensor::from_slice(&[0, total]), None)
+    packed(across, heads, &Tensor::from_slice(&[0, total]), by_distance)
+}
+
+fn packed(projections: Projections, heads: Heads, offsets: &Tensor, by_distance: Option<&Tensor>) -> Tensor {
+    match by_distance {
+        Some(given) => native::distance_attention(projections, heads, offsets, given, None),
+        None => native::attention(projections, heads, offsets, None),
+    }
 }

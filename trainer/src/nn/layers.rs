@@ -119,6 +119,11 @@ impl Embedding {
         Embedding { weight: vocabulary.table(), padding, by_row: false }
     }
 
+    /// The same table once more.
+    pub fn again(&self) -> Self {
+        Embedding { weight: self.weight.shallow_clone(), ..*self }
+    }
+
     /// Int64 `[n]` → `[n, size]`, in the kind of the weights; in fp32 where the context is.
     pub fn forward(&self, ids: &Tensor, context: &Context) -> Tensor {
         let states = Tensor::embedding(&self.weight, ids, self.padding.unwrap_or(-1), false, self.by_row);
@@ -159,6 +164,19 @@ impl Dropout {
         let keys = self.keys(context);
         let drop = keys.as_ref().map(|keys| (self.p, keys));
         native::attention(projections, heads, &context.packing.offsets, drop)
+    }
+
+    /// The same with what scores get by the distance of tokens.
+    pub fn distance_attention(
+        &self,
+        projections: Projections,
+        heads: Heads,
+        by_distance: &Tensor,
+        context: &Context,
+    ) -> Tensor {
+        let keys = self.keys(context);
+        let drop = keys.as_ref().map(|keys| (self.p, keys));
+        native::distance_attention(projections, heads, &context.packing.offsets, by_distance, drop)
     }
 
     fn keys(&self, context: &Context) -> Option<Tensor> {

@@ -113,7 +113,7 @@ impl<'a> Loader<'a> {
     ///
     /// A checkpoint of the bare encoder has no such prefix; old ones say `gamma` and `beta` in their norms.
     pub fn new(weights: &'a Weights, base: &'static str, seed: u64, device: Device) -> Self {
-        let prefix = format!("{base}.");
+        let prefix = if base.is_empty() { String::new() } else { format!("{base}.") };
         let bare = !weights.names().any(|name| name.starts_with(&prefix));
         let names = weights
             .names()
@@ -226,6 +226,37 @@ impl<'a> Path<'a> {
     /// The same place, where parameters that are not in the checkpoint are made anew.
     pub fn may_be_new(&self) -> Path<'a> {
         Path { may_be_new: true, ..self.clone() }
+    }
+
+    /// Whether the checkpoint has a tensor of this name.
+    pub fn is_known(&self, name: &str) -> bool {
+        self.loader.names.contains_key(&self.join(name))
+    }
+
+    /// Of places further down the first where the checkpoint has a tensor of this name, or the first; tensors of this name at the
+    /// others are the same.
+    pub fn first_known(&self, name: &str, places: &[&str]) -> Path<'a> {
+        let known = places.iter().map(|place| self.sub(place)).find(|place| place.is_known(name));
+        let chosen = known.unwrap_or_else(|| self.sub(places[0]));
+        for place in places.iter().map(|place| self.sub(place)).filter(|place| place.name != chosen.name) {
+            place.leave_out(name);
+        }
+        chosen
+    }
+
+    /// Notes that the model has no use for a tensor of this name, and that this is no fault.
+    pub fn leave_out(&self, name: &str) {
+        self.loader.state.borrow_mut().taken.insert(self.join(name));
+    }
+
+    /// Numbers that are part of the model and never trained, fp32; `None` where the checkpoint has none.
+    pub fn constant(&self, name: &str, shape: &[i64]) -> Option<Tensor> {
+        let full = self.join(name);
+        if self.loader.part.survey || !self.is_known(name) {
+            return None;
+        }
+        let value = self.read(&full, shape)?.to_device(self.loader.device).to_kind(Kind::Float);
+        Some(self.registered(full, value))
     }
 
     /// The same place, where layers compute in full precision: heads, whose work is small and whose numbers are the answer.

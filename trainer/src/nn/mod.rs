@@ -3,6 +3,7 @@
 mod adapters;
 mod attention;
 mod copies;
+mod distances;
 mod kept;
 mod layers;
 mod linear;
@@ -18,8 +19,9 @@ mod shared;
 mod vocabulary;
 
 pub use adapters::Adapters;
-pub use attention::{CausalAttention, Projection, Reach, SelfAttention};
+pub use attention::{MultiHeadAttention, Projection, Reach, SelfAttention};
 pub use copies::Copies;
+pub use distances::Distances;
 pub use kept::KeyValues;
 pub use layers::{Activation, Dropout, Embedding, LayerNorm, RmsNorm};
 pub use linear::Linear;

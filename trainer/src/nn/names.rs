@@ -1,8 +1,11 @@
 //! What names in a checkpoint stand for.
 
-/// The name below the encoder's prefix, where every tensor must be known.
+/// The name below the family's prefix, or the whole where it has none, where every tensor must be known.
 pub(super) fn inner_name<'n>(full: &'n str, base: &str) -> Option<&'n str> {
-    full.strip_prefix(base)?.strip_prefix('.')
+    match base {
+        "" => Some(full),
+        _ => full.strip_prefix(base)?.strip_prefix('.'),
+    }
 }
 
 /// Constants that old versions of transformers saved beside the weights.

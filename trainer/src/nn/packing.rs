@@ -22,6 +22,8 @@ pub struct Packing {
     pub lengths: Vec<i64>,
     /// Tokens of each sequence before this batch.
     pub past: Vec<i64>,
+    /// Where what a decoder reads lies, one sequence for each of these, in a model with an encoder and a decoder.
+    pub answers: Option<Box<Packing>>,
     tokens: i64,
 }
 
@@ -30,6 +32,12 @@ impl Packing {
     pub fn new(lengths: &[i64], device: Device) -> Self {
         let used = lengths.iter().sum::<i64>() as usize;
         Self::laid_out(&vec![0; lengths.len()], lengths, used.next_multiple_of(ROUNDING), device)
+    }
+
+    /// Sources of these lengths, and what a decoder reads of the answer to each.
+    pub fn answered(lengths: &[i64], answers: &[i64], device: Device) -> Self {
+        let answers = Some(Box::new(Packing::new(answers, device)));
+        Packing { answers, ..Packing::new(lengths, device) }
     }
 
     /// The next tokens of sequences, of which `past` are known already. There are no others: a batch of a model that writes has
@@ -57,6 +65,7 @@ impl Packing {
             positions: Tensor::from_slice(&positions).to_device(device),
             past: past.to_vec(),
             lengths: lengths.to_vec(),
+            answers: None,
             tokens: tokens as i64,
         }
     }
@@ -64,6 +73,11 @@ impl Packing {
     /// Rows of a packed tensor, those that belong to no sequence included.
     pub fn tokens(&self) -> i64 {
         self.tokens
+    }
+
+    /// The same with those of the answers.
+    pub fn rows(&self) -> i64 {
+        self.tokens + self.answers.as_ref().map_or(0, |answers| answers.tokens)
     }
 
     /// Tokens of the longest sequence, those before this batch included.
@@ -82,6 +96,7 @@ impl Packing {
             sequences: places,
             past: vec![0; count as usize],
             lengths: vec![1; count as usize],
+            answers: None,
             tokens: count,
         }
     }

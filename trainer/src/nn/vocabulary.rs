@@ -10,6 +10,8 @@ pub struct Vocabulary {
     param: Tensor,
     /// A copy in the kind of mixed precision.
     low: Option<Tensor>,
+    /// Added to logits, fp32 `[tokens]`, and not trained.
+    bias: Option<Tensor>,
     /// Logits become `cap · tanh(logit / cap)`; 0 for no bound.
     cap: f64,
 }
@@ -40,7 +42,7 @@ impl Vocabulary {
     pub fn new(path: &Path, tokens: i64, size: i64, std: f64, cap: f64) -> Self {
         let param = path.param("weight", &[tokens, size], Init::Normal(std));
         let low = path.low("weight", &param);
-        Vocabulary { param, low, cap }
+        Vocabulary { param, low, bias: None, cap }
     }
 
     /// Embeddings `[tokens, size]` below `table`, and the output layer, if there is to be one.
@@ -64,6 +66,11 @@ impl Vocabulary {
         (embedding, own)
     }
 
+    /// With numbers that are added to the logits, fp32 `[tokens]`.
+    pub fn biased(self, bias: Tensor) -> Self {
+        Vocabulary { bias: Some(bias), ..self }
+    }
+
     /// How many tokens it tells apart.
     pub fn tokens(&self) -> usize {
         self.param.size()[0] as usize
@@ -84,6 +91,7 @@ impl Vocabulary {
             param: &self.param,
             targets,
             weights,
+            bias: self.bias.as_ref(),
             cap: self.cap,
         })
     }
@@ -96,6 +104,7 @@ impl Vocabulary {
             _ => self.param.detach(),
         };
         let logits = native::linear_of_few(states, &weight, None).to_kind(Kind::Float);
+        let logits = self.bias.as_ref().map_or_else(|| logits.shallow_clone(), |bias| &logits + bias);
         if self.cap > 0.0 { (logits / self.cap).tanh() * self.cap } else { logits }
     }
 
