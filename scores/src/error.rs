@@ -25,7 +25,9 @@ pub enum ScoreError {
         row: usize,
     },
     /// Kept statistics that are not this metric's.
-    #[error("row {row} has {found} statistics, {metric} has {expected}: they belong to another metric or other options")]
+    #[error(
+        "row {row} has {found} statistics, {metric} has {expected}: they belong to another metric or other options"
+    )]
     Statistics {
         /// The row.
         row: usize,
@@ -37,7 +39,9 @@ pub enum ScoreError {
         found: usize,
     },
     /// Two sets of rows that were scored in different ways.
-    #[error("rows of {first} and of {second} cannot go together: score both with the same metric and options")]
+    #[error(
+        "rows of {first} and of {second} cannot go together: score both with the same metric and options"
+    )]
     DifferentMetrics {
         /// The first one's name and settings.
         first: String,
@@ -45,7 +49,9 @@ pub enum ScoreError {
         second: String,
     },
     /// Two systems on unequal numbers of rows.
-    #[error("{baseline} rows of one system, {system} of the other: a paired test needs both on the same rows")]
+    #[error(
+        "{baseline} rows of one system, {system} of the other: a paired test needs both on the same rows"
+    )]
     DifferentRows {
         /// Rows of the first system.
         baseline: usize,

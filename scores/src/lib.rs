@@ -9,7 +9,7 @@
 //!
 //! let bleu = Bleu::new(BleuOptions::default())?;
 //! let written = vec!["the cat sat on a mat".to_owned()];
-//! let references = vec![vec!["the cat sat on the mat".to_owned(), "a cat sat on a mat".to_owned()]];
+//! let references = vec![vec!["the cat sat on the mat".to_owned(), "a cat sat on the mat".to_owned()]];
 //! let rows = bleu.rows(&written, &references)?;
 //! assert!((rows.score() - 80.91067115702212).abs() < 1e-9);
 //! # Ok::<(), scores::ScoreError>(())
@@ -40,7 +40,5 @@ pub use resampling::{Interval, RESAMPLES, Resamples};
 pub use rouge::{Rouge, RougeKind, RougeMeans};
 pub use rows::Rows;
 pub use signature::Trials;
-pub use significance::{
-    Paired, SWAPS, Significance, Swaps, paired, paired_bootstrap, paired_randomization,
-};
+pub use significance::{Paired, SWAPS, Significance, Swaps, paired, paired_bootstrap, paired_randomization};
 pub use ter::{Ter, TerOptions};

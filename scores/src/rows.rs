@@ -175,7 +175,8 @@ impl Rows {
     }
 
     pub(crate) fn check_metric(&self, other: &Self) -> Result<(), ScoreError> {
-        let label = |rows: &Self| format!("{} ({})", rows.metric.name(), signature(rows.metric(), None, None));
+        let label =
+            |rows: &Self| format!("{} ({})", rows.metric.name(), signature(rows.metric(), None, None));
         let (first, second) = (label(self), label(other));
         if first == second { Ok(()) } else { Err(ScoreError::DifferentMetrics { first, second }) }
     }

@@ -40,9 +40,9 @@ impl BleuDetails {
         let score = if matches.iter().all(|count| *count == 0.0) {
             0.0
         } else {
-            let logarithms = precisions[..counted].iter().map(|precision| {
-                if *precision == 0.0 { LOG_OF_ZERO } else { precision.ln() }
-            });
+            let logarithms = precisions[..counted]
+                .iter()
+                .map(|precision| if *precision == 0.0 { LOG_OF_ZERO } else { precision.ln() });
             let mean = logarithms.sum::<f64>() / counted as f64;
             // The exponential of a logarithm of 100 is a little more than 100.
             (brevity_penalty * mean.exp()).min(100.0)
@@ -87,7 +87,8 @@ fn precisions(matches: &[f64], totals: &[f64], options: &BleuOptions) -> (Vec<f6
 impl fmt::Display for BleuDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let precisions: Vec<String> = self.precisions.iter().map(|value| format!("{value:.1}")).collect();
-        let ratio = if self.reference_length > 0.0 { self.hypothesis_length / self.reference_length } else { 0.0 };
+        let ratio =
+            if self.reference_length > 0.0 { self.hypothesis_length / self.reference_length } else { 0.0 };
         write!(f, "{} (BP = {:.3} ratio = {ratio:.3} ", precisions.join("/"), self.brevity_penalty)?;
         write!(f, "hyp_len = {:.0} ref_len = {:.0})", self.hypothesis_length, self.reference_length)
     }

@@ -24,8 +24,7 @@ pub enum BleuTokenizer {
 
 impl BleuTokenizer {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::V13a, Self::International, Self::Character, Self::Chinese, Self::None];
+    pub const ALL: [Self; 5] = [Self::V13a, Self::International, Self::Character, Self::Chinese, Self::None];
 
     /// sacrebleu's name: `13a`, `intl`, `char`, `zh`, `none`.
     pub fn label(self) -> &'static str {
@@ -92,7 +91,8 @@ const CHINESE: [(char, char); 22] = [
 
 /// Compiles rules of pattern and replacement.
 pub(crate) fn rules(texts: &[(&str, &'static str)]) -> Vec<(Regex, &'static str)> {
-    let compile = |pattern: &str| Regex::new(pattern).expect("patterns of tokenizers are constant and tested");
+    let compile =
+        |pattern: &str| Regex::new(pattern).expect("patterns of tokenizers are constant and tested");
     texts.iter().map(|(pattern, replacement)| (compile(pattern), *replacement)).collect()
 }
 
