@@ -1,0 +1,8 @@
+//! Tests of the metrics, all in one program.
+
+mod cases;
+mod common;
+mod misuse;
+mod rouge;
+mod sacrebleu;
+mod significance;
