@@ -127,13 +127,16 @@ fn describe_adapter(info: &mut CheckpointInfo, dir: &Path) {
 fn sort_files(info: &mut CheckpointInfo, files: &[String]) {
     const WEIGHT_ENDINGS: [&str; 11] =
         [".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt", ".ot", ".pkl"];
-    const USED: [&str; 4] = [CONFIG, tokenizer::FILE, "tokenizer_config.json", "special_tokens_map.json"];
     /// State of a training that was stopped, under the names of transformers' Trainer.
     const TRAINING: [&str; 5] =
         ["training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"];
     let sharded = info.weights.first().is_some_and(|name| !name.ends_with(SINGLE));
     const ADAPTER: [&str; 2] = [ADAPTER_CONFIG, ADAPTER_WEIGHTS];
-    let is_used = |file: &str| USED.contains(&file) || (info.adapter.is_some() && ADAPTER.contains(&file));
+    let is_used = |file: &str| {
+        file == CONFIG
+            || tokenizer::FILES.contains(&file)
+            || (info.adapter.is_some() && ADAPTER.contains(&file))
+    };
     let rest = files.iter().filter(|file| !info.weights.contains(file) && !is_used(file));
     for file in rest.collect::<Vec<_>>() {
         if file == INDEX {

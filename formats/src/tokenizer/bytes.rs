@@ -53,7 +53,7 @@ fn spelling_of(decoder: &DecoderWrapper) -> Spelling {
 }
 
 /// The byte of `<0x0A>`.
-fn byte_piece(token: &str) -> Option<u8> {
+pub(super) fn byte_piece(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok()).flatten()
 }

@@ -1,31 +1,50 @@
-//! `tokenizer.json` as transformers' `AutoTokenizer` uses it.
+//! A checkpoint's tokenizer as transformers' `AutoTokenizer` uses it.
 //!
-//! Beside the file itself transformers looks at `tokenizer_config.json` and `special_tokens_map.json`, and so does this:
+//! Beside `tokenizer.json` itself transformers looks at `tokenizer_config.json` and `special_tokens_map.json`, and so does this:
 //! - BERT's and DistilBERT's classes take lower-casing, accents and Chinese characters from the configuration (lower case
-//!   where it says nothing), RoBERTa's takes `add_prefix_space`, whatever `tokenizer.json` says.
+//!   where it says nothing), RoBERTa's and BART's take `add_prefix_space`, whatever `tokenizer.json` says.
 //! - Special tokens that are named and not yet known as such are added.
 //! - Truncation and padding settings of `tokenizer.json` are not used; the side to cut from is `truncation_side`.
+//!
+//! Without a `tokenizer.json` the older files of T5, mBART, BART and RoBERTa are read, and Marian's always.
 
 mod bytes;
+mod encode;
+mod languages;
+mod marian;
 mod names;
+mod older;
+mod sentencepiece;
 
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{PostProcessorWrapper, TruncationDirection};
 
 use crate::chat_template::SpecialTokens;
 use crate::checkpoint::read_text;
 use crate::problem::{Problem, ProblemKind};
+use marian::Marian;
 use names::{Family, Names};
 
 pub(crate) const FILE: &str = "tokenizer.json";
-/// Texts given to the tokenizer at once.
-const BATCH: usize = 1024;
+const VOCABULARY: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
+/// The files that a tokenizer is read from, where they are there.
+pub const FILES: [&str; 9] = [
+    FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    VOCABULARY,
+    MERGES,
+    marian::SOURCE,
+    marian::TARGET,
+    older::T5,
+    older::MBART_FILE,
+];
 /// The longest input that is taken for one: transformers writes 10^30 for "no limit".
 const LONGEST: f64 = 1e9;
 
@@ -55,48 +74,57 @@ pub struct Tokenizer {
     special: SpecialTokens,
     leading: Vec<u32>,
     class: Option<String>,
+    family: Option<Family>,
+    /// Cuts texts in place of `inner`.
+    marian: Option<Marian>,
+    /// What is put around targets, where it is not the same as around sources.
+    of_targets: Option<PostProcessorWrapper>,
+    /// The language that a model for one pair writes.
+    language_of_pair: Option<String>,
     pad: Option<(u32, String)>,
     pad_type_id: u32,
     has_segments: bool,
     model_max_length: Option<usize>,
     cut_from: TruncationDirection,
-    /// The same with truncation to the length that was last asked for.
-    truncating: Mutex<Option<(usize, Arc<tokenizers::Tokenizer>)>>,
 }
 
 impl Tokenizer {
     /// Loads the tokenizer of a checkpoint folder.
     ///
     /// # Errors
-    /// [`ProblemKind::Tokenizer`] where `tokenizer.json` is absent (naming what is there instead) or cannot be read.
+    /// [`ProblemKind::Tokenizer`] where its files are absent (naming what is there instead) or cannot be read.
     pub fn load(dir: &Path) -> Result<Self, Problem> {
-        let text =
-            read_text(dir, FILE, ProblemKind::Tokenizer).map_err(|problem| explain_absence(dir, problem))?;
-        let inner = guarded(|| tokenizers::Tokenizer::from_bytes(text))?;
         let names = Names::read(dir)?;
+        let (marian, inner) = read(dir, &names)?;
+        let family = names.family();
         let mut tokenizer = Self {
             inner,
             special: SpecialTokens::new(),
             leading: Vec::new(),
             class: names.class.clone(),
+            family,
+            marian,
+            of_targets: None,
+            language_of_pair: None,
             pad: None,
             pad_type_id: names.number("pad_token_type_id").unwrap_or(0.0) as u32,
             has_segments: names.has_segments(),
             model_max_length: names
                 .number("model_max_length")
                 .filter(|length| (1.0..LONGEST).contains(length))
-                .map(|length| length as usize),
+                .map(|length| length as usize)
+                .or((family == Some(Family::Marian)).then_some(marian::LONGEST)),
             cut_from: match names.config.get("truncation_side").and_then(Value::as_str) {
                 Some("left") => TruncationDirection::Left,
                 _ => TruncationDirection::Right,
             },
-            truncating: Mutex::new(None),
         };
         guarded(|| tokenizer.adopt(&names))?;
         tokenizer.pad = names
             .token("pad_token")
             .and_then(|token| Some((tokenizer.inner.token_to_id(&token.content)?, token.content)));
         tokenizer.special = names.named_tokens();
+        tokenizer.adopt_languages(&names)?;
         tokenizer.leading = guarded(|| tokenizer.find_leading())?;
         Ok(tokenizer)
     }
@@ -116,7 +144,7 @@ impl Tokenizer {
         match names.family() {
             Some(Family::Bert) => names.make_bert(&mut self.inner)?,
             Some(Family::Roberta) => names.make_roberta(&mut self.inner),
-            None => {}
+            _ => {}
         }
         self.inner.add_tokens(names.listed_tokens())?;
         let known: Vec<String> =
@@ -191,95 +219,6 @@ impl Tokenizer {
     pub fn leading_ids(&self) -> &[u32] {
         &self.leading
     }
-
-    /// Encodes a text as it is: nothing is put around it, and nothing cut off.
-    ///
-    /// # Errors
-    /// [`ProblemKind::Tokenizer`] where the tokenizer cannot encode it.
-    pub fn encode_plain(&self, text: &str) -> Result<Tokens, Problem> {
-        let encoding = guarded(|| self.inner.encode(text, false))?;
-        let offsets = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
-        Ok(Tokens { ids: encoding.get_ids().to_vec(), offsets })
-    }
-
-    /// The text of tokens, with or without special ones.
-    ///
-    /// # Errors
-    /// [`ProblemKind::Tokenizer`] where the tokenizer cannot decode them.
-    pub fn decode(&self, ids: &[u32], with_special: bool) -> Result<String, Problem> {
-        guarded(|| self.inner.decode(ids, !with_special))
-    }
-
-    /// Encodes texts and pairs, on all cores, cutting the longer text of a pair first (transformers' `truncation=True`).
-    ///
-    /// `max_length` counts special tokens too.
-    ///
-    /// # Errors
-    /// [`ProblemKind::Tokenizer`] where `max_length` leaves no room for a token, or the tokenizer cannot encode a text.
-    pub fn encode_pairs(
-        &self,
-        texts: &[(&str, Option<&str>)],
-        max_length: usize,
-    ) -> Result<Vec<Encoding>, Problem> {
-        let inner = self.truncating_to(max_length)?;
-        let mut encodings = Vec::with_capacity(texts.len());
-        for batch in texts.chunks(BATCH) {
-            let parts: Vec<&str> =
-                batch.iter().flat_map(|(text, pair)| [Some(*text), *pair]).flatten().collect();
-            // Without its special tokens, and in full: given a pair and a length at once, the crate stops each text at that
-            // length and can no longer tell which of the two was longer.
-            let mut parts = guarded(|| self.inner.encode_batch_fast(parts, false))?.into_iter();
-            for (_, pair) in batch {
-                let first = parts.next().unwrap_or_default();
-                let second = pair.and_then(|_| parts.next());
-                encodings.push(guarded(|| self.finish(&inner, first, second, max_length))?);
-            }
-        }
-        Ok(encodings)
-    }
-
-    /// Cuts the parts, puts them together and adds special tokens.
-    fn finish(
-        &self,
-        truncating: &tokenizers::Tokenizer,
-        first: tokenizers::Encoding,
-        second: Option<tokenizers::Encoding>,
-        max_length: usize,
-    ) -> tokenizers::Result<Encoding> {
-        let special =
-            self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(second.is_some()));
-        let length = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len) + special;
-        let encoding = truncating.post_process(first, second, true)?;
-        let type_ids =
-            if self.has_segments { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
-        Ok(Encoding { ids: encoding.get_ids().to_vec(), type_ids, truncated: length > max_length })
-    }
-
-    fn truncating_to(&self, max_length: usize) -> Result<Arc<tokenizers::Tokenizer>, Problem> {
-        let mut cached = self.truncating.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, inner)) = cached.as_ref().filter(|(length, _)| *length == max_length) {
-            return Ok(Arc::clone(inner));
-        }
-        let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
-        if max_length <= special {
-            let message =
-                format!("a length of {max_length} tokens leaves no room beside {special} special ones");
-            return Err(
-                Problem::new(ProblemKind::Tokenizer, FILE, message).hint("choose a greater max_length")
-            );
-        }
-        let mut inner = self.inner.clone();
-        let truncation = TruncationParams {
-            direction: self.cut_from,
-            max_length,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
-        guarded(|| inner.with_truncation(Some(truncation)).map(drop))?;
-        let inner = Arc::new(inner);
-        *cached = Some((max_length, Arc::clone(&inner)));
-        Ok(inner)
-    }
 }
 
 /// Whether the text of a `tokenizer.json` makes a tokenizer.
@@ -287,11 +226,35 @@ pub(crate) fn check(text: Vec<u8>) -> Result<(), Problem> {
     guarded(|| tokenizers::Tokenizer::from_bytes(text)).map(drop)
 }
 
+/// The tokenizer of a folder, and what cuts texts in its place.
+fn read(dir: &Path, names: &Names) -> Result<(Option<Marian>, tokenizers::Tokenizer), Problem> {
+    let family = names.family();
+    let has = |name: &str| dir.join(name).exists();
+    // transformers cuts with Marian's models themselves, even beside a tokenizer.json.
+    if family == Some(Family::Marian) && (has(marian::SOURCE) || !has(FILE)) {
+        let (marian, inner) = Marian::load(dir, names)?;
+        return Ok((Some(marian), inner));
+    }
+    if !has(FILE)
+        && let Some(inner) = older::load(dir, family, names)?
+    {
+        return Ok((None, inner));
+    }
+    let text =
+        read_text(dir, FILE, ProblemKind::Tokenizer).map_err(|problem| explain_absence(dir, problem))?;
+    Ok((None, guarded(|| tokenizers::Tokenizer::from_bytes(text))?))
+}
+
 /// Runs a step of the `tokenizers` crate, which panics on some damaged files.
 fn guarded<T>(step: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Problem> {
+    guarded_in(FILE, step)
+}
+
+/// The same where another file is to blame.
+fn guarded_in<T>(file: &str, step: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Problem> {
     match catch_unwind(AssertUnwindSafe(step)) {
-        Ok(outcome) => outcome.map_err(|error| unusable(&error.to_string())),
-        Err(panic) => Err(unusable(panic_text(&*panic))),
+        Ok(outcome) => outcome.map_err(|error| unusable(file, &error.to_string())),
+        Err(panic) => Err(unusable(file, panic_text(&*panic))),
     }
 }
 
@@ -300,19 +263,20 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
     text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("it contradicts itself")
 }
 
-fn unusable(why: &str) -> Problem {
-    Problem::new(ProblemKind::Tokenizer, FILE, format!("the tokenizer cannot be used: {why}"))
+fn unusable(file: &str, why: &str) -> Problem {
+    Problem::new(ProblemKind::Tokenizer, file, format!("the tokenizer cannot be used: {why}"))
         .hint("upload the original file again, or save it anew with transformers' `save_pretrained`")
 }
 
 /// Names the vocabulary that is there in place of `tokenizer.json`.
 fn explain_absence(dir: &Path, problem: Problem) -> Problem {
-    const OTHERS: [&str; 6] = [
+    const OTHERS: [&str; 7] = [
         "vocab.txt",
         "vocab.json",
         "sentencepiece.bpe.model",
         "spiece.model",
         "tokenizer.model",
+        "source.spm",
         "merges.txt",
     ];
     if dir.join(FILE).exists() {
@@ -326,7 +290,8 @@ fn explain_absence(dir: &Path, problem: Problem) -> Problem {
         )
         .hint(
             "convert it with transformers: `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` writes \
-             tokenizer.json",
+             tokenizer.json; read as they are the files of T5, mBART, BART, RoBERTa and Marian, where \
+             tokenizer_config.json or config.json says which",
         ),
         None => Problem::new(ProblemKind::Tokenizer, FILE, "the checkpoint has no tokenizer: the file is missing")
             .hint("add the tokenizer.json that the model was trained with"),

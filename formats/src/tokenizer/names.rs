@@ -18,9 +18,15 @@ const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 
 /// Classes whose parts transformers sets up itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     Bert,
+    /// BART's as well.
     Roberta,
+    T5,
+    MBart,
+    MBart50,
+    Marian,
 }
 
 /// What the small files beside `tokenizer.json` say.
@@ -31,6 +37,8 @@ pub(super) struct Names {
 
 const NAMED_TOKENS: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+const FURTHER: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
 impl Names {
     pub(super) fn read(dir: &Path) -> Result<Self, Problem> {
@@ -56,7 +64,11 @@ impl Names {
     pub(super) fn family(&self) -> Option<Family> {
         match self.class.as_deref()? {
             "BertTokenizer" | "DistilBertTokenizer" => Some(Family::Bert),
-            "RobertaTokenizer" => Some(Family::Roberta),
+            "RobertaTokenizer" | "BartTokenizer" => Some(Family::Roberta),
+            "T5Tokenizer" => Some(Family::T5),
+            "MBartTokenizer" => Some(Family::MBart),
+            "MBart50Tokenizer" => Some(Family::MBart50),
+            "MarianTokenizer" => Some(Family::Marian),
             _ => None,
         }
     }
@@ -89,11 +101,16 @@ impl Names {
             (Family::Bert, "pad_token") => "[PAD]",
             (Family::Bert, "cls_token") => "[CLS]",
             (Family::Bert, "mask_token") => "[MASK]",
-            (Family::Roberta, "bos_token" | "cls_token") => "<s>",
-            (Family::Roberta, "eos_token" | "sep_token") => "</s>",
-            (Family::Roberta, "unk_token") => "<unk>",
-            (Family::Roberta, "pad_token") => "<pad>",
+            (Family::Roberta | Family::MBart, "bos_token") => "<s>",
+            (Family::Roberta | Family::MBart | Family::MBart50, "cls_token") => "<s>",
+            (Family::Roberta | Family::MBart | Family::MBart50, "sep_token") => "</s>",
+            (Family::MBart | Family::MBart50, "mask_token") => {
+                return Some(AddedToken::from("<mask>", true).lstrip(true));
+            }
             (Family::Roberta, "mask_token") => "<mask>",
+            (_, "eos_token") => "</s>",
+            (_, "unk_token") => "<unk>",
+            (_, "pad_token") => "<pad>",
             _ => return None,
         };
         Some(AddedToken::from(default, true))
@@ -106,10 +123,19 @@ impl Names {
         named.collect()
     }
 
+    /// A word of the configuration.
+    pub(super) fn word(&self, name: &str) -> Option<&str> {
+        self.config.get(name)?.as_str()
+    }
+
+    /// Whether further special tokens are listed: those that belong to the class are then not added.
+    pub(super) fn lists_further(&self) -> bool {
+        FURTHER.iter().any(|name| self.config.contains_key(*name))
+    }
+
     pub(super) fn special_tokens(&self) -> Vec<AddedToken> {
         let mut tokens: Vec<AddedToken> = NAMED_TOKENS.iter().filter_map(|name| self.token(name)).collect();
-        let further = ["extra_special_tokens", "additional_special_tokens"];
-        let lists = further.iter().filter_map(|name| self.config.get(*name)?.as_array());
+        let lists = FURTHER.iter().filter_map(|name| self.config.get(*name)?.as_array());
         tokens.extend(lists.flatten().filter_map(|written| added_token(written, true)));
         tokens
     }
@@ -168,14 +194,21 @@ impl Names {
     }
 }
 
-/// The class that transformers takes for the model type of `config.json`.
+/// The class that `config.json` names, or that transformers takes for its model type.
 fn class_of_model(dir: &Path) -> Option<String> {
     let config: Map<String, Value> = read_json(dir, "config.json", ProblemKind::Config).ok()?;
+    if let Some(class) = config.get("tokenizer_class").and_then(Value::as_str) {
+        return Some(class.trim_end_matches("Fast").to_owned());
+    }
     let class = match config.get("model_type")?.as_str()? {
         "bert" => "BertTokenizer",
         "distilbert" => "DistilBertTokenizer",
         "roberta" => "RobertaTokenizer",
         "xlm-roberta" => "XLMRobertaTokenizer",
+        "bart" => "BartTokenizer",
+        "t5" | "mt5" | "switch_transformers" => "T5Tokenizer",
+        "mbart" => "MBartTokenizer",
+        "marian" => "MarianTokenizer",
         _ => return None,
     };
     Some(class.to_owned())

@@ -12,6 +12,7 @@ mod dataset;
 mod gguf;
 mod gguf_tokenizer;
 mod inspect;
+mod pieces;
 mod safetensors;
 mod table;
 mod tokenizer;
