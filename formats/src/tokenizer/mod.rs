@@ -8,6 +8,7 @@
 
 mod bytes;
 mod names;
+mod windows;
 
 use std::any::Any;
 use std::ops::Range;
@@ -22,6 +23,7 @@ use crate::chat_template::SpecialTokens;
 use crate::checkpoint::read_text;
 use crate::problem::{Problem, ProblemKind};
 use names::{Family, Names};
+pub use windows::{Window, WindowError};
 
 pub(crate) const FILE: &str = "tokenizer.json";
 /// Texts given to the tokenizer at once.
@@ -60,6 +62,8 @@ pub struct Tokenizer {
     has_segments: bool,
     model_max_length: Option<usize>,
     cut_from: TruncationDirection,
+    /// Whether padding, and the second text of a pair, are to come first.
+    pads_left: bool,
     /// The same with truncation to the length that was last asked for.
     truncating: Mutex<Option<(usize, Arc<tokenizers::Tokenizer>)>>,
 }
@@ -90,6 +94,7 @@ impl Tokenizer {
                 Some("left") => TruncationDirection::Left,
                 _ => TruncationDirection::Right,
             },
+            pads_left: names.config.get("padding_side").and_then(Value::as_str) == Some("left"),
             truncating: Mutex::new(None),
         };
         guarded(|| tokenizer.adopt(&names))?;

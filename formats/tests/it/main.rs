@@ -12,6 +12,7 @@ mod dataset;
 mod gguf;
 mod gguf_tokenizer;
 mod inspect;
+mod questions;
 mod safetensors;
 mod table;
 mod tokenizer;
