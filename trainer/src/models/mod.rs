@@ -9,6 +9,7 @@ mod gpt2;
 mod gpt_neox;
 mod llama;
 mod roberta;
+mod span;
 
 use anyhow::{Context as _, Result};
 use formats::checkpoint::{DECODERS, ENCODERS};
@@ -39,7 +40,7 @@ pub enum Depth {
     Head,
 }
 
-/// A model of text: an encoder with a sequence-classification head, or a language model.
+/// A model of text: an encoder with a head, or a language model.
 ///
 /// The steps are apart so that each can be run, and run again for its gradients, on its own.
 pub trait TextModel {
@@ -48,8 +49,9 @@ pub trait TextModel {
     /// One layer, counted from 0 at the input: `[n, d]` → `[n, d]`. The last one of a classifier gives the states of first
     /// tokens alone, `[b, d]`: no other is read.
     fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor;
-    /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32; a language model's normed states,
-    /// `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`]; the states themselves where there is no head.
+    /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32; those of starts and ends, `[n, d]` →
+    /// `[n, 2]`; a language model's normed states, `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`]; the states
+    /// themselves where there is no head.
     fn head(&self, states: &Tensor, context: &Context) -> Tensor;
     /// By what tokens are told apart, in a language model.
     fn vocabulary(&self) -> Option<&Vocabulary> {
@@ -81,13 +83,15 @@ pub enum Head {
     Tokens,
     /// The states of all tokens, as they are.
     States,
+    /// For each token how likely a part of the text begins and ends there.
+    Span,
 }
 
 impl Head {
     fn labels(self) -> Option<i64> {
         match self {
             Head::Labels(labels) => Some(labels),
-            Head::Tokens | Head::States => None,
+            Head::Tokens | Head::States | Head::Span => None,
         }
     }
 }
@@ -162,6 +166,17 @@ pub fn build(
             let std = fields.number("initializer_range", 0.02);
             Ok(Box::new(classifier::Classifier::new(&root, inner, width, labels, std)))
         }
+        (name, Head::Span) if ENCODERS.contains(&name) => {
+            let encoder = build(config, loader, Head::States, dropout)?;
+            let fields = decoder::Fields(config);
+            let width = fields.some("hidden_size").map_or_else(|| fields.size("dim"), Ok).map_err(bad)?;
+            // transformers' default of DistilBERT; the others have none there.
+            let own =
+                (name == "distilbert").then(|| dropout.unwrap_or_else(|| fields.number("qa_dropout", 0.1)));
+            let std = fields.number("initializer_range", 0.02);
+            Ok(Box::new(span::Span::new(&root, encoder, width, own, std)))
+        }
+        (name, Head::Span) => Err(unsupported(name, &ENCODERS, " for question answering")),
         (name, Head::Tokens) => Err(unsupported(name, &DECODERS, " for text generation")),
         (name, _) => Err(unsupported(name, &[ENCODERS.as_slice(), &DECODERS].concat(), "")),
     }
