@@ -254,6 +254,7 @@ pub(super) fn read(
             Ok((data, Box::new(objective)))
         }
         Task::QuestionAnswering => {
+            models::check_spans(config)?;
             let data = Data::questioned(dir, spec, tokenizer, max_length, events)?;
             let objective = QuestionAnswering::new(spec.question_answering(), max_length, &data);
             Ok((data, Box::new(objective)))

@@ -124,6 +124,18 @@ fn unsupported(model_type: &str, supported: &[&str], what: &str) -> anyhow::Erro
     Failure::user("unsupported_model", message).into()
 }
 
+/// Whether the family of `config.json` has a head that finds parts of a text.
+///
+/// # Errors
+/// A [`Failure`] of the user for one that has none.
+pub fn check_spans(config: &serde_json::Value) -> Result<()> {
+    let Family { model_type } = parse(config)?;
+    match ENCODERS.contains(&model_type.as_str()) {
+        true => Ok(()),
+        false => Err(unsupported(&model_type, &ENCODERS, " for question answering")),
+    }
+}
+
 /// Builds the model that `config.json` describes, with this head.
 ///
 /// `dropout` takes the place of the configured dropout everywhere.

@@ -353,7 +353,7 @@ fn every_family_answers_the_same_in_transformers() {
     let Some(python) = reference_python("every_family_answers_the_same_in_transformers") else { return };
     for (family, more) in [
         ("bert", json!({})),
-        ("roberta", json!({})),
+        ("roberta", json!({"lora": {"rank": 4}})),
         ("xlm_roberta", json!({"lora": {"rank": 4, "merge": true}})),
         ("distilbert", json!({})),
     ] {
@@ -383,7 +383,7 @@ fn wrong_questions_are_refused_before_the_first_step() {
     let moved = job("bert", json!({}));
     moved.write("data/train.json", &squad(8).replace("\"answer_start\":13", "\"answer_start\":14"));
     let (_, message) = moved.failure();
-    assert!(message.contains("where `ood ` stands; it occurs at character 13"), "{message}");
+    assert!(message.contains("where `ood …` stands; it occurs at character 13"), "{message}");
     let decoder = job("bert", json!({}));
     std::fs::remove_dir_all(decoder.path("model")).unwrap();
     common::make_decoder(&decoder.path("model"), "llama");

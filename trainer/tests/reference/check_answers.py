@@ -10,12 +10,13 @@ There is no network: the folder must be complete.
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fixtures"))
 import make_questions as rules
@@ -23,14 +24,33 @@ import make_questions as rules
 TOLERANCE = 1e-4
 
 
-def main():
-    folder, said = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
-    config = json.loads((folder / "config.json").read_text())
-    settings, problems = config["question_answering"], []
+def load(folder, problems):
+    """The model, with every name that the loading did not like."""
     model, info = AutoModelForQuestionAnswering.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info.get(key):
             problems.append(f"{key}: {sorted(str(name) for name in info[key])}")
+    return model
+
+
+def load_adapter(folder, problems):
+    """The base in `base/` with the adapter merged into it, as people are told to load them."""
+    from peft import PeftModel
+
+    options = {"config": AutoConfig.from_pretrained(folder), "dtype": torch.float32, "ignore_mismatched_sizes": True}
+    base = AutoModelForQuestionAnswering.from_pretrained(folder / "base", **options)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = PeftModel.from_pretrained(base, folder)
+    problems += [f"peft: {warning.message}" for warning in told if "adapter" in str(warning.message)]
+    return model.merge_and_unload()
+
+
+def main():
+    folder, said = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    config = json.loads((folder / "config.json").read_text())
+    settings, problems = config["question_answering"], []
+    model = (load_adapter if (folder / "adapter_config.json").exists() else load)(folder, problems)
     if config["architectures"] != [type(model).__name__]:
         problems.append(f"config.json says {config['architectures']}, transformers made {type(model).__name__}")
     tokenizer = AutoTokenizer.from_pretrained(folder)
