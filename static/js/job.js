@@ -18,9 +18,9 @@ const field = (kind, name, label, smoothed) => () => [{ kind, field: name, name:
 const has = (known, kind, name) => known.of(kind).fields[name]?.some((number) => number != null);
 
 // Those with charts of their own.
-const ELSEWHERE = ["loss", "perplexity", "chosen_reward", "rejected_reward", "reward_margin", "kl"];
+const ELSEWHERE = ["loss", "perplexity", "chosen_reward", "rejected_reward", "reward_margin", "kl", "best_exact_match_threshold", "best_f1_threshold"];
 // Shown at first; the rest of the metrics wait in the legend.
-const FIRST_METRICS = ["mean_token_accuracy", "reward_accuracy", "accuracy", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman", "ndcg_at_10", "mrr_at_10", "accuracy_at_1", "triplet_accuracy"];
+const FIRST_METRICS = ["mean_token_accuracy", "reward_accuracy", "accuracy", "exact_match", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman", "ndcg_at_10", "mrr_at_10", "accuracy_at_1", "triplet_accuracy"];
 
 const CHARTS = {
   loss: {

@@ -1,4 +1,4 @@
-// The try-it box of a model: asks the API and draws the scores.
+// The try-it box of a model: asks the API and draws the scores, or marks the answer to a question.
 
 const form = document.querySelector("[data-try]");
 const result = form?.querySelector("[data-try-result]");
@@ -30,6 +30,31 @@ function show(output) {
   result.replaceChildren(list);
 }
 
+// The likeliest answers, and the text with the answer marked. Places count characters, not the units of a string.
+function showAnswer(output, context) {
+  const list = document.createElement("ol");
+  list.className = "scores";
+  const items = output.candidates.map((candidate) => bar(candidate.answer, candidate.score, true));
+  if (output.null_score !== null) {
+    const none = bar("no answer", output.null_score, true);
+    if (output.answer === null) items.unshift(none);
+    else items.push(none);
+  }
+  list.append(...items);
+  const letters = [...context];
+  const text = document.createElement("p");
+  text.className = "answered";
+  if (output.answer === null) {
+    text.textContent = context;
+  } else {
+    const mark = document.createElement("mark");
+    mark.className = "mark-said";
+    mark.textContent = letters.slice(output.start, output.end).join("");
+    text.append(letters.slice(0, output.start).join(""), mark, letters.slice(output.end).join(""));
+  }
+  result.replaceChildren(list, text);
+}
+
 function fail(message) {
   const line = document.createElement("p");
   line.className = "error";
@@ -40,6 +65,8 @@ function fail(message) {
 async function predict() {
   const text = form.elements.text.value;
   const pair = form.elements.text_pair?.value;
+  const asks = form.dataset.try === "question";
+  const input = asks ? { question: text, context: pair } : pair ? { text, text_pair: pair } : { text };
   const button = form.querySelector("button");
   button.setAttribute("aria-disabled", "true");
   result.replaceChildren(Object.assign(document.createElement("p"), { className: "faint", textContent: "Asking the model; the first answer waits until it is loaded …" }));
@@ -47,10 +74,11 @@ async function predict() {
     const answer = await fetch("/v1/predictions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ model: form.dataset.model, inputs: [pair ? { text, text_pair: pair } : { text }] }),
+      body: JSON.stringify({ model: form.dataset.model, inputs: [input] }),
     });
     const body = await answer.json();
-    if (answer.ok) show(body.outputs[0]);
+    if (answer.ok && asks) showAnswer(body.outputs[0], pair);
+    else if (answer.ok) show(body.outputs[0]);
     else fail(body.error?.message ?? `The server answered ${answer.status}.`);
   } catch {
     fail("The server does not answer.");

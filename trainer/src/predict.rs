@@ -4,6 +4,11 @@
 //! > {"id": 1, "inputs": ["a text", {"text": "first", "text_pair": "second"}]}
 //! < {"id": 1, "outputs": [{"label": "positive", "score": 0.98, "scores": {"negative": 0.02, "positive": 0.98}}, …]}
 //! ```
+//!
+//! A model that answers questions takes `{"question": "…", "context": "…"}` and gives
+//! `{"answer": "…", "score": 0.9, "start": 3, "end": 8, …}`.
+
+mod questions;
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +17,7 @@ use anyhow::Result;
 use formats::tokenizer::Tokenizer;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use store::spec::{self, ProblemType};
+use store::spec::{ProblemType, Task};
 use tch::Device;
 
 use crate::data::{Row, Tokens, collate};
@@ -55,6 +60,10 @@ enum Input {
         #[serde(default)]
         text_pair: Option<String>,
     },
+    Question {
+        question: String,
+        context: String,
+    },
 }
 
 /// A model ready to answer.
@@ -63,6 +72,8 @@ pub struct Predictor {
     tokenizer: Tokenizer,
     labels: Vec<String>,
     problem: ProblemType,
+    /// How questions are answered, by a model that does.
+    answering: Option<questions::Answering>,
     max_length: usize,
     device: Device,
 }
@@ -77,7 +88,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     writeln!(
         out,
         "{}",
-        json!({"ready": true, "task": spec::Task::TextClassification, "device": device::name(predictor.device)})
+        json!({"ready": true, "task": predictor.task(), "device": device::name(predictor.device)})
     )?;
     out.flush()?;
     for line in std::io::stdin().lock().lines() {
@@ -88,20 +99,29 @@ pub fn run(args: &PredictArgs) -> Result<()> {
 }
 
 impl Predictor {
-    /// Loads a sequence classifier; a checkpoint without such a head is refused.
+    /// Loads a sequence classifier, or a model that answers questions; a checkpoint without such a head is refused.
     pub fn open(folder: &Path) -> Result<Self> {
-        let device = device::choose(spec::Device::Auto, 0)?;
-        let Tuned { config, labels, model, .. } = tuned::open(folder, device)?;
+        let device = device::choose(store::spec::Device::Auto, 0)?;
+        let answers = tuned::task_of(&models::read_config(folder)?) == Task::QuestionAnswering;
+        let task = if answers { Task::QuestionAnswering } else { Task::TextClassification };
+        let Tuned { config, labels, model, .. } = tuned::open_as(folder, None, task, device)?;
         let tokenizer = Tokenizer::load(folder)?;
         let positions = models::max_positions(&config).unwrap_or(512);
+        let most = tokenizer.model_max_length().unwrap_or(positions).min(positions);
         Ok(Predictor {
-            max_length: tokenizer.model_max_length().unwrap_or(positions).min(positions),
+            max_length: most,
             problem: problem(&config, labels.len()),
+            answering: answers.then(|| questions::Answering::of(&config, most)),
             model,
             tokenizer,
             labels,
             device,
         })
+    }
+
+    /// What the model does.
+    pub fn task(&self) -> Task {
+        if self.answering.is_some() { Task::QuestionAnswering } else { Task::TextClassification }
     }
 
     /// The answer to one line; an error is an answer too.
@@ -119,29 +139,44 @@ impl Predictor {
     }
 
     fn predict(&self, inputs: &[Input]) -> Result<Vec<Value>> {
-        let texts: Vec<(&str, Option<&str>)> = inputs
-            .iter()
-            .map(|input| match input {
-                Input::Text(text) => (text.as_str(), None),
-                Input::Pair { text, text_pair } => (text.as_str(), text_pair.as_deref()),
-            })
-            .collect();
+        if let Some(answering) = &self.answering {
+            return answering.answers(self, inputs);
+        }
+        let text = |input: &Input| match input {
+            Input::Text(text) => Ok((text.clone(), None)),
+            Input::Pair { text, text_pair } => Ok((text.clone(), text_pair.clone())),
+            Input::Question { .. } => {
+                let message = "This model tells texts apart and answers no questions; send `text`, perhaps with `text_pair`.";
+                Err(Failure::user("other_task", message))
+            }
+        };
+        let texts: Vec<(String, Option<String>)> = inputs.iter().map(text).collect::<Result<_, _>>()?;
+        let texts: Vec<(&str, Option<&str>)> =
+            texts.iter().map(|(text, pair)| (text.as_str(), pair.as_deref())).collect();
         let tokens = Tokens::of(&self.tokenizer.encode_pairs(&texts, self.max_length)?);
+        let mut outputs = Vec::with_capacity(tokens.len());
+        self.each_batch(&tokens, |logits, _| {
+            outputs.extend(logits.chunks(self.labels.len()).map(|logits| self.shown(logits)));
+        })?;
+        Ok(outputs)
+    }
+
+    /// Gives what the model says of each batch of sequences to `each`, with the tokens of each of them.
+    fn each_batch(&self, tokens: &Tokens, mut each: impl FnMut(&[f32], &[i64])) -> Result<()> {
         let row = |at| {
             let (ids, type_ids) = tokens.row(at);
             Row { number: 0, ids, type_ids, counts: &[] }
         };
         let rows: Vec<_> = (0..tokens.len()).map(row).collect();
+        let padding = (self.tokenizer.pad_id().unwrap_or(0), self.tokenizer.pad_type_id());
         let _guard = tch::no_grad_guard();
-        let mut outputs = Vec::with_capacity(rows.len());
         for rows in rows.chunks(BATCH) {
-            let padding = (self.tokenizer.pad_id().unwrap_or(0), self.tokenizer.pad_type_id());
             let batch = collate(rows, padding, self.device);
             let context = Context::evaluation(&batch.inputs.packing);
             let logits = self.model.forward(&batch.inputs, &context);
-            outputs.extend(floats(&logits)?.chunks(self.labels.len()).map(|logits| self.shown(logits)));
+            each(&floats(&logits)?, &batch.inputs.packing.lengths);
         }
-        Ok(outputs)
+        Ok(())
     }
 
     fn shown(&self, logits: &[f32]) -> Value {

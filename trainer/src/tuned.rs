@@ -43,12 +43,13 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
     let config = models::read_config(folder)?;
     let labels = match task {
         Task::TextClassification => labels(&config)?,
-        Task::TextGeneration | Task::SentenceSimilarity => Vec::new(),
+        Task::TextGeneration | Task::SentenceSimilarity | Task::QuestionAnswering => Vec::new(),
     };
     let head = match task {
         Task::TextClassification => Head::Labels(labels.len() as i64),
         Task::TextGeneration => Head::Tokens,
         Task::SentenceSimilarity => Head::States,
+        Task::QuestionAnswering => Head::Span,
     };
     let prefix = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let saved = saved::read(folder)?;
@@ -83,9 +84,12 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
 /// What a model's `config.json` says that it is there for.
 pub fn task_of(config: &Value) -> Task {
     let class = config["architectures"][0].as_str().unwrap_or_default();
-    match class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel") {
-        true => Task::TextGeneration,
-        false => Task::TextClassification,
+    if class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel") {
+        Task::TextGeneration
+    } else if class.ends_with("ForQuestionAnswering") {
+        Task::QuestionAnswering
+    } else {
+        Task::TextClassification
     }
 }
 

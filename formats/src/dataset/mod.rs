@@ -1,4 +1,5 @@
-//! Rows of a table as examples for text classification, and as texts that are near each other ([`related`]).
+//! Rows of a table as examples for text classification, as texts that are near each other ([`related`]), and as questions on
+//! texts that hold their answers ([`questions`]).
 //!
 //! Rules for labels:
 //! - **Single label**: one name. Blanks around it are dropped; numbers that differ in spelling alone (`1`, `1.0`, `"1"`) are
@@ -10,6 +11,7 @@
 
 mod label;
 mod label_map;
+pub mod questions;
 pub mod related;
 mod split;
 
@@ -71,6 +73,21 @@ pub struct Columns {
     /// That number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
+    /// The text that holds the answer to a question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
+    /// The question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    /// Its answer or answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers: Option<String>,
+    /// Where an answer begins in the context, where its own column says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer_start: Option<String>,
+    /// Whether the context does not answer the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is_impossible: Option<String>,
 }
 
 /// One row to learn from or to evaluate on.

@@ -2,6 +2,7 @@
 
 mod column;
 mod guess;
+mod guess_questions;
 mod guess_related;
 
 use std::path::Path;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use column::{Column, ColumnKind, Lengths};
 pub use guess::{ColumnsGuess, guess_columns};
+pub use guess_questions::{asks_questions, guess_questions};
 pub use guess_related::guess_related;
 
 use crate::problem::{LineRange, Problems};

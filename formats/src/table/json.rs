@@ -1,4 +1,4 @@
-//! Rows as JSON objects: one a line, or all in one list.
+//! Rows as JSON objects: one a line, all in one list, or the questions of SQuAD's nested file.
 //!
 //! Values are taken as written, so that numbers keep their digits. An object of a list may span lines: its end is found
 //! first, and `serde_json` reads what lies between.
@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::encoding::TextReader;
 use super::lines::{Lines, MAX_ROW, is_blank, too_large};
+use super::squad::Questions;
 use super::{Cell, Format, Row};
 use crate::problem::{LineRange, Problem, ProblemKind};
 
@@ -25,10 +26,12 @@ pub(super) struct JsonRows {
 
 impl JsonRows {
     pub(super) fn open(text: TextReader, name: &str, format: Format) -> Self {
-        let lines = Lines::new(text, name);
         let source = match format {
-            Format::JsonArray => Source::List(Elements::new(lines, name)),
-            Format::Csv | Format::JsonLines => Source::Lines { lines, line: Vec::new() },
+            Format::JsonArray => Source::List(Elements::new(Lines::new(text, name), name)),
+            Format::Squad => Source::Squad(Questions::new(text, name)),
+            Format::Csv | Format::JsonLines => {
+                Source::Lines { lines: Lines::new(text, name), line: Vec::new() }
+            }
         };
         Self { name: name.to_owned(), source, columns: Vec::new(), places: HashMap::new() }
     }
@@ -165,6 +168,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
 enum Source {
     Lines { lines: Lines, line: Vec<u8> },
     List(Elements),
+    Squad(Questions),
 }
 
 impl Source {
@@ -179,6 +183,7 @@ impl Source {
                 }
             },
             Self::List(elements) => elements.next(),
+            Self::Squad(questions) => questions.next(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Tables as text: CSV and its relatives, JSON Lines, a JSON array of objects.
+//! Tables as text: CSV and its relatives, JSON Lines, a JSON array of objects, SQuAD's nested file.
 //!
 //! Rules that hold for each:
 //! - Text is UTF-8, with or without a byte-order mark, or UTF-16 with one. Anything else is a problem with line and byte.
@@ -13,6 +13,7 @@ mod encoding;
 mod json;
 mod lines;
 mod sniff;
+mod squad;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ pub enum Format {
     JsonLines,
     /// One JSON list of objects.
     JsonArray,
+    /// One JSON object with the questions on paragraphs of articles, as SQuAD is given out; a question is a row.
+    Squad,
 }
 
 /// One cell, as the file says it.
@@ -216,7 +219,7 @@ impl Rows {
         let (layout, text) = sniff::open(path, name)?;
         let reader = match layout.format {
             Format::Csv => Reader::Csv(Box::new(csv::CsvRows::open(text, name, layout)?)),
-            Format::JsonLines | Format::JsonArray => {
+            Format::JsonLines | Format::JsonArray | Format::Squad => {
                 Reader::Json(Box::new(json::JsonRows::open(text, name, layout.format)))
             }
         };
@@ -274,6 +277,7 @@ pub(crate) fn no_rows(name: &str, format: Format) -> Problem {
     let message = match format {
         Format::Csv => "there is a header but no rows",
         Format::JsonLines | Format::JsonArray => "there are no rows",
+        Format::Squad => "there are no questions",
     };
     Problem::new(ProblemKind::NoRows, name, message).hint("add rows of data")
 }

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::Format;
 use super::encoding::{Encoding, TextReader};
+use super::{Format, squad};
 use crate::problem::{Problem, ProblemKind};
 
 const HEAD: u64 = 64 * 1024;
@@ -62,6 +62,7 @@ fn format_of(head: &str, name: &str) -> Format {
     let first = head.trim_start().chars().next();
     match ending.as_deref() {
         Some("csv" | "tsv" | "tab") => Format::Csv,
+        _ if first == Some('{') && squad::is_squad(head) => Format::Squad,
         Some("json" | "jsonl" | "ndjson") if first == Some('[') => Format::JsonArray,
         Some("json" | "jsonl" | "ndjson") => Format::JsonLines,
         _ => match first {

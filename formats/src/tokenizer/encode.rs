@@ -10,7 +10,7 @@ use super::{Encoding, FILE, Tokenizer, Tokens, guarded};
 use crate::problem::{Problem, ProblemKind};
 
 /// Texts given to the tokenizer at once.
-const BATCH: usize = 1024;
+pub(super) const BATCH: usize = 1024;
 
 impl Tokenizer {
     /// Encodes a text as it is: nothing is put around it, and nothing cut off.

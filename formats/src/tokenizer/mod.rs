@@ -15,6 +15,7 @@ mod marian;
 mod names;
 mod older;
 mod sentencepiece;
+mod windows;
 
 use std::any::Any;
 use std::ops::Range;
@@ -29,6 +30,7 @@ use crate::checkpoint::read_text;
 use crate::problem::{Problem, ProblemKind};
 use marian::Marian;
 use names::{Family, Names};
+pub use windows::{Window, WindowError};
 
 pub(crate) const FILE: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.json";
@@ -86,6 +88,8 @@ pub struct Tokenizer {
     has_segments: bool,
     model_max_length: Option<usize>,
     cut_from: TruncationDirection,
+    /// Whether padding, and the second text of a pair, are to come first.
+    pads_left: bool,
 }
 
 impl Tokenizer {
@@ -118,6 +122,7 @@ impl Tokenizer {
                 Some("left") => TruncationDirection::Left,
                 _ => TruncationDirection::Right,
             },
+            pads_left: names.config.get("padding_side").and_then(Value::as_str) == Some("left"),
         };
         guarded(|| tokenizer.adopt(&names))?;
         tokenizer.pad = names

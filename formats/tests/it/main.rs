@@ -13,6 +13,7 @@ mod gguf;
 mod gguf_tokenizer;
 mod inspect;
 mod pieces;
+mod questions;
 mod safetensors;
 mod table;
 mod tokenizer;

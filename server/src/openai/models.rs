@@ -317,11 +317,12 @@ fn list_files(folder: &FsPath, prefix: &str, found: &mut Vec<String>) -> std::io
 /// Makes the row; the same content under the same id is the same model.
 async fn insert(state: &AppState, id: &str, info: &CheckpointInfo, files: Vec<StoredFile>) -> Result<Model> {
     let architecture = info.architectures.first().cloned();
-    let has_head = architecture.as_ref().is_some_and(|name| name.ends_with("ForSequenceClassification"));
+    let has_head = |end: &str| architecture.as_ref().is_some_and(|name| name.ends_with(end));
     let task = match info.is_language_model() {
         true => Some(Task::TextGeneration),
         false if info.is_sentence_model() => Some(Task::SentenceSimilarity),
-        false => has_head.then_some(Task::TextClassification),
+        false if has_head("ForQuestionAnswering") => Some(Task::QuestionAnswering),
+        false => has_head("ForSequenceClassification").then_some(Task::TextClassification),
     };
     let new = NewModel {
         model_id: id.to_owned(),

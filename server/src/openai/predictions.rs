@@ -1,4 +1,6 @@
 //! Predictions of tuned models for tasks without a route of OpenAI's.
+//!
+//! A classifier takes texts and pairs of texts, a model that answers questions takes questions with their contexts.
 
 use axum::Json;
 use axum::extract::State;
@@ -13,7 +15,7 @@ use crate::{AppState, Error, Result};
 /// Inputs of one request.
 const MOST_INPUTS: usize = 1000;
 
-/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, …]}`
+/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, {"question": …, "context": …}, …]}`
 pub async fn create_prediction(
     State(state): State<AppState>,
     JsonObject(body): JsonObject,
@@ -46,6 +48,7 @@ pub async fn create_prediction(
             format!("{id} makes vectors of texts and tells no classes apart; ask POST /v1/embeddings");
         return Err(Error::invalid("model", message));
     }
+    check_inputs(task_of(&model), &inputs)?;
     let files = model::files(&state.store.db, id).await?;
     let predicted = state.predictors.predict(id, &files, &inputs).await?;
     Ok(Json(json!({
@@ -61,16 +64,36 @@ fn inputs_of(reader: &mut Reader) -> Result<Vec<Value>> {
     let inputs = match reader.value("inputs") {
         Some(Value::Array(inputs)) if !inputs.is_empty() => inputs.clone(),
         Some(Value::String(text)) => vec![json!(text)],
+        Some(input @ Value::Object(_)) => vec![input.clone()],
         _ => {
             return Err(wrong(
-                "expected a list of texts or of objects with `text` and `text_pair`".to_owned(),
+                "expected a list of texts, of objects with `text` and `text_pair`, or of objects with `question` and `context`"
+                    .to_owned(),
             ));
         }
     };
     if inputs.len() > MOST_INPUTS {
         return Err(wrong(format!("at most {MOST_INPUTS} at once, found {}", inputs.len())));
     }
+    Ok(inputs)
+}
+
+/// Whether the inputs are what a model of this task takes.
+fn check_inputs(task: Task, inputs: &[Value]) -> Result<()> {
+    let wrong = |message: String| Error::invalid("inputs", message);
     for (place, input) in inputs.iter().enumerate() {
+        if task == Task::QuestionAnswering {
+            let has = |name: &str| input[name].as_str().is_some_and(|text| !text.trim().is_empty());
+            let known = |fields: &serde_json::Map<String, Value>| {
+                fields.keys().all(|name| name == "question" || name == "context")
+            };
+            if !has("question") || !has("context") || !input.as_object().is_some_and(known) {
+                return Err(wrong(format!(
+                    "input {place}: this model answers questions; send {{\"question\": …, \"context\": …}}, neither of them empty"
+                )));
+            }
+            continue;
+        }
         let is_pair = |fields: &serde_json::Map<String, Value>| {
             fields.get("text").is_some_and(Value::is_string)
                 && fields.iter().all(|(name, value)| match name.as_str() {
@@ -85,5 +108,5 @@ fn inputs_of(reader: &mut Reader) -> Result<Vec<Value>> {
             )));
         }
     }
-    Ok(inputs)
+    Ok(())
 }

@@ -54,6 +54,11 @@ pub struct Roles {
     pub text1: Option<String>,
     pub text2: Option<String>,
     pub score: Option<String>,
+    pub context: Option<String>,
+    pub question: Option<String>,
+    pub answers: Option<String>,
+    pub answer_start: Option<String>,
+    pub is_impossible: Option<String>,
 }
 
 /// Fields that say who a job is, not what it does.
@@ -210,6 +215,11 @@ fn columns(reader: &mut Reader) -> Result<Roles> {
         text1: inner.text("text1")?.map(str::to_owned),
         text2: inner.text("text2")?.map(str::to_owned),
         score: inner.text("score")?.map(str::to_owned),
+        context: inner.text("context")?.map(str::to_owned),
+        question: inner.text("question")?.map(str::to_owned),
+        answers: inner.text("answers")?.map(str::to_owned),
+        answer_start: inner.text("answer_start")?.map(str::to_owned),
+        is_impossible: inner.text("is_impossible")?.map(str::to_owned),
     };
     inner.finish()?;
     Ok(roles)

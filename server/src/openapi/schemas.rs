@@ -42,9 +42,9 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("training_file", "text!", "Id of a file"),
         ("validation_file", "text", "Id of a file to evaluate on; without one, `validation_split` holds rows out"),
         ("test_file", "text", "Id of a file that is evaluated once, at the end"),
-        ("task", "text", "`text-classification`, `text-generation` or `sentence-similarity`; what the model, or the roles in `columns`, are there for when left out"),
+        ("task", "text", "`text-classification`, `text-generation`, `sentence-similarity` or `question-answering`; what the model, or the roles in `columns`, are there for when left out"),
         ("problem_type", "text", "`single_label`, `multi_label` or `regression`; told from the labels when left out"),
-        ("columns", "object", "Role → column: `text`, `text_pair`, `label`; of vectors `anchor`, `positive`, `negative` (one or a list), or `text1`, `text2`, `score`; told from their names when left out; none in text generation, whose rows say by their keys what they are"),
+        ("columns", "object", "Role → column: `text`, `text_pair`, `label`; of vectors `anchor`, `positive`, `negative` (one or a list), or `text1`, `text2`, `score`; of questions `context`, `question`, `answers`, `answer_start`, `is_impossible`; told from their names when left out; none in text generation, whose rows say by their keys what they are"),
         ("validation_split", "object", "`fraction`, `test_fraction`, `seed`, `stratify` (by class)"),
         ("method", "object", "`{\"type\": \"supervised\", \"supervised\": {\"hyperparameters\": …}}`"),
         ("hyperparameters", "object", "The older place: `n_epochs`, `batch_size`, `learning_rate_multiplier` (each a number or \"auto\"), `learning_rate`, `max_steps`, `optimizer`, `lr_scheduler`, `warmup_ratio`, `weight_decay`, `freeze`, `lora` (`true`, or `rank`, `alpha`, `dropout`, `targets`, `rslora`, `dora`, `quantization`, `merge`), `early_stopping`, `precision` (`auto`, `fp32`, `tf32`, `bf16`, `bf16_pure` or `fp16`: `auto` is bf16 with fp32 weights where the device multiplies bf16, fp16 on older GPUs, else fp32), `gradient_checkpointing`, and for text generation `loss_on` (`assistant` or `all`), `chat_template` (Jinja or a name; the checkpoint's own when left out) and `samples` (`false`, or `prompts`, `rows`, `max_tokens`, `temperature`, `seed`: what is asked before the first step and at every evaluation, told in events of the kind `samples`), …"),
@@ -167,10 +167,10 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("object", "text", "`list`"), ("data", "list", "`object`, `index`, `embedding` of each input"), ("model", "text", "Who made them"), ("usage", "object", "`prompt_tokens`, `total_tokens`"),
     ]),
     ("CreatePrediction", "A question to a tuned classifier", &[
-        ("model", "text!", "Its id"), ("inputs", "list!", "Texts, or objects with `text` and `text_pair`; at most 1,000"),
+        ("model", "text!", "Its id"), ("inputs", "list!", "Texts, or objects with `text` and `text_pair`; of a model that answers questions objects with `question` and `context`; at most 1,000"),
     ]),
     ("Prediction", "What a model says", &[
-        ("object", "text", "`prediction`"), ("model", "text", "Its id"), ("task", "text", "Its task"), ("outputs", "list", "For each input `label`, `score` and `scores` by label"),
+        ("object", "text", "`prediction`"), ("model", "text", "Its id"), ("task", "text", "Its task"), ("outputs", "list", "For each input `label`, `score` and `scores` by label; of a question `answer` (null for none), `score`, `start` and `end` in characters, `null_score`, `null_score_difference` and `candidates`"),
     ]),
     ("Agent", "A trainer", &[
         ("id", "text", "`agent-…`"), ("object", "text", "`agent`"), ("name", "text", "Its name"), ("device", "text", "What it computes on"), ("cuda_devices", "whole", "CUDA devices"),

@@ -113,6 +113,17 @@ pub fn metric_name(name: &str) -> String {
             return format!("{word}{k}");
         }
     }
+    for (start, of) in [("has_answer_", "answerable"), ("no_answer_", "unanswerable")] {
+        if let Some(metric) = name.strip_prefix(start) {
+            return format!("{}, {of}", metric_name(metric));
+        }
+    }
+    if let Some(metric) = name.strip_prefix("best_") {
+        return match metric.strip_suffix("_threshold") {
+            Some(metric) => format!("Threshold of the best {}", metric_name(metric)),
+            None => format!("Best {}", metric_name(metric)),
+        };
+    }
     if let Some(average) = name.strip_prefix("f1_") {
         return format!("F1, {average}");
     }

@@ -7,7 +7,10 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use chrono::Utc;
-use formats::inspect::{Column, ColumnKind, ColumnsGuess, Inspection, guess_columns};
+use formats::dataset::{Columns, ProblemType};
+use formats::inspect::{
+    Column, ColumnKind, ColumnsGuess, Inspection, asks_questions, guess_columns, guess_questions,
+};
 use formats::table::Format;
 use formats::{LineRange, Problem};
 use serde::Deserialize;
@@ -119,7 +122,11 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
     let file = find_file(&state, &id).await?;
     let report = Report::of_file(&file).unwrap_or_default();
     let inspection = &report.table;
-    let guess = guess_columns(inspection, Task::TextClassification.as_str()).ok();
+    let questions = guess_questions(inspection).ok().filter(|_| asks_questions(inspection));
+    let guess = match questions {
+        None => guess_columns(inspection, Task::TextClassification.as_str()).ok(),
+        Some(columns) => Some(ColumnsGuess { columns, problem_type: ProblemType::SingleLabel }),
+    };
     let label = guess.as_ref().and_then(|guess| inspection.column(&guess.columns.label));
     let (labels, more_labels) = label.map(label_rows).unwrap_or_default();
     let href = convert::data_href(file.file_id);
@@ -163,6 +170,7 @@ fn format_words(format: Format, inspection: &Inspection) -> String {
         Format::Csv => "CSV",
         Format::JsonLines => "JSON Lines",
         Format::JsonArray => "JSON list",
+        Format::Squad => "SQuAD's JSON",
     };
     let delimiter = inspection.delimiter.map(|delimiter| match delimiter {
         ',' => "fields separated by commas".to_owned(),
@@ -198,7 +206,10 @@ fn kind_words(column: &Column) -> &'static str {
 
 fn role_of(column: &str, guess: Option<&ColumnsGuess>) -> &'static str {
     let Some(guess) = guess else { return "" };
-    if guess.columns.text == column {
+    let role = role_in_questions(&guess.columns, column);
+    if !role.is_empty() {
+        role
+    } else if guess.columns.text == column {
         "text"
     } else if guess.columns.text_pair.as_deref() == Some(column) {
         "second text"
@@ -207,6 +218,18 @@ fn role_of(column: &str, guess: Option<&ColumnsGuess>) -> &'static str {
     } else {
         ""
     }
+}
+
+/// The role that a column of questions has; empty for none.
+pub fn role_in_questions(columns: &Columns, column: &str) -> &'static str {
+    let roles = [
+        (&columns.context, "context"),
+        (&columns.question, "question"),
+        (&columns.answers, "answers"),
+        (&columns.answer_start, "start of the answer"),
+        (&columns.is_impossible, "no answer"),
+    ];
+    roles.into_iter().find(|(name, _)| name.as_deref() == Some(column)).map_or("", |(_, role)| role)
 }
 
 fn label_rows(column: &Column) -> (Vec<LabelRow>, String) {

@@ -10,6 +10,7 @@ use super::convert::{self, metric_name};
 use super::job_samples;
 use super::view::Fact;
 use super::view::job::{CheckpointRow, ClassRow, Confusion, Evaluation, Example, ExampleGroup, JobResults};
+use super::view::marked::pieces;
 use super::view::text::{self, Moment};
 use crate::Result;
 
@@ -17,8 +18,9 @@ use crate::Result;
 const MOST_CLASSES: usize = 40;
 
 /// Order of the metrics; the database keeps none. Others follow by name.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "loss",
+    "exact_match",
     "perplexity",
     "mean_token_accuracy",
     "reward_accuracy",
@@ -140,9 +142,20 @@ fn example_groups(event: &Event) -> Vec<ExampleGroup> {
         let rows = event.data.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         ExampleGroup { key, title, note, rows: rows.iter().map(example).collect() }
     };
+    let asks = event.data.pointer("/worst/0/question").is_some();
+    let (worst, best) = match asks {
+        true => (
+            "Questions with the lowest F1, among equals those with the highest loss. Wrong answers of the data gather here.",
+            "Questions with the highest F1, among equals those with the lowest loss.",
+        ),
+        false => (
+            "Validation rows with the highest loss. Wrong labels gather here.",
+            "Validation rows with the lowest loss.",
+        ),
+    };
     let groups = [
-        group("worst", "Worst", "Validation rows with the highest loss. Wrong labels gather here."),
-        group("best", "Best", "Validation rows with the lowest loss."),
+        group("worst", "Worst", worst),
+        group("best", "Best", best),
         group(
             "random",
             "Random",
@@ -153,6 +166,9 @@ fn example_groups(event: &Event) -> Vec<ExampleGroup> {
 }
 
 fn example(row: &Value) -> Example {
+    if row.get("question").is_some() {
+        return answered(row);
+    }
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let number = |name: &str| row.get(name).and_then(Value::as_f64);
     let (label, predicted) = (row.get("label"), row.get("predicted"));
@@ -161,12 +177,41 @@ fn example(row: &Value) -> Example {
     Example {
         text: format!("{}{cut}", text("text")),
         text_pair: text("text_pair"),
+        pieces: Vec::new(),
         row: row.get("row").and_then(Value::as_u64).map(|row| text::count(row + 1)).unwrap_or_default(),
         label: answer(label),
         predicted: answer(predicted),
         probability: number("probability").map(text::percent).unwrap_or_default(),
         loss: number("loss").map_or("not finite".to_owned(), text::value),
         right: (!is_number).then(|| label == predicted),
+    }
+}
+
+/// A question, with the right answers and the model's marked in its context.
+fn answered(row: &Value) -> Example {
+    const NONE: &str = "no answer";
+    let place = |part: &Value| {
+        let number = |name: &str| part[name].as_u64().map(|number| number as usize);
+        Some((number("start")?, number("end")?))
+    };
+    let words =
+        |part: &Value| part["text"].as_str().filter(|text| !text.is_empty()).unwrap_or(NONE).to_owned();
+    let number = |name: &str| row.get(name).and_then(Value::as_f64);
+    let answers = row["answers"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut right: Vec<String> = answers.iter().map(words).collect();
+    right.dedup();
+    let places: Vec<(usize, usize)> = answers.iter().filter_map(place).collect();
+    let context = row["context"].as_str().unwrap_or_default();
+    Example {
+        text: row["question"].as_str().unwrap_or_default().to_owned(),
+        text_pair: String::new(),
+        pieces: pieces(context, &places, place(&row["predicted"])),
+        row: row.get("row").and_then(Value::as_u64).map(|row| text::count(row + 1)).unwrap_or_default(),
+        label: if right.is_empty() { NONE.to_owned() } else { right.join(" · ") },
+        predicted: words(&row["predicted"]),
+        probability: number("probability").map(text::percent).unwrap_or_default(),
+        loss: number("loss").map_or("not finite".to_owned(), text::value),
+        right: number("f1").map(|f1| f1 >= 1.0),
     }
 }
 
@@ -206,10 +251,12 @@ fn checkpoint_metrics(metrics: &Value) -> String {
         "accuracy",
         "subset_accuracy",
         "f1_macro",
+        "exact_match",
         "r2",
         "ndcg_at_10",
         "accuracy_at_1",
         "spearman",
+        "f1",
     ];
     let parts = names.iter().filter_map(|name| {
         let value = find(name)?;

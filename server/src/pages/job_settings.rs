@@ -1,5 +1,6 @@
 //! The settings of a job as its page shows them.
 
+use formats::dataset::questions::Asking;
 use formats::dataset::related::Relation;
 use serde_json::Value;
 use sqlx::PgPool;
@@ -77,6 +78,7 @@ async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
         Task::TextClassification => column_facts(&spec.columns),
         Task::TextGeneration => conversation_facts(&spec.training),
         Task::SentenceSimilarity => vector_facts(spec),
+        Task::QuestionAnswering => question_facts(spec),
     });
     facts.push(Fact::new("Seed", spec.seed.to_string()));
     facts.push(Fact::new("Seed of the split", spec.split.seed.to_string()));
@@ -115,6 +117,27 @@ fn vector_facts(spec: &JobSpec) -> Vec<Fact> {
     if embedding.batch_sampler == BatchSampler::NoDuplicates {
         facts.push(Fact::new("Rows of a batch", "no text twice"));
     }
+    facts
+}
+
+fn question_facts(spec: &JobSpec) -> Vec<Fact> {
+    let shown = |(role, column): (&str, &str)| {
+        let name = match role {
+            "context" => "Context column",
+            "question" => "Question column",
+            "answers" => "Answers column",
+            "answer_start" => "Column of offsets",
+            _ => "Column of unanswerable questions",
+        };
+        Fact::new(name, column)
+    };
+    let roles = Asking::of(&spec.columns).map(|asking| asking.roles()).unwrap_or_default();
+    let mut facts: Vec<Fact> = roles.into_iter().map(shown).collect();
+    let settings = spec.question_answering();
+    facts.push(Fact::new("Overlap of windows", format!("{} tokens", settings.doc_stride)));
+    facts.push(Fact::new("Longest answer", format!("{} tokens", settings.max_answer_length)));
+    facts.push(Fact::new("Answers ranked", settings.n_best.to_string()));
+    facts.push(Fact::new("Threshold of no answer", setting(settings.null_score_difference_threshold)));
     facts
 }
 

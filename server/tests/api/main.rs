@@ -14,6 +14,7 @@ mod files;
 mod jobs;
 mod models;
 mod predictions;
+mod questions;
 mod samples;
 mod script;
 mod security;

@@ -1,5 +1,7 @@
 //! From an upload to a model that answers.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use crate::decoder::{chats, tiny_llama};
@@ -102,6 +104,50 @@ async fn a_language_model_learns_chats_and_says_its_perplexity() {
     let vectors = json!({"model": model, "input": ["a", "b"]});
     let vectors = server.post("/v1/embeddings", &vectors).await;
     assert_eq!(vectors["data"].as_array().map(Vec::len), Some(2), "{vectors}");
+    assert!(server.stop().await.success());
+}
+
+#[tokio::test]
+async fn squads_file_makes_a_model_that_finds_answers() {
+    if !is_built("squads_file_makes_a_model_that_finds_answers") {
+        return;
+    }
+    let data = data_folder();
+    let mut server = Running::start(data.path()).await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../trainer/tests/fixtures/bert_encoder");
+    server.upload_model("tiny", &folder).await;
+    let paragraph = |number: usize| {
+        let context = format!("{}the plot was good", "a film ".repeat(number % 6));
+        let start = context.len() - "good".len();
+        let answers =
+            if number % 5 == 4 { json!([]) } else { json!([{"text": "good", "answer_start": start}]) };
+        let question = if number % 5 == 4 { "who never" } else { "what was it" };
+        json!({"context": context, "qas": [{"id": number.to_string(), "question": question, "answers": answers}]})
+    };
+    let paragraphs: Vec<serde_json::Value> = (0..40).map(paragraph).collect();
+    let squad = json!({"version": "v2.0", "data": [{"title": "films", "paragraphs": paragraphs}]});
+    let file = server.upload_data("train-v2.0.json", squad.to_string()).await;
+    let settings = json!({"max_steps": 60, "batch_size": 8, "learning_rate": 2e-3, "max_length": 24,
+        "question_answering": {"doc_stride": 8}});
+    let id = server
+        .create(&json!({"model": "tiny", "training_file": file, "seed": 5, "hyperparameters": settings}))
+        .await;
+    let job = server.wait_for_success(&id).await;
+    assert_eq!(job["task"], "question-answering");
+    assert!(job["metrics"]["f1"].as_f64().is_some_and(|f1| f1 > 80.0), "{}", job["metrics"]);
+    let model = job["fine_tuned_model"].as_str().unwrap();
+    let inputs = json!([
+        {"question": "what was it", "context": "a film a film the plot was good"},
+        {"question": "who never", "context": "the plot was good"},
+    ]);
+    let said = server.post("/v1/predictions", &json!({"model": model, "inputs": inputs})).await;
+    let outputs = &said["outputs"];
+    assert_eq!(
+        (&outputs[0]["answer"], &outputs[0]["start"], &outputs[0]["end"]),
+        (&json!("good"), &json!(27), &json!(31)),
+        "{said}"
+    );
+    assert_eq!(outputs[1]["answer"], serde_json::Value::Null, "{said}");
     assert!(server.stop().await.success());
 }
 

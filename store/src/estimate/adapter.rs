@@ -53,7 +53,8 @@ impl Parameter {
     /// Whether it is trained beside adapters: they, and the head. The pooler of a base that has none is, too, which is
     /// not known here.
     pub(super) fn is_trained_beside_adapters(&self) -> bool {
-        self.is_adapter() || self.name.split('.').any(|part| part.ends_with("classifier") || part == "score")
+        let is_head = |part: &str| part.ends_with("classifier") || part == "score" || part == "qa_outputs";
+        self.is_adapter() || self.name.split('.').any(is_head)
     }
 
     /// Bytes of a frozen matrix in 4 bits; `None` where it is not kept so.

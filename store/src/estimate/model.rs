@@ -4,7 +4,7 @@ use formats::checkpoint::{Config, DecoderSizes, ENCODERS, decoder_tensors, encod
 use formats::{Problem, ProblemKind};
 use regex::Regex;
 
-use crate::spec::{Task, Training};
+use crate::spec::{QuestionAnswering, Task, Training};
 
 /// Where a parameter lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +133,19 @@ impl Model {
         Ok(model)
     }
 
+    /// An encoder with two numbers for each token, whose states are all read.
+    ///
+    /// # Errors
+    /// As [`Model::bare`].
+    pub fn spanning(config: &Config) -> Result<Model, Problem> {
+        let mut model = Model::bare(config)?;
+        for (leaf, shape) in [("weight", vec![2, model.hidden]), ("bias", vec![2])] {
+            let name = format!("qa_outputs.{leaf}");
+            model.parameters.push(Parameter { name, shape, place: Place::Head });
+        }
+        Ok(model)
+    }
+
     /// The model of a task; a classifier has so many labels.
     ///
     /// # Errors
@@ -140,6 +153,7 @@ impl Model {
     pub fn of_task(task: Task, config: &Config, labels: u64) -> Result<Model, Problem> {
         match task {
             Task::SentenceSimilarity => Model::bare(config),
+            Task::QuestionAnswering => Model::spanning(config),
             Task::TextClassification | Task::TextGeneration => Model::new(config, labels),
         }
     }
@@ -172,7 +186,12 @@ impl Model {
     /// The tokens that rows are cut to, as the trainer settles it; `stated` is what the tokenizer says.
     pub fn max_length(&self, training: &Training, stated: Option<u64>) -> u64 {
         // Where neither the settings nor the model say less.
-        let usual = if self.decoder.is_some() { 1024 } else { 512 };
+        let spans = self.parameters.iter().any(|parameter| parameter.name.starts_with("qa_outputs."));
+        let usual = match self.decoder {
+            Some(_) => 1024,
+            None if spans => u64::from(QuestionAnswering::MAX_LENGTH),
+            None => 512,
+        };
         match training.max_length {
             Some(asked) => u64::from(asked).min(self.positions),
             None => self.positions.min(stated.unwrap_or(usual)).min(usual),

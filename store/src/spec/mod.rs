@@ -7,6 +7,7 @@ mod adapter;
 mod embedding;
 mod optimizer;
 mod preference;
+mod question;
 mod reader;
 pub mod request;
 mod samples;
@@ -18,6 +19,7 @@ pub use adapter::{Adapter, AllLinear, Quantization, Targets, is_named};
 pub use embedding::{BatchSampler, Embedding, EmbeddingLoss};
 pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
 pub use preference::{Preference, PreferenceLoss};
+pub use question::QuestionAnswering;
 pub use reader::Reader;
 pub use samples::{SamplePrompt, Samples};
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
@@ -76,6 +78,8 @@ pub enum Task {
     TextGeneration,
     /// Vectors that lie near each other where the texts do.
     SentenceSimilarity,
+    /// The part of a text that answers a question.
+    QuestionAnswering,
 }
 
 impl JobSpec {
@@ -83,6 +87,11 @@ impl JobSpec {
     pub fn embedding(&self) -> (EmbeddingLoss, Embedding) {
         let embedding = self.training.embedding.clone().unwrap_or_default();
         (embedding.loss.unwrap_or_else(|| self.usual_embedding_loss()), embedding)
+    }
+
+    /// How questions are answered, with the usual where nothing is said.
+    pub fn question_answering(&self) -> QuestionAnswering {
+        self.training.question_answering.clone().unwrap_or_default()
     }
 
     /// The loss that the columns are there for.
@@ -98,6 +107,7 @@ impl JobSpec {
         match self.task {
             Task::SentenceSimilarity if self.embedding().0.is_scored() => "spearman",
             Task::SentenceSimilarity => "ndcg_at_10",
+            Task::QuestionAnswering => "f1",
             Task::TextClassification | Task::TextGeneration => "loss",
         }
     }
@@ -127,7 +137,8 @@ impl JobSpec {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Task; 3] = [Task::TextClassification, Task::TextGeneration, Task::SentenceSimilarity];
+    pub const ALL: [Task; 4] =
+        [Task::TextClassification, Task::TextGeneration, Task::SentenceSimilarity, Task::QuestionAnswering];
 
     /// The tag as written in the API.
     pub fn as_str(self) -> &'static str {
@@ -135,6 +146,7 @@ impl Task {
             Task::TextClassification => "text-classification",
             Task::TextGeneration => "text-generation",
             Task::SentenceSimilarity => "sentence-similarity",
+            Task::QuestionAnswering => "question-answering",
         }
     }
 

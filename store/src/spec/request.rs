@@ -61,6 +61,7 @@ pub fn hyperparameters(fields: &Map<String, Value>, rows: Option<u64>) -> Result
     training.preference = objects::preference(&mut reader)?;
     training.samples = objects::samples(&mut reader)?;
     training.embedding = objects::embedding(&mut reader)?;
+    training.question_answering = objects::question_answering(&mut reader)?;
     training.early_stopping = objects::early_stopping(&mut reader)?;
     if let Some(every) = objects::eval_every(&mut reader)? {
         training.eval_every = every;

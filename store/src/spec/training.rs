@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Embedding, Optimizer, Preference, Samples, Schedule};
+use super::{Adapter, Embedding, Optimizer, Preference, QuestionAnswering, Samples, Schedule};
 
 /// How the model is trained, evaluated and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,8 @@ pub struct Training {
     pub weight_decay: f64,
     /// Gradients are scaled down to this 2-norm; 0 for no clipping.
     pub max_grad_norm: f64,
-    /// Tokens a row is cut to; `None` for the model's own limit, at most 512 (1,024 in text generation).
+    /// Tokens a row is cut to; `None` for the model's own limit, at most 512 (1,024 in text generation, 384 in
+    /// question answering).
     pub max_length: Option<u32>,
     /// Which tokens of a chat count in the loss of text generation.
     pub loss_on: LossOn,
@@ -42,6 +43,9 @@ pub struct Training {
     pub samples: Samples,
     /// How vectors of texts are learnt; `None` for the usual.
     pub embedding: Option<Embedding>,
+    /// How questions are answered; `None` for the usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question_answering: Option<QuestionAnswering>,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -63,7 +67,7 @@ pub struct Training {
     /// When a checkpoint is written beside those at evaluations and after ten minutes.
     pub checkpoint_every: Option<u64>,
     /// Metric that chooses the best checkpoint; `None` for the task's own: the validation loss, of vectors `ndcg_at_10` or
-    /// `spearman`.
+    /// `spearman`, of answers `f1`.
     pub best_metric: Option<String>,
     /// Ends the job when the metric stays without improvement.
     pub early_stopping: Option<EarlyStopping>,
@@ -96,6 +100,7 @@ impl Default for Training {
             preference: None,
             samples: Samples::default(),
             embedding: None,
+            question_answering: None,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

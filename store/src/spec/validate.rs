@@ -3,6 +3,7 @@
 mod adapter;
 mod check;
 mod optimizer;
+mod questions;
 mod samples;
 #[cfg(test)]
 mod tests;
@@ -134,6 +135,9 @@ impl JobSpec {
         if self.task == Task::SentenceSimilarity {
             return self.check_related(check);
         }
+        if self.task == Task::QuestionAnswering {
+            return self.check_questions(check);
+        }
         let others =
             Columns { text: String::new(), text_pair: None, label: String::new(), ..columns.clone() };
         check.that(others == Columns::default(), "columns", || {
@@ -162,6 +166,11 @@ impl JobSpec {
         let classifies = !columns.text.is_empty() || columns.text_pair.is_some() || !columns.label.is_empty();
         check.that(!classifies, "columns", || {
             "text, text_pair and label are for text classification; name anchor and positive, or text1, text2 and score"
+                .to_owned()
+        });
+        let asks = columns.context.is_some() || columns.question.is_some() || columns.answers.is_some();
+        check.that(!asks, "columns", || {
+            "context, question and answers are for question answering; name anchor and positive, or text1, text2 and score"
                 .to_owned()
         });
         let Some(relation) = Relation::of(columns) else {
@@ -234,6 +243,10 @@ impl JobSpec {
         check.that(related || training.embedding.is_none(), "training.embedding", || {
             "is for sentence similarity; leave it out".to_owned()
         });
+        let answers = self.task == Task::QuestionAnswering;
+        check.that(answers || training.question_answering.is_none(), "training.question_answering", || {
+            "is for question answering; leave it out".to_owned()
+        });
         if self.task == Task::TextGeneration {
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
@@ -254,12 +267,14 @@ impl JobSpec {
         });
         let asks = training.samples != Samples::default() && !training.samples.is_off();
         check.that(!asks, "training.samples", || "is for text generation; leave it out".to_owned());
-        if related {
+        if related || answers {
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
             check.that(training.label_smoothing == 0.0, "training.label_smoothing", || {
                 "is for text classification and for preferences; set it to 0".to_owned()
             });
+        }
+        if related {
             check.that(!training.freeze.except_head, "training.freeze.except_head", || {
                 "a model of vectors has no head, so nothing would be trained; set it to false".to_owned()
             });

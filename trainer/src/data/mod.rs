@@ -5,6 +5,7 @@ mod generate;
 mod order;
 mod prefetch;
 mod prompts;
+mod questions;
 mod read;
 mod related;
 mod share;

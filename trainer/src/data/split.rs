@@ -126,6 +126,8 @@ impl Split {
                 let number = number * self.per_row as u64 + (at % self.per_row) as u64;
                 Row { number, ids, type_ids: marks, counts: &[] }
             }
+            // Windows of one question have draws of their own, too.
+            Targets::Spans(_) => Row { number: at as u64, ids, type_ids: marks, counts: &[] },
             _ => Row { number, ids, type_ids: marks, counts: &[] },
         }
     }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use formats::checkpoint::{SentenceModel, Weights};
 use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
-use store::spec::{BatchSampler, JobSpec, Precision, Task};
+use store::spec::{BatchSampler, JobSpec, Precision, QuestionAnswering as Asked, Task};
 use tch::{Device, Tensor};
 
 use super::adapter;
@@ -35,6 +35,7 @@ use crate::optim::Optimizer;
 use crate::precision::{self, Settled};
 use crate::tasks::Objective;
 use crate::tasks::preference::PreferenceTuning;
+use crate::tasks::question_answering::QuestionAnswering;
 use crate::tasks::sentence_similarity::SentenceSimilarity;
 use crate::tasks::text_classification::TextClassification;
 use crate::tasks::text_generation::TextGeneration;
@@ -136,7 +137,7 @@ pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> 
     let from = (base.as_path(), spec.base_model.as_str());
     let template = match spec.task {
         Task::TextGeneration => chosen_template(&base, &spec, &tokenizer)?,
-        Task::TextClassification | Task::SentenceSimilarity => None,
+        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => None,
     };
     let taught = template.as_ref().filter(|_| spec.training.chat_template.is_some());
     let taught = taught.map(|template| template.source().to_owned());
@@ -252,6 +253,12 @@ pub(super) fn read(
             events.log(0, objective.words())?;
             Ok((data, Box::new(objective)))
         }
+        Task::QuestionAnswering => {
+            models::check_spans(config)?;
+            let data = Data::questioned(dir, spec, tokenizer, max_length, events)?;
+            let objective = QuestionAnswering::new(spec.question_answering(), max_length, &data);
+            Ok((data, Box::new(objective)))
+        }
     }
 }
 
@@ -321,7 +328,7 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
 pub(super) fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
     let own = match spec.task {
         Task::SentenceSimilarity => SentenceModel::read(base)?.max_seq_length,
-        Task::TextClassification | Task::TextGeneration => None,
+        Task::TextClassification | Task::TextGeneration | Task::QuestionAnswering => None,
     };
     Ok(own.or_else(|| tokenizer.model_max_length()))
 }
@@ -344,6 +351,7 @@ pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) 
     let usual = match spec.task {
         Task::TextClassification | Task::SentenceSimilarity => DEFAULT_MAX_LENGTH,
         Task::TextGeneration => 2 * DEFAULT_MAX_LENGTH,
+        Task::QuestionAnswering => Asked::MAX_LENGTH as usize,
     };
     Ok(positions.min(stated.unwrap_or(usual)).min(usual))
 }

@@ -94,7 +94,7 @@ pub struct Picked {
 
 impl Picked {
     /// The rows, each as it is to be shown.
-    pub fn shown(&self, example: impl Fn(usize) -> Example) -> Value {
+    pub fn shown<E: Serialize>(&self, example: impl Fn(usize) -> E) -> Value {
         let show = |rows: &[usize]| rows.iter().map(|&row| example(row)).collect::<Vec<_>>();
         json!({"best": show(&self.best), "worst": show(&self.worst), "random": show(&self.random)})
     }

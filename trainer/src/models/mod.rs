@@ -12,6 +12,7 @@ mod gpt_neox;
 mod llama;
 mod roberta;
 mod t5;
+mod span;
 
 use anyhow::{Context as _, Result};
 use formats::checkpoint::{DECODERS, ENCODER_DECODERS, ENCODERS};
@@ -46,7 +47,7 @@ pub enum Depth {
     Head,
 }
 
-/// A model of text: an encoder with a sequence-classification head, a language model, or an encoder with a decoder.
+/// A model of text: an encoder with a head, a language model, or an encoder with a decoder.
 ///
 /// The steps are apart so that each can be run, and run again for its gradients, on its own. Of an encoder with a decoder the
 /// states are those of all sources and, below them, of all answers, `[n + m, d]`; the last layer gives those of answers alone.
@@ -56,8 +57,9 @@ pub trait TextModel {
     /// One layer, counted from 0 at the input: `[n, d]` → `[n, d]`. The last one of a classifier gives the states of first
     /// tokens alone, `[b, d]`: no other is read.
     fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor;
-    /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32; a language model's normed states,
-    /// `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`]; the states themselves where there is no head.
+    /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32; those of starts and ends, `[n, d]` →
+    /// `[n, 2]`; a language model's normed states, `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`]; the states
+    /// themselves where there is no head.
     fn head(&self, states: &Tensor, context: &Context) -> Tensor;
     /// By what tokens are told apart, in a language model.
     fn vocabulary(&self) -> Option<&Vocabulary> {
@@ -95,13 +97,15 @@ pub enum Head {
     Answers,
     /// The states of all tokens, as they are.
     States,
+    /// For each token how likely a part of the text begins and ends there.
+    Span,
 }
 
 impl Head {
     fn labels(self) -> Option<i64> {
         match self {
             Head::Labels(labels) => Some(labels),
-            Head::Tokens | Head::Answers | Head::States => None,
+            Head::Tokens | Head::Answers | Head::States | Head::Span => None,
         }
     }
 }
@@ -138,6 +142,18 @@ fn unsupported(model_type: &str, supported: &[&str], what: &str) -> anyhow::Erro
         supported.join(", ")
     );
     Failure::user("unsupported_model", message).into()
+}
+
+/// Whether the family of `config.json` has a head that finds parts of a text.
+///
+/// # Errors
+/// A [`Failure`] of the user for one that has none.
+pub fn check_spans(config: &serde_json::Value) -> Result<()> {
+    let Family { model_type } = parse(config)?;
+    match ENCODERS.contains(&model_type.as_str()) {
+        true => Ok(()),
+        false => Err(unsupported(&model_type, &ENCODERS, " for question answering")),
+    }
 }
 
 /// Builds the model that `config.json` describes, with this head.
@@ -187,6 +203,17 @@ pub fn build(
             Ok(Box::new(bart::build(&root, config, dropout).map_err(bad)?))
         }
         (name, Head::Answers) => Err(unsupported(name, &ENCODER_DECODERS, " for text to text")),
+        (name, Head::Span) if ENCODERS.contains(&name) => {
+            let encoder = build(config, loader, Head::States, dropout)?;
+            let fields = decoder::Fields(config);
+            let width = fields.some("hidden_size").map_or_else(|| fields.size("dim"), Ok).map_err(bad)?;
+            // transformers' default of DistilBERT; the others have none there.
+            let own =
+                (name == "distilbert").then(|| dropout.unwrap_or_else(|| fields.number("qa_dropout", 0.1)));
+            let std = fields.number("initializer_range", 0.02);
+            Ok(Box::new(span::Span::new(&root, encoder, width, own, std)))
+        }
+        (name, Head::Span) => Err(unsupported(name, &ENCODERS, " for question answering")),
         (name, Head::Tokens) => Err(unsupported(name, &DECODERS, " for text generation")),
         (name, _) => Err(unsupported(name, &[ENCODERS.as_slice(), &DECODERS].concat(), "")),
     }

@@ -108,9 +108,9 @@ fn end_of(name: &str) -> &str {
     places.filter_map(number).last().map_or(name, |start| &name[start..])
 }
 
-/// What peft takes for the head of a classifier, whatever stands before it in its name.
+/// What peft takes for the head of a classifier, or of a model that answers questions, whatever stands before it in its name.
 fn is_classifier(part: &str) -> bool {
-    part.ends_with("classifier") || part == "score"
+    part.ends_with("classifier") || part == "score" || part == "qa_outputs"
 }
 
 impl Found {

@@ -1,7 +1,9 @@
 //! The tasks: one file each, with its loss, its metrics, and what is shown and written of it.
 
 pub mod preference;
+pub mod question_answering;
 pub mod sentence_similarity;
+pub mod spans;
 pub mod text_classification;
 pub mod text_generation;
 pub mod unpaired;
@@ -31,6 +33,8 @@ pub enum Targets {
     Answers(Vec<bool>),
     /// Near or far by the places of its texts, or a number a row that says how near two texts are.
     Nearness(Vec<f64>),
+    /// Where the answer to a question stands; a row is a window over its context.
+    Spans(spans::Spans),
 }
 
 impl Targets {
@@ -49,6 +53,7 @@ impl Targets {
             Targets::Answers(answers) => Targets::Answers(rows.iter().map(|&row| answers[row]).collect()),
             // Near by their places, where no number says how near.
             Targets::Nearness(scores) if scores.is_empty() => Targets::Nearness(Vec::new()),
+            Targets::Spans(spans) => Targets::Spans(spans.of_windows(rows)),
             Targets::Nearness(scores) => Targets::Nearness(rows.iter().map(|&row| scores[row]).collect()),
         }
     }
@@ -58,7 +63,7 @@ impl Targets {
 #[derive(Clone, Debug, Default)]
 pub struct Predictions {
     /// `[rows, outputs]`, row by row: a classifier's logits; how many tokens of a row count, and how many were right; the
-    /// vectors of a row's texts.
+    /// vectors of a row's texts; the likeliest starts and ends of an answer.
     pub outputs: Vec<f32>,
     /// Loss of each row, not divided by anything.
     pub losses: Vec<f64>,

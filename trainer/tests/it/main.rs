@@ -14,6 +14,7 @@ mod model_parallel;
 mod optim;
 mod optim_rules;
 mod preferences;
+mod questions;
 mod ranks;
 mod reference;
 mod refusals;

@@ -5,6 +5,7 @@
 mod classification;
 mod data;
 mod generation;
+mod questions;
 mod related;
 
 use chrono::Utc;
@@ -45,12 +46,16 @@ struct Looked {
 pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJob> {
     let asked = CreateJob::read(body)?;
     let (model, model_files) = find_model(state, &asked.model).await?;
-    let task = choose_task(asked.task.or_else(|| related::task_of_roles(&asked.columns)), &model)?;
     let data = Data::find(state, &asked).await?;
+    let by_roles =
+        related::task_of_roles(&asked.columns).or_else(|| questions::task_of_roles(&asked.columns));
+    let said = asked.task.or(by_roles).or_else(|| questions::task_of_data(&asked, &model, &data));
+    let task = choose_task(said, &model)?;
     let looked = match task {
         Task::TextClassification => classification::look(state, &asked, &data).await?,
         Task::TextGeneration => generation::look(state, &asked, &data).await?,
         Task::SentenceSimilarity => related::look(state, &asked, &data).await?,
+        Task::QuestionAnswering => questions::look(state, &asked, &data).await?,
     };
     let settings = request::hyperparameters(&asked.hyperparameters, Some(looked.rows)).map_err(|wrong| {
         Error::invalid(format!("{}.{}", asked.hyperparameters_at, wrong.param), wrong.message)
@@ -87,7 +92,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
             classification::check_class_weights(&spec, &looked.classes, asked.hyperparameters_at)?;
         }
         Task::TextGeneration => generation::check_tokens(state, &spec, &asked, &data).await?,
-        Task::SentenceSimilarity => {
+        Task::SentenceSimilarity | Task::QuestionAnswering => {
             sample::sample(state, &spec, &asked.model, Some(asked.training_file)).await?;
         }
     }
@@ -122,13 +127,17 @@ async fn find_model(state: &AppState, id: &str) -> Result<(Model, Vec<StoredFile
 fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
     let able = task_of(model);
     let kind = match able {
-        Task::TextClassification | Task::SentenceSimilarity => "an encoder",
+        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => "an encoder",
         Task::TextGeneration => "a language model",
     };
     match asked {
         // A decoder reads as well as it writes.
         Some(Task::TextClassification) => Ok(Task::TextClassification),
-        Some(Task::SentenceSimilarity) if able != Task::TextGeneration => Ok(Task::SentenceSimilarity),
+        Some(asked @ (Task::SentenceSimilarity | Task::QuestionAnswering))
+            if able != Task::TextGeneration =>
+        {
+            Ok(asked)
+        }
         Some(asked) if asked != able => Err(Error::invalid(
             "task",
             format!(

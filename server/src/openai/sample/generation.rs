@@ -27,6 +27,7 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
     match spec.task {
         Task::TextClassification => Value::Null,
         Task::SentenceSimilarity => json!([training.max_length, spec.embedding().0]),
+        Task::QuestionAnswering => json!([training.max_length, spec.question_answering().doc_stride]),
         Task::TextGeneration => {
             let answers = Answers::of(spec);
             let prompts = &training.samples.prompts;

@@ -240,6 +240,7 @@ async fn detail_with(
         files: files.iter().map(|file| file_row(&href, file)).collect(),
         readme: readme(state, &files).await?,
         can_try: model.task.is_some() && task_of(&model) == Task::TextClassification,
+        can_ask: task_of(&model) == Task::QuestionAnswering,
         can_compare: task_of(&model) == Task::SentenceSimilarity,
         pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
         tried,
@@ -257,7 +258,7 @@ async fn detail_with(
 fn playground_href(model: &Model) -> String {
     match task_of(model) {
         Task::TextGeneration => convert::playground_href(&model.model_id),
-        Task::TextClassification | Task::SentenceSimilarity => String::new(),
+        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => String::new(),
     }
 }
 
@@ -329,6 +330,12 @@ fn snippet(model: &Model) -> String {
         return "# in the folder that the archive unpacks to\nfrom sentence_transformers import SentenceTransformer\n\n\
                 model = SentenceTransformer(\".\")\nvectors = model.encode([\"A text of yours.\", \"Another one.\"])\n\
                 print(model.similarity(vectors, vectors))"
+            .to_owned();
+    }
+    if task_of(model) == Task::QuestionAnswering {
+        return "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
+                answer = pipeline(\"question-answering\", model=\".\")\n\
+                print(answer(question=\"A question of yours?\", context=\"A text that holds its answer.\"))"
             .to_owned();
     }
     if model.task.is_none() {

@@ -11,6 +11,7 @@ use super::{detail, find_model};
 use crate::inference::Served;
 use crate::openai::generate::vectors_of;
 use crate::openai::models::task_of;
+use crate::pages::view::marked::pieces;
 use crate::pages::view::model::{Score, Tried};
 use crate::pages::view::text;
 use crate::pages::{html, sentence};
@@ -40,13 +41,20 @@ pub async fn try_model(
         let tried = compare(&state, &model, form).await?;
         return html(&detail(&state, &id, Some(tried)).await?);
     }
+    let answers = task_of(&model) == Task::QuestionAnswering;
     let files = store::model::files(&state.store.db, &id).await?;
     let input = match form.text_pair.is_empty() {
+        _ if answers => json!({"question": form.text, "context": form.text_pair}),
         true => json!({"text": form.text}),
         false => json!({"text": form.text, "text_pair": form.text_pair}),
     };
     let mut tried = Tried { text: form.text, text_pair: form.text_pair, ..Tried::default() };
     match state.predictors.predict(&id, &files, &[input]).await {
+        Ok(predicted) if answers => {
+            let output = predicted.outputs.first().unwrap_or(&Value::Null);
+            tried.scores = answer_scores(output);
+            tried.pieces = pieces(&tried.text_pair, &[], place_of(output));
+        }
         Ok(predicted) => tried.scores = predicted.outputs.first().map(scores).unwrap_or_default(),
         Err(error @ Error::Internal(_)) => return Err(error),
         Err(error) => tried.error = sentence(&error.to_string()),
@@ -90,6 +98,30 @@ fn nearest(vectors: &[Vec<f64>], others: &[String]) -> Vec<Score> {
         text: text::value(cosine),
     };
     found.into_iter().map(score).collect()
+}
+
+/// The likeliest answers, and "no answer" where that may be one.
+fn answer_scores(output: &Value) -> Vec<Score> {
+    let told = |label: &str, score: f64| Score {
+        label: label.to_owned(),
+        share: Some(score),
+        text: text::percent(score),
+    };
+    let candidates = output["candidates"].as_array().into_iter().flatten();
+    let mut scores: Vec<Score> = candidates
+        .filter_map(|candidate| Some(told(candidate["answer"].as_str()?, candidate["score"].as_f64()?)))
+        .collect();
+    if let Some(score) = output["null_score"].as_f64() {
+        let place = if output["answer"].is_null() { 0 } else { scores.len() };
+        scores.insert(place, told("no answer", score));
+    }
+    scores
+}
+
+/// Where the answer stands, in characters.
+fn place_of(output: &Value) -> Option<(usize, usize)> {
+    let number = |name: &str| output[name].as_u64().map(|number| number as usize);
+    Some((number("start")?, number("end")?))
 }
 
 fn scores(output: &Value) -> Vec<Score> {

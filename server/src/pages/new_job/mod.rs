@@ -2,6 +2,7 @@
 
 mod columns;
 mod estimate;
+mod questions;
 mod related;
 
 use axum::Form;
@@ -67,7 +68,9 @@ fn values_of(job: &store::job::Job) -> Values {
     put("columns.label", spec.columns.label.clone());
     put(GOAL, Goal::of(spec.task, &spec.columns).name());
     put("columns.goal_of", job.model_id.clone());
-    for (name, value) in related::values_of(&spec.columns) {
+    for (name, value) in
+        related::values_of(&spec.columns).into_iter().chain(questions::values_of(&spec.columns))
+    {
         put(name, value);
     }
     values
@@ -150,8 +153,12 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
         return Ok(body);
     }
     if is_task(values, Task::SentenceSimilarity) {
-        let goal = Goal::said(values).filter(|goal| *goal != Goal::Labels).unwrap_or(Goal::Ranked);
+        let goal = Goal::said(values).filter(|goal| goal.is_of_vectors()).unwrap_or(Goal::Ranked);
         body.insert("columns".to_owned(), related::request(goal, values).into());
+        return Ok(body);
+    }
+    if is_task(values, Task::QuestionAnswering) {
+        body.insert("columns".to_owned(), questions::request(values).into());
         return Ok(body);
     }
     body.extend(given("problem_type").map(|problem| ("problem_type".to_owned(), problem.into())));
@@ -173,22 +180,26 @@ async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
             .filter(|models| models.len() == 1)
             .and_then(|mut models| models.pop()),
     };
-    let task = match (model, given("training_file").and_then(|id| id.parse::<FileId>().ok())) {
+    let file = match given("training_file").and_then(|id| id.parse::<FileId>().ok()) {
+        Some(id) => store::file::get(db, id).await?,
+        None => None,
+    };
+    let report = file.as_ref().and_then(Report::of_file);
+    let table = report.as_ref().map(|report| &report.table);
+    let task = match (model, &report) {
         (Some(model), _) if task_of(&model) == Task::TextGeneration => Task::TextGeneration,
         (Some(model), _) => {
-            let goal = Goal::settled(values, Some(&model));
+            let goal = Goal::settled(values, Some(&model), table);
             values.insert(GOAL.to_owned(), goal.name());
             values.insert("columns.goal_of".to_owned(), model.model_id.clone());
             goal.task()
         }
-        (None, Some(file)) => {
-            let file = store::file::get(db, file).await?;
-            match file.as_ref().and_then(Report::of_file).is_some_and(|report| report.chat.is_some()) {
-                true => Task::TextGeneration,
-                false => Goal::settled(values, None).task(),
-            }
+        (None, Some(report)) if report.chat.is_some() => Task::TextGeneration,
+        (None, _) => {
+            let goal = Goal::settled(values, None, table);
+            values.insert(GOAL.to_owned(), goal.name());
+            goal.task()
         }
-        (None, None) => Goal::settled(values, None).task(),
     };
     values.insert("task".to_owned(), task.as_str().to_owned());
     Ok(())
@@ -224,6 +235,11 @@ fn place_of(error: &Error) -> (String, String) {
         "columns.text1",
         "columns.text2",
         "columns.score",
+        "columns.context",
+        "columns.question",
+        "columns.answers",
+        "columns.answer_start",
+        "columns.is_impossible",
     ];
     // The task follows from the model.
     let param = param.map(|param| if param == "task" { "model" } else { param });

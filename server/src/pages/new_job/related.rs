@@ -2,7 +2,7 @@
 
 use formats::dataset::Columns;
 use formats::dataset::related::Relation;
-use formats::inspect::{Inspection, guess_related};
+use formats::inspect::{Inspection, asks_questions, guess_related};
 use serde_json::{Map, Value, json};
 use store::model::Model;
 use store::spec::Task;
@@ -28,16 +28,19 @@ pub enum Goal {
     Ranked,
     /// Vectors, from pairs with a score.
     Scored,
+    /// The parts of texts that answer questions.
+    Answers,
 }
 
 impl Goal {
-    const ALL: [(Goal, &'static str, &'static str); 3] = [
+    const ALL: [(Goal, &'static str, &'static str); 4] = [
         (Goal::Labels, "text-classification", "A label or a number for each text"),
         (Goal::Ranked, "sentence-similarity", "Vectors of texts, from texts that belong together"),
         (Goal::Scored, "sentence-similarity-scored", "Vectors of texts, from pairs with a score"),
+        (Goal::Answers, "question-answering", "The part of a text that answers a question"),
     ];
 
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         Goal::ALL.iter().find(|(goal, ..)| *goal == self).map_or("", |(_, word, _)| word)
     }
 
@@ -52,13 +55,23 @@ impl Goal {
         match (task, Relation::of(columns)) {
             (Task::SentenceSimilarity, Some(Relation::Scored { .. })) => Goal::Scored,
             (Task::SentenceSimilarity, _) => Goal::Ranked,
+            (Task::QuestionAnswering, _) => Goal::Answers,
             _ => Goal::Labels,
         }
     }
 
     /// The task.
     pub fn task(self) -> Task {
-        if self == Goal::Labels { Task::TextClassification } else { Task::SentenceSimilarity }
+        match self {
+            Goal::Labels => Task::TextClassification,
+            Goal::Ranked | Goal::Scored => Task::SentenceSimilarity,
+            Goal::Answers => Task::QuestionAnswering,
+        }
+    }
+
+    /// Whether vectors are learnt.
+    pub fn is_of_vectors(self) -> bool {
+        self.task() == Task::SentenceSimilarity
     }
 
     /// What it was in the request that made a job.
@@ -66,15 +79,25 @@ impl Goal {
         self.word().to_owned()
     }
 
-    /// What is learnt with an encoder: what the form says, but a checkpoint that is there for vectors and was just chosen has
-    /// the word.
-    pub fn settled(values: &Values, model: Option<&Model>) -> Goal {
-        let makes_vectors = model.is_some_and(|model| task_of(model) == Task::SentenceSimilarity);
-        let usual = if makes_vectors { Goal::Ranked } else { Goal::Labels };
-        let was = values.get("columns.goal_of").map(String::as_str).unwrap_or_default();
-        let same_model = model.is_none_or(|model| model.model_id == was);
+    /// What is learnt with an encoder: what the form says, but a checkpoint that is there for vectors or answers and was just
+    /// chosen has the word, and then data that was just chosen and asks questions, or does not.
+    pub fn settled(values: &Values, model: Option<&Model>, table: Option<&Inspection>) -> Goal {
+        let own = model.map(task_of).and_then(|task| match task {
+            Task::SentenceSimilarity => Some(Goal::Ranked),
+            Task::QuestionAnswering => Some(Goal::Answers),
+            Task::TextClassification | Task::TextGeneration => None,
+        });
+        let asks = table.map(asks_questions);
+        let has_head = model.is_some_and(|model| model.task.is_some());
+        let by_data = if asks == Some(true) && !has_head { Goal::Answers } else { Goal::Labels };
+        let usual = own.unwrap_or(by_data);
+        let value = |name: &str| values.get(name).map(String::as_str).unwrap_or_default();
+        let same_model = model.is_none_or(|model| model.model_id == value("columns.goal_of"));
+        let same_data = table.is_none() || value("columns.of") == value("training_file");
         match Goal::said(values) {
-            Some(Goal::Labels) if makes_vectors && !same_model => usual,
+            Some(Goal::Labels) if own.is_some() && !same_model => usual,
+            Some(Goal::Labels) if asks == Some(true) && !same_data => usual,
+            Some(Goal::Answers) if asks == Some(false) && !same_data => usual,
             Some(said) => said,
             None => usual,
         }
@@ -85,7 +108,7 @@ impl Goal {
         Field {
             name: GOAL.to_owned(),
             label: "What it learns".to_owned(),
-            help: "Labels sort texts. Vectors find texts that are alike: for search, and to group."
+            help: "Labels sort texts. Vectors find texts that are alike: for search, and to group. Answers are found in a text."
                 .to_owned(),
             value: self.word().to_owned(),
             kind: FieldKind::Select(Goal::ALL.iter().map(|(_, value, name)| option(value, name)).collect()),
@@ -162,7 +185,7 @@ fn roles(goal: Goal, columns: &Columns) -> Vec<(&'static str, &'static str, &'st
             ("columns.text2", "Second text", "", of(&columns.text2)),
             ("columns.score", "Score", "How near they are; more is nearer.", of(&columns.score)),
         ],
-        Goal::Ranked | Goal::Labels => vec![
+        Goal::Ranked | Goal::Labels | Goal::Answers => vec![
             ("columns.anchor", "Anchor", "A question, or any text.", of(&columns.anchor)),
             (
                 "columns.positive",
@@ -237,7 +260,7 @@ pub fn request(goal: Goal, values: &Values) -> Map<String, Value> {
     let given = |name: &str| values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let names: &[&str] = match goal {
         Goal::Scored => &["text1", "text2", "score"],
-        Goal::Ranked | Goal::Labels => &["anchor", "positive"],
+        Goal::Ranked | Goal::Labels | Goal::Answers => &["anchor", "positive"],
     };
     let mut columns: Map<String, Value> = names
         .iter()

@@ -9,6 +9,7 @@ mod length;
 mod loss;
 mod machine;
 mod optimizer;
+mod questions;
 mod request;
 mod samples;
 mod schedule;
@@ -97,6 +98,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Samples", "task=text-generation", samples::SETTINGS),
     ("Loss", "task=text-classification", loss::SETTINGS),
     ("Vectors", "task=sentence-similarity", vectors::SETTINGS),
+    ("Questions", "task=question-answering", questions::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
     ("Model and machine", "", machine::SETTINGS),
@@ -135,6 +137,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         samples::values,
         loss::values,
         vectors::values,
+        questions::values,
         evaluation::values,
         split::values,
         machine::values,

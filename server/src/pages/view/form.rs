@@ -90,13 +90,18 @@ impl ColumnsPart {
             let field = self.roles.iter().find(|field| field.name == role);
             field.is_some_and(|field| field.value.split('\t').any(|name| name == column))
         };
-        const ROLES: [(&str, &str); 6] = [
+        const ROLES: [(&str, &str); 11] = [
             ("columns.anchor", "anchor"),
             ("columns.positive", "positive"),
             ("columns.negative", "negative"),
             ("columns.text1", "first text"),
             ("columns.text2", "second text"),
             ("columns.score", "score"),
+            ("columns.context", "context"),
+            ("columns.question", "question"),
+            ("columns.answers", "answers"),
+            ("columns.answer_start", "start of the answer"),
+            ("columns.is_impossible", "no answer"),
         ];
         ROLES.iter().find(|(name, _)| has(name)).map_or("", |(_, role)| role)
     }

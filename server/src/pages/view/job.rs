@@ -3,6 +3,7 @@
 use askama::Template;
 
 use super::home::{Progress, Status};
+use super::marked::Piece;
 use super::samples::SampleTable;
 use super::{Fact, Moment, Page};
 
@@ -217,6 +218,8 @@ pub struct Example {
     pub text: String,
     /// The second text; empty for none.
     pub text_pair: String,
+    /// The context of a question, with the answers marked; empty for others.
+    pub pieces: Vec<Piece>,
     /// The row's number in its file; empty when unknown.
     pub row: String,
     /// What the file says.

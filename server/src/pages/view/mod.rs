@@ -8,6 +8,7 @@ pub mod export;
 pub mod form;
 pub mod home;
 pub mod job;
+pub mod marked;
 pub mod model;
 pub mod playground;
 pub mod samples;

@@ -3,6 +3,7 @@
 use askama::Template;
 
 use super::export::ExportsCard;
+use super::marked::Piece;
 use super::{Fact, Moment, Page, Paging, ProblemRow};
 
 /// The list of models.
@@ -87,6 +88,8 @@ pub struct ModelDetail {
     pub readme: String,
     /// Whether it can be asked for predictions.
     pub can_try: bool,
+    /// Whether it answers questions.
+    pub can_ask: bool,
     /// Whether texts can be compared by their vectors.
     pub can_compare: bool,
     /// Where it can be talked to; empty where it cannot.
@@ -142,6 +145,8 @@ pub struct Tried {
     pub text_pair: String,
     /// Classes and their scores, highest first.
     pub scores: Vec<Score>,
+    /// The context with the answer marked; empty where there is none.
+    pub pieces: Vec<Piece>,
     /// What went wrong; empty for nothing.
     pub error: String,
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::spec::reader::{Reader, as_whole};
 use crate::spec::{
     Balanced, BatchSampler, ClassWeights, EarlyStopping, Embedding, EmbeddingLoss, Every, Freeze, Preference,
-    PreferenceLoss, SamplePrompt, Samples, SpecError,
+    PreferenceLoss, QuestionAnswering, SamplePrompt, Samples, SpecError,
 };
 
 /// `"balanced"` or `{"class": weight}`.
@@ -97,6 +97,23 @@ pub(super) fn embedding(reader: &mut Reader) -> Result<Option<Embedding>, SpecEr
     };
     inner.finish()?;
     Ok(Some(embedding))
+}
+
+/// `{"doc_stride": 128, "max_answer_length": 30}`.
+pub(super) fn question_answering(reader: &mut Reader) -> Result<Option<QuestionAnswering>, SpecError> {
+    let Some(mut inner) = reader.object("question_answering")? else {
+        return Ok(None);
+    };
+    let usual = QuestionAnswering::default();
+    let threshold = inner.number("null_score_difference_threshold")?;
+    let settings = QuestionAnswering {
+        doc_stride: inner.whole32("doc_stride")?.unwrap_or(usual.doc_stride),
+        max_answer_length: inner.whole32("max_answer_length")?.unwrap_or(usual.max_answer_length),
+        n_best: inner.whole32("n_best")?.unwrap_or(usual.n_best),
+        null_score_difference_threshold: threshold.unwrap_or(usual.null_score_difference_threshold),
+    };
+    inner.finish()?;
+    Ok(Some(settings))
 }
 
 pub(super) fn freeze(reader: &mut Reader) -> Result<Freeze, SpecError> {

@@ -3,8 +3,8 @@ use serde_json::{Map, Value, json};
 use super::{Hyperparameters, hyperparameters};
 use crate::spec::{
     Adapter, BatchSampler, ClassWeights, EarlyStopping, Embedding, EmbeddingLoss, Every, Freeze, LossOn,
-    Optimizer, Precision, Preference, PreferenceLoss, Quantization, SamplePrompt, Samples, Schedule,
-    ScheduleName, SpecError, Targets, Training,
+    Optimizer, Precision, Preference, PreferenceLoss, Quantization, QuestionAnswering, SamplePrompt, Samples,
+    Schedule, ScheduleName, SpecError, Targets, Training,
 };
 
 fn read(value: Value) -> Result<Hyperparameters, SpecError> {
@@ -55,6 +55,7 @@ fn every_field_of_ours_is_read() {
         "preference": {"loss": "ipo", "beta": 0.3, "sft_weight": 0.5},
         "samples": {"prompts": ["a", [{"role": "user", "content": "b"}]], "max_tokens": 9, "temperature": 0.5, "seed": 3},
         "embedding": {"loss": "cosent", "scale": 10, "symmetric": true, "batch_sampler": "no_duplicates"},
+        "question_answering": {"doc_stride": 64, "n_best": 5, "null_score_difference_threshold": -1.5},
     }))
     .unwrap();
     let expected = Training {
@@ -97,6 +98,12 @@ fn every_field_of_ours_is_read() {
             scale: 10.0,
             symmetric: true,
             batch_sampler: BatchSampler::NoDuplicates,
+        }),
+        question_answering: Some(QuestionAnswering {
+            doc_stride: 64,
+            n_best: 5,
+            null_score_difference_threshold: -1.5,
+            ..QuestionAnswering::default()
         }),
         precision: Precision::Bf16Pure,
         label_smoothing: 0.1,

@@ -59,6 +59,7 @@ impl Check {
     pub(super) fn metric(&mut self, param: &str, name: &str, spec: &JobSpec) {
         let known = match spec.task {
             Task::TextClassification => metric_names(spec.problem_type),
+            Task::QuestionAnswering => ANSWERS.to_vec(),
             Task::TextGeneration if spec.training.preference.is_some() => PREFERENCE.to_vec(),
             Task::TextGeneration => vec!["loss", "perplexity", "mean_token_accuracy"],
             Task::SentenceSimilarity if spec.embedding().0.is_scored() => SCORED.to_vec(),
@@ -76,6 +77,19 @@ impl Check {
 /// Metrics of pairs of answers.
 const PREFERENCE: [&str; 5] =
     ["loss", "reward_accuracy", "reward_margin", "chosen_reward", "rejected_reward"];
+
+/// Metrics of answers to questions.
+const ANSWERS: [&str; 9] = [
+    "loss",
+    "exact_match",
+    "f1",
+    "has_answer_exact_match",
+    "has_answer_f1",
+    "no_answer_exact_match",
+    "no_answer_f1",
+    "best_exact_match",
+    "best_f1",
+];
 
 /// Metrics of vectors by retrieval.
 const RANKED: [&str; 9] = [

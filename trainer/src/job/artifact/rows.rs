@@ -263,6 +263,10 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
             let message = "A model of vectors is not exported: download it as it is, which sentence-transformers loads.";
             return Err(Failure::user("no_export", message).at("format").into());
         }
+        Task::QuestionAnswering => {
+            let message = "A model that answers questions is not exported: download it as it is, which transformers loads.";
+            return Err(Failure::user("no_export", message).at("format").into());
+        }
         Task::TextGeneration => {
             for encoding in &mut encodings {
                 encoding.type_ids = vec![1; encoding.ids.len()];
@@ -272,7 +276,7 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
     };
     let targets = match task {
         Task::TextClassification => Targets::Classes(vec![0; TEXTS.len()]),
-        Task::TextGeneration | Task::SentenceSimilarity => Targets::Tokens,
+        Task::TextGeneration | Task::SentenceSimilarity | Task::QuestionAnswering => Targets::Tokens,
     };
     let split = Split {
         tokens: Tokens::of(&encodings),
