@@ -165,7 +165,7 @@ impl Predictor {
     fn each_batch(&self, tokens: &Tokens, mut each: impl FnMut(&[f32], &[i64])) -> Result<()> {
         let row = |at| {
             let (ids, type_ids) = tokens.row(at);
-            Row { number: 0, ids, type_ids, counts: &[] }
+            Row { number: 0, ids, type_ids, counts: &[], answer: &[] }
         };
         let rows: Vec<_> = (0..tokens.len()).map(row).collect();
         let padding = (self.tokenizer.pad_id().unwrap_or(0), self.tokenizer.pad_type_id());

@@ -43,13 +43,14 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
     let config = models::read_config(folder)?;
     let labels = match task {
         Task::TextClassification => labels(&config)?,
-        Task::TextGeneration | Task::SentenceSimilarity | Task::QuestionAnswering => Vec::new(),
+        _ => Vec::new(),
     };
     let head = match task {
         Task::TextClassification => Head::Labels(labels.len() as i64),
         Task::TextGeneration => Head::Tokens,
         Task::SentenceSimilarity => Head::States,
         Task::QuestionAnswering => Head::Span,
+        Task::Translation | Task::Summarization | Task::TextToText => Head::Answers,
     };
     let prefix = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let saved = saved::read(folder)?;

@@ -4,6 +4,7 @@ mod column;
 mod guess;
 mod guess_questions;
 mod guess_related;
+mod guess_sequences;
 
 use std::path::Path;
 
@@ -13,6 +14,7 @@ pub use column::{Column, ColumnKind, Lengths};
 pub use guess::{ColumnsGuess, guess_columns};
 pub use guess_questions::{asks_questions, guess_questions};
 pub use guess_related::guess_related;
+pub use guess_sequences::{Target, guess_sequences};
 
 use crate::problem::{LineRange, Problems};
 use crate::table::{Cell, Encoding, Format, Row, Rows, no_rows};
@@ -64,6 +66,15 @@ impl Inspection {
     /// The names of the columns.
     pub fn column_names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
+    }
+
+    /// The names of columns, and of fields that hold texts in columns of objects: `translation.en`.
+    pub fn text_names(&self) -> Vec<String> {
+        let of = |column: &Column| match column.fields.as_slice() {
+            [] => vec![column.name.clone()],
+            fields => fields.iter().map(|field| format!("{}.{field}", column.name)).collect(),
+        };
+        self.columns.iter().flat_map(of).collect()
     }
 
     /// A column by name.

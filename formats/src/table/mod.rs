@@ -12,6 +12,7 @@ mod csv;
 mod encoding;
 mod json;
 mod lines;
+pub mod parallel;
 mod sniff;
 mod squad;
 
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use encoding::Encoding;
+pub(crate) use json::{field_of, text_fields};
 pub(crate) use sniff::Layout;
 
 use crate::problem::{LineRange, Problem, ProblemKind, Problems};

@@ -15,5 +15,6 @@ mod inspect;
 mod pieces;
 mod questions;
 mod safetensors;
+mod sequences;
 mod table;
 mod tokenizer;

@@ -11,6 +11,7 @@ mod question;
 mod reader;
 pub mod request;
 mod samples;
+mod text_to_text;
 mod training;
 mod validate;
 mod work;
@@ -22,6 +23,7 @@ pub use preference::{Preference, PreferenceLoss};
 pub use question::QuestionAnswering;
 pub use reader::Reader;
 pub use samples::{SamplePrompt, Samples};
+pub use text_to_text::TextToText;
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
 pub use validate::SpecError;
 pub use work::{Export, Format, NumberKind, Work};
@@ -80,6 +82,13 @@ pub enum Task {
     SentenceSimilarity,
     /// The part of a text that answers a question.
     QuestionAnswering,
+    /// A text in another language.
+    Translation,
+    /// A shorter text that says the same.
+    Summarization,
+    /// A text from another one, whatever they have to do with each other.
+    #[serde(rename = "text2text-generation")]
+    TextToText,
 }
 
 impl JobSpec {
@@ -108,7 +117,8 @@ impl JobSpec {
             Task::SentenceSimilarity if self.embedding().0.is_scored() => "spearman",
             Task::SentenceSimilarity => "ndcg_at_10",
             Task::QuestionAnswering => "f1",
-            Task::TextClassification | Task::TextGeneration => "loss",
+            task if task.is_text_to_text() => self.text_to_text_metric(),
+            _ => "loss",
         }
     }
 
@@ -137,8 +147,15 @@ impl JobSpec {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Task; 4] =
-        [Task::TextClassification, Task::TextGeneration, Task::SentenceSimilarity, Task::QuestionAnswering];
+    pub const ALL: [Task; 7] = [
+        Task::TextClassification,
+        Task::TextGeneration,
+        Task::SentenceSimilarity,
+        Task::QuestionAnswering,
+        Task::Translation,
+        Task::Summarization,
+        Task::TextToText,
+    ];
 
     /// The tag as written in the API.
     pub fn as_str(self) -> &'static str {
@@ -147,6 +164,9 @@ impl Task {
             Task::TextGeneration => "text-generation",
             Task::SentenceSimilarity => "sentence-similarity",
             Task::QuestionAnswering => "question-answering",
+            Task::Translation => "translation",
+            Task::Summarization => "summarization",
+            Task::TextToText => "text2text-generation",
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Embedding, Optimizer, Preference, QuestionAnswering, Samples, Schedule};
+use super::{Adapter, Embedding, Optimizer, Preference, QuestionAnswering, Samples, Schedule, TextToText};
 
 /// How the model is trained, evaluated and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +46,8 @@ pub struct Training {
     /// How questions are answered; `None` for the usual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub question_answering: Option<QuestionAnswering>,
+    /// How targets are learnt and written by encoder–decoder models; `None` for the usual.
+    pub text_to_text: Option<TextToText>,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -68,6 +70,7 @@ pub struct Training {
     pub checkpoint_every: Option<u64>,
     /// Metric that chooses the best checkpoint; `None` for the task's own: the validation loss, of vectors `ndcg_at_10` or
     /// `spearman`, of answers `f1`.
+    /// `spearman`, of translations `bleu`, of summaries `rougeL`.
     pub best_metric: Option<String>,
     /// Ends the job when the metric stays without improvement.
     pub early_stopping: Option<EarlyStopping>,
@@ -101,6 +104,7 @@ impl Default for Training {
             samples: Samples::default(),
             embedding: None,
             question_answering: None,
+            text_to_text: None,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

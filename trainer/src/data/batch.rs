@@ -21,7 +21,12 @@ pub struct Row<'a> {
     pub answer: &'a [u32],
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// Tokens alone.
+    pub fn of(ids: &'a [u32]) -> Self {
+        Row { number: 0, ids, type_ids: &[], counts: &[], answer: &[] }
+    }
+
     /// How many of its tokens count. Nothing foretells the first.
     pub fn counted(&self) -> usize {
         if !self.answer.is_empty() {

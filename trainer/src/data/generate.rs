@@ -128,7 +128,17 @@ impl Maker<'_> {
         tell_size(part, &tokens, numbers.len(), events)?;
         let (targets, texts, reference) = (Targets::Tokens, Vec::new(), Vec::new());
         let keys = Vec::new();
-        Ok(Split { tokens, per_row, reference, mismatched: None, keys, numbers, targets, texts })
+        Ok(Split {
+            tokens,
+            per_row,
+            reference,
+            mismatched: None,
+            answers: None,
+            keys,
+            numbers,
+            targets,
+            texts,
+        })
     }
 
     /// Answers that are desirable or not; a preference becomes two of them. Beside them, for a rule that asks how far the
@@ -155,6 +165,7 @@ impl Maker<'_> {
             per_row: 1,
             reference: Vec::new(),
             mismatched,
+            answers: None,
             keys: Vec::new(),
             numbers: numbers.clone(),
             targets: Targets::Answers(desirable.clone()),

@@ -8,6 +8,7 @@ mod prompts;
 mod questions;
 mod read;
 mod related;
+mod sequences;
 mod share;
 mod split;
 mod tokens;

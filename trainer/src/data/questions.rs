@@ -129,6 +129,7 @@ impl Split {
             per_row: 1,
             reference: Vec::new(),
             mismatched: None,
+            answers: None,
             keys: Vec::new(),
             numbers,
             targets: Targets::Spans(spans),

@@ -95,6 +95,7 @@ impl Split {
             per_row,
             reference: Vec::new(),
             mismatched: None,
+            answers: None,
             keys: rows.iter().flat_map(|row| &row.texts).map(|text| key(text)).collect(),
             numbers: rows.iter().map(|row| row.row).collect(),
             targets: Targets::Nearness(rows.iter().filter_map(|row| row.score).collect()),

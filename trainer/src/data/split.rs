@@ -19,6 +19,8 @@ pub struct Split {
     pub reference: Vec<f64>,
     /// Each row's prompt with the answer of another row, where a rule asks how far the model went from where it began.
     pub mismatched: Option<Box<Split>>,
+    /// For each row what a decoder is to say, after the token that it begins with; `None` where there is no decoder.
+    pub answers: Option<Tokens>,
     /// For each sequence of related texts what its text is told from others by; empty elsewhere.
     pub keys: Vec<u64>,
     /// Each row's number in its file, from 0.
@@ -45,6 +47,7 @@ impl Split {
             per_row: 1,
             reference: Vec::new(),
             mismatched: None,
+            answers: None,
             keys: Vec::new(),
             numbers: examples.iter().map(|example| example.row).collect(),
             targets,
@@ -69,6 +72,13 @@ impl Split {
                 false => rows.iter().flat_map(of_each).map(|at| self.reference[at]).collect(),
             },
             mismatched: self.mismatched.as_ref().map(|others| Box::new(others.of_rows(rows))),
+            answers: self.answers.as_ref().map(|answers| {
+                let answer = |&row: &usize| {
+                    let ids = answers.row(row).0.to_vec();
+                    Encoding { type_ids: vec![0; ids.len()], ids, truncated: false }
+                };
+                Tokens::of(&rows.iter().map(answer).collect::<Vec<_>>())
+            }),
             keys: match self.keys.is_empty() {
                 true => Vec::new(),
                 false => rows.iter().flat_map(of_each).map(|at| self.keys[at]).collect(),
@@ -100,7 +110,8 @@ impl Split {
 
     /// Tokens of a row.
     pub fn tokens_of(&self, row: usize) -> usize {
-        (row * self.per_row..(row + 1) * self.per_row).map(|at| self.tokens.row(at).0.len()).sum()
+        let own = (row * self.per_row..(row + 1) * self.per_row).map(|at| self.tokens.row(at).0.len());
+        own.sum::<usize>() + self.answers.as_ref().map_or(0, |answers| answers.row(row).0.len())
     }
 
     /// What was said of a preference's two answers when training began; 0 where nobody asks.
@@ -119,16 +130,19 @@ impl Split {
     /// A sequence; of a row that is one, the row.
     pub fn row(&self, at: usize) -> Row<'_> {
         let (number, (ids, marks)) = (self.numbers[at / self.per_row], self.tokens.row(at));
+        let answer = self.answers.as_ref().map_or(&[][..], |answers| answers.row(at).0);
         match self.targets {
-            Targets::Tokens | Targets::Answers(_) => Row { number, ids, type_ids: &[], counts: marks },
+            Targets::Tokens | Targets::Answers(_) => {
+                Row { number, ids, type_ids: &[], counts: marks, answer }
+            }
             // Each text has draws of its own: the same one twice is not to give the same vector (T. Gao et al., "SimCSE", 2021).
             Targets::Nearness(_) => {
                 let number = number * self.per_row as u64 + (at % self.per_row) as u64;
-                Row { number, ids, type_ids: marks, counts: &[] }
+                Row { number, ids, type_ids: marks, counts: &[], answer }
             }
             // Windows of one question have draws of their own, too.
-            Targets::Spans(_) => Row { number: at as u64, ids, type_ids: marks, counts: &[] },
-            _ => Row { number, ids, type_ids: marks, counts: &[] },
+            Targets::Spans(_) => Row { number: at as u64, ids, type_ids: marks, counts: &[], answer },
+            _ => Row { number, ids, type_ids: marks, counts: &[], answer },
         }
     }
 }

@@ -157,7 +157,7 @@ fn vectors(
 ) -> Result<Vec<Vec<f32>>> {
     let mut made = Vec::with_capacity(rows.len());
     for rows in rows.chunks(BATCH) {
-        let row = |ids| Row { number: 0, ids, type_ids: &[], counts: &[] };
+        let row = |ids| Row { number: 0, ids, type_ids: &[], counts: &[], answer: &[] };
         let own: Vec<Row> = rows.iter().map(|ids| row(ids.as_slice())).collect();
         let batch = collate(&own, (0, 0), device);
         let states = model.forward(&batch.inputs, &Context::evaluation(&batch.inputs.packing));

@@ -349,7 +349,8 @@ fn pass(
     let ids: Vec<i64> = ids.iter().map(|&id| i64::from(id)).collect();
     let input_ids = Tensor::from_slice(&ids).to_device(device);
     let token_type_ids = input_ids.zeros_like();
-    let inputs = Inputs { input_ids, token_type_ids, packing: Packing::continuing(&past, lengths, device) };
+    let packing = Packing::continuing(&past, lengths, device);
+    let inputs = Inputs { input_ids, token_type_ids, answer_ids: None, packing };
     let top = voice.model.forward(&inputs, &Context::continuing(&inputs.packing, kept)); // [n, d]
     kept.iter().zip(lengths).for_each(|(kept, &length)| kept.count(length));
     let top = if all { top } else { inputs.packing.last(&top) };

@@ -3,6 +3,8 @@
 //! [`Engine`] writes many answers at once, [`Voices`] are a base and the adapters on it, a [`Reader`] makes vectors of texts; [`run`] is the process that a server
 //! asks, in the words of [`protocol`].
 
+mod answer;
+mod beams;
 mod embed;
 mod engine;
 mod grammar;
@@ -24,6 +26,7 @@ use formats::checkpoint::ENCODERS;
 use serde_json::{Value, json};
 use store::spec;
 
+pub use answer::Writing;
 pub use embed::Reader;
 pub use engine::{Engine, Event, Request};
 pub use grammar::Format;

@@ -28,7 +28,8 @@ pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Va
         )?;
         session.files.restore(&session.parts, &session.checkpoints.path(best))?;
     }
-    let validation = evaluated(&session, session.data.validation.as_ref())?;
+    // The same rows as in training, so that the numbers are those of the curve.
+    let validation = evaluated(&session, session.data.validation.as_ref(), false)?;
     let test = test(&session, events, best)?;
     session.ranks.gather()?;
     if !session.ranks.leads() {
@@ -58,14 +59,14 @@ pub fn finish(mut session: Session, events: &mut Events, step: u64) -> Result<Va
     }))
 }
 
-fn evaluated(session: &Session, split: Option<&crate::data::Split>) -> Result<Option<Evaluation>> {
-    split.map(|split| evaluate::evaluate(session, split)).transpose()
+fn evaluated(session: &Session, split: Option<&crate::data::Split>, all: bool) -> Result<Option<Evaluation>> {
+    split.map(|split| evaluate::evaluate(session, split, all)).transpose()
 }
 
 /// The test rows are looked at once, with the weights that were chosen without them.
 fn test(session: &Session, events: &mut Events, best: u64) -> Result<Option<Evaluation>> {
     let began = Instant::now();
-    let Some(evaluation) = evaluated(session, session.data.test.as_ref())? else { return Ok(None) };
+    let Some(evaluation) = evaluated(session, session.data.test.as_ref(), true)? else { return Ok(None) };
     let epoch = best as f64 / session.order.steps_per_epoch() as f64;
     tell_evaluation(session, "test", &evaluation, epoch, true, began.elapsed(), events)?;
     Ok(Some(evaluation))

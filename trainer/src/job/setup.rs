@@ -39,6 +39,7 @@ use crate::tasks::question_answering::QuestionAnswering;
 use crate::tasks::sentence_similarity::SentenceSimilarity;
 use crate::tasks::text_classification::TextClassification;
 use crate::tasks::text_generation::TextGeneration;
+use crate::tasks::text_to_text::SequenceToSequence;
 use crate::tasks::unpaired::UnpairedTuning;
 use crate::{device, tensors};
 
@@ -118,7 +119,7 @@ pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> 
     let base = adapter::plain_base(dir, &ranks, events)?;
     let config = models::read_config(&base)?;
     let family = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
-    let tokenizer = Tokenizer::load(&base)?;
+    let tokenizer = languages(Tokenizer::load(&base)?, &spec)?;
     let stated = stated_length(&spec, &base, &tokenizer)?;
     let max_length = max_length(&spec, &config, stated)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
@@ -132,12 +133,13 @@ pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> 
     let loader = Loader::new(&weights, family, u64::from(spec.seed), device);
     let loader = loader.numbers(precision.numbers()).part(part).adapted(spec.training.lora.as_ref());
     let (model, loaded) = build(&config, loader, &spec, objective.as_ref(), events)?;
-    let carried = carried(&weights, family, &loaded.report, objective.carries())?;
-    let Loaded { params, absent, cuts, copies, adapters, by_row, .. } = loaded;
+    let mut carried = carried(&weights, family, &loaded.report, objective.carries())?;
+    let Loaded { params, constants, absent, cuts, copies, adapters, by_row, .. } = loaded;
+    carried.extend(constants);
     let from = (base.as_path(), spec.base_model.as_str());
     let template = match spec.task {
         Task::TextGeneration => chosen_template(&base, &spec, &tokenizer)?,
-        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => None,
+        _ => None,
     };
     let taught = template.as_ref().filter(|_| spec.training.chat_template.is_some());
     let taught = taught.map(|template| template.source().to_owned());
@@ -218,6 +220,18 @@ fn take_up(session: &mut Session, state: State, events: &mut Events) -> Result<(
     Ok(())
 }
 
+/// The tokenizer with the languages that the job names.
+fn languages(mut tokenizer: Tokenizer, spec: &JobSpec) -> Result<Tokenizer> {
+    if spec.task.is_text_to_text() {
+        let settings = spec.text_to_text();
+        let (source, target) = (settings.source_lang.as_deref(), settings.target_lang.as_deref());
+        tokenizer.set_languages(source, target).map_err(|problem| {
+            Failure::user("unknown_language", format!("{problem}.")).at("training.text_to_text")
+        })?;
+    }
+    Ok(tokenizer)
+}
+
 /// Reads the rows, and what they are for.
 pub(super) fn read(
     (dir, base, config): (&Path, &Path, &Value),
@@ -252,6 +266,12 @@ pub(super) fn read(
             let objective = SentenceSimilarity::new(spec, config, sentence, max_length)?;
             events.log(0, objective.words())?;
             Ok((data, Box::new(objective)))
+        }
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            let data = Data::sequences(dir, spec, config, (tokenizer, cache), max_length, events)?;
+            let generation = models::generation_config(base)?;
+            let own = languages(Tokenizer::load(base)?, spec)?;
+            Ok((data, Box::new(SequenceToSequence::new(spec, (config, &generation), own)?)))
         }
         Task::QuestionAnswering => {
             models::check_spans(config)?;
@@ -328,7 +348,7 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
 pub(super) fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
     let own = match spec.task {
         Task::SentenceSimilarity => SentenceModel::read(base)?.max_seq_length,
-        Task::TextClassification | Task::TextGeneration | Task::QuestionAnswering => None,
+        _ => None,
     };
     Ok(own.or_else(|| tokenizer.model_max_length()))
 }
@@ -349,9 +369,9 @@ pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) 
         return Ok(asked);
     }
     let usual = match spec.task {
-        Task::TextClassification | Task::SentenceSimilarity => DEFAULT_MAX_LENGTH,
         Task::TextGeneration => 2 * DEFAULT_MAX_LENGTH,
         Task::QuestionAnswering => Asked::MAX_LENGTH as usize,
+        _ => DEFAULT_MAX_LENGTH,
     };
     Ok(positions.min(stated.unwrap_or(usual)).min(usual))
 }

@@ -215,7 +215,7 @@ fn observe(session: &mut Session, control: &Control, events: &mut Events) -> Res
 fn validate(session: &mut Session, events: &mut Events) -> Result<()> {
     let Some(split) = &session.data.validation else { return Ok(()) };
     let (step, began) = (session.state.step, Instant::now());
-    let evaluation = evaluate::evaluate(session, split)?;
+    let evaluation = evaluate::evaluate(session, split, false)?;
     let verdict = session.state.tracker.observe(step, &evaluation.metrics.values);
     session.state.stop = verdict.stop;
     let epoch = epoch_of(session, step);

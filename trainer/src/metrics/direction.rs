@@ -23,6 +23,7 @@ const HIGHER: &[&str] = &[
     "rouge1",
     "rouge2",
     "rougel",
+    "rougelsum",
     "match",
     "iou",
     "kappa",

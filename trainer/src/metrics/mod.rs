@@ -60,6 +60,11 @@ impl Metrics {
         self.values.get(name)
     }
 
+    /// A value that a task has beside these.
+    pub fn add(&mut self, name: &str, value: f64) {
+        self.put(name, value);
+    }
+
     fn put(&mut self, name: &str, value: f64) {
         if value.is_finite() {
             self.values.set(name, Some(value));

@@ -11,8 +11,8 @@ mod gpt2;
 mod gpt_neox;
 mod llama;
 mod roberta;
-mod t5;
 mod span;
+mod t5;
 
 use anyhow::{Context as _, Result};
 use formats::checkpoint::{DECODERS, ENCODER_DECODERS, ENCODERS};
@@ -259,6 +259,17 @@ pub fn read_config(model: &std::path::Path) -> Result<serde_json::Value> {
     })?;
     serde_json::from_str(&text).map_err(|error| {
         Failure::user("bad_config", format!("config.json is not valid JSON: {error}.")).into()
+    })
+}
+
+/// Reads how a checkpoint says that it writes, where it does: `generation_config.json`.
+pub fn generation_config(model: &std::path::Path) -> Result<serde_json::Value> {
+    let path = model.join("generation_config.json");
+    if !path.is_file() {
+        return Ok(serde_json::Value::Null);
+    }
+    serde_json::from_str(&std::fs::read_to_string(&path)?).map_err(|error| {
+        Failure::user("bad_config", format!("generation_config.json is not valid JSON: {error}.")).into()
     })
 }
 

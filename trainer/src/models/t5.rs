@@ -183,10 +183,14 @@ pub(super) fn build(root: &Path, config: &Value, dropout: Option<f64>) -> Result
     let mut shape = Shape::read(config)?;
     shape.p = dropout.unwrap_or(shape.p);
     let fields = Fields(config);
-    let of_old = fields.word("model_type", "t5") == "t5" && fields.flag("tie_word_embeddings", true);
-    let tied = fields.flag("tie_word_embeddings", true) || !root.is_known("lm_head.weight");
+    // The first version told by one field whether both are so; transformers 5 has one for the scale, and ties where the file
+    // has one matrix.
+    let one = fields.flag("tie_word_embeddings", true);
+    let scaled = fields.word("model_type", "t5") == "t5" && fields.flag("scale_decoder_outputs", one);
     let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"];
     let table = root.first_known("weight", &names);
+    let known = root.is_known("lm_head.weight");
+    let tied = !known || one && !root.differ("lm_head.weight", &table, "weight");
     let output = Output::of(true, tied, root.sub("lm_head"));
     let size = [shape.tokens, shape.hidden];
     let (words, vocabulary) = Vocabulary::beside(&table, output, size, shape.std, 0.0, shape.padding);
@@ -209,7 +213,7 @@ pub(super) fn build(root: &Path, config: &Value, dropout: Option<f64>) -> Result
         norms: [norm(&halves[0]), norm(&halves[1])],
         dropouts: [0, 1].map(|_| [0, 1].map(|_| Dropout::new(root, shape.p))),
         vocabulary: vocabulary.expect("an output layer was asked for"),
-        scale: if of_old { (shape.hidden as f64).powf(-0.5) } else { 1.0 },
+        scale: if scaled { (shape.hidden as f64).powf(-0.5) } else { 1.0 },
     }))
 }
 

@@ -58,6 +58,8 @@ pub enum Numbers {
 pub struct Loaded {
     /// The parameters by name, in the order they were asked for.
     pub params: tensors::Named,
+    /// Numbers of the model that are never trained, by name.
+    pub constants: tensors::Named,
     /// Stand-ins of those that other processes have.
     pub absent: tensors::Named,
     /// Those of which this process has a share.
@@ -95,6 +97,7 @@ pub struct Loader<'a> {
 #[derive(Default)]
 pub(super) struct State {
     pub params: tensors::Named,
+    constants: tensors::Named,
     pub absent: tensors::Named,
     pub cuts: Cuts,
     pub found: Found,
@@ -201,8 +204,8 @@ impl<'a> Loader<'a> {
         copies.refresh()?;
         let report = LoadReport { made: state.made, dropped };
         let adapters = self.wanted.map(|wanted| state.found.finish(wanted)).transpose()?;
-        let State { params, absent, cuts, by_row, .. } = state;
-        Ok(Loaded { params, absent, cuts, copies, adapters, by_row, report })
+        let State { params, constants, absent, cuts, by_row, .. } = state;
+        Ok(Loaded { params, constants, absent, cuts, copies, adapters, by_row, report })
     }
 }
 
@@ -256,7 +259,17 @@ impl<'a> Path<'a> {
             return None;
         }
         let value = self.read(&full, shape)?.to_device(self.loader.device).to_kind(Kind::Float);
-        Some(self.registered(full, value))
+        self.loader.state.borrow_mut().constants.push((full, value.shallow_clone()));
+        Some(value)
+    }
+
+    /// Whether the checkpoint has both of these tensors, and they are not the same.
+    pub fn differ(&self, name: &str, other: &Path, of_other: &str) -> bool {
+        let read = |full: &str| self.loader.tensor(self.loader.names.get(full)?).ok();
+        match (read(&self.join(name)), read(&other.join(of_other))) {
+            (Some(own), Some(theirs)) => own.size() != theirs.size() || !own.equal(&theirs),
+            _ => false,
+        }
     }
 
     /// The same place, where layers compute in full precision: heads, whose work is small and whose numbers are the answer.

@@ -6,15 +6,18 @@ pub mod sentence_similarity;
 pub mod spans;
 pub mod text_classification;
 pub mod text_generation;
+pub mod text_to_text;
 pub mod unpaired;
 
 use std::path::Path;
 
 use anyhow::Result;
+use formats::tokenizer::Tokenizer;
 use serde_json::Value;
 use tch::Tensor;
 
 use crate::data::{Batch, Split};
+use crate::generate::Writing;
 use crate::metrics::Metrics;
 use crate::models::{Head, TextModel};
 
@@ -69,6 +72,19 @@ pub struct Predictions {
     pub losses: Vec<f64>,
     /// `[rows, outputs]` of each row's prompt with the answer of another; none where nobody asks.
     pub mismatched: Vec<f32>,
+    /// What was written, where the task writes.
+    pub written: Option<Written>,
+}
+
+/// Texts that the model wrote.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Written {
+    /// The rows that they are for, in their order.
+    pub rows: Vec<usize>,
+    /// The texts.
+    pub texts: Vec<String>,
+    /// Tokens of each.
+    pub tokens: Vec<usize>,
 }
 
 /// What a model gave for a batch.
@@ -128,6 +144,12 @@ pub trait Objective {
 
     /// The summed loss of a batch, times `by`.
     fn loss(&self, of: &Given, by: f64) -> Tensor;
+
+    /// How texts are written at an evaluation, by which tokenizer, and of how many rows at most while the model is in training;
+    /// `None` where nothing is written.
+    fn writes(&self) -> Option<(&Writing, &Tokenizer, usize)> {
+        None
+    }
 
     /// How many numbers an evaluation keeps of a row.
     fn outputs(&self) -> usize;

@@ -64,7 +64,7 @@ pub fn numbers(value: &Value) -> Vec<f64> {
 /// A row of an encoder.
 pub fn row_of(tokens: &Tokens, at: usize) -> Row<'_> {
     let (ids, type_ids) = tokens.row(at);
-    Row { number: 0, ids, type_ids, counts: &[] }
+    Row { number: 0, ids, type_ids, counts: &[], answer: &[] }
 }
 
 /// The largest difference.

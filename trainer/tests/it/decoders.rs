@@ -91,7 +91,7 @@ fn split(ids: Vec<Vec<u32>>, counted: Vec<Vec<u32>>) -> Split {
     let encodings: Vec<Encoding> = ids.into_iter().zip(counted).map(row).collect();
     let (targets, reference, texts) = (Targets::Tokens, Vec::new(), Vec::new());
     let (tokens, mismatched, keys) = (Tokens::of(&encodings), None, Vec::new());
-    Split { tokens, per_row: 1, reference, mismatched, keys, numbers, targets, texts }
+    Split { tokens, per_row: 1, reference, mismatched, answers: None, keys, numbers, targets, texts }
 }
 
 /// The mean loss of the counted tokens of some rows.

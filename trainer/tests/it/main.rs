@@ -5,6 +5,7 @@ mod adapters;
 mod cases;
 mod common;
 mod decoders;
+mod encoder_decoders;
 mod estimate;
 mod exports;
 mod generation;

@@ -52,7 +52,7 @@ fn pairs(reference: Vec<f64>) -> Split {
     let tokens = Tokens::of(&encodings);
     let numbers = (0..encodings.len() as u64 / 2).collect();
     let (keys, targets, texts) = (Vec::new(), Targets::Tokens, Vec::new());
-    Split { tokens, per_row: 2, reference, mismatched: None, keys, numbers, targets, texts }
+    Split { tokens, per_row: 2, reference, mismatched: None, answers: None, keys, numbers, targets, texts }
 }
 
 /// Both lists, alternating.
@@ -284,6 +284,7 @@ fn answers(names: &[&str]) -> Split {
         per_row: 1,
         reference,
         mismatched,
+        answers: None,
         keys: Vec::new(),
         numbers: (0..encodings.len() as u64).collect(),
         targets: Targets::Answers(desirable.clone()),

@@ -39,7 +39,8 @@ fn smollm2_gives_transformers_logits_within_1e_3_and_64_greedy_tokens() {
 
         let input_ids = Tensor::from_slice(&ids.iter().map(|&id| i64::from(id)).collect::<Vec<_>>());
         let packing = Packing::continuing(&[0], &[ids.len() as i64], Device::Cpu);
-        let inputs = Inputs { token_type_ids: input_ids.zeros_like(), input_ids, packing };
+        let token_type_ids = input_ids.zeros_like();
+        let inputs = Inputs { token_type_ids, input_ids, answer_ids: None, packing };
         let top = tch::no_grad(|| voice.model.forward(&inputs, &Context::evaluation(&inputs.packing)));
         let last = top.narrow(0, ids.len() as i64 - 1, 1);
         let found = tch::no_grad(|| voice.model.vocabulary().unwrap().logits(&last));

@@ -121,6 +121,7 @@ fn losses_and_gradients_are_those_of_sentence_transformers() {
             per_row,
             reference: Vec::new(),
             mismatched: None,
+            answers: None,
             keys: texts.iter().map(|text| key(text)).collect(),
             numbers: (0..rows.len() as u64).collect(),
             targets: Targets::Nearness(scores),

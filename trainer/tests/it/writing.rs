@@ -243,7 +243,8 @@ fn what_is_kept_gives_the_logits_of_the_whole() {
             let input_ids = Tensor::from_slice(part);
             let past = kept.map_or(0, KeyValues::tokens);
             let packing = Packing::continuing(&[past], &[part.len() as i64], Device::Cpu);
-            let inputs = Inputs { token_type_ids: input_ids.zeros_like(), input_ids, packing };
+            let token_type_ids = input_ids.zeros_like();
+            let inputs = Inputs { token_type_ids, input_ids, answer_ids: None, packing };
             let list: Vec<&KeyValues> = kept.into_iter().collect();
             let context = match kept {
                 Some(_) => Context::continuing(&inputs.packing, &list),

@@ -54,6 +54,9 @@ fn usage(task: Task, format: Format) -> String {
             ("AutoModelForSequenceClassification", "text-classification", "ask(\"…\")")
         }
         Task::SentenceSimilarity => ("AutoModel", "feature-extraction", "ask(\"…\")"),
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            ("AutoModelForSeq2SeqLM", task.as_str(), "ask(\"…\")")
+        }
         Task::QuestionAnswering => {
             ("AutoModelForQuestionAnswering", "question-answering", "ask(question=\"…\", context=\"…\")")
         }
@@ -61,10 +64,10 @@ fn usage(task: Task, format: Format) -> String {
     let code = match format {
         Format::Adapter => {
             let config = match task {
-                Task::TextGeneration | Task::SentenceSimilarity => "",
                 Task::TextClassification | Task::QuestionAnswering => {
                     ", config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True"
                 }
+                _ => "",
             };
             format!(
                 "from peft import PeftModel\nfrom transformers import AutoConfig, {class}, AutoTokenizer, pipeline\n\nfolder \

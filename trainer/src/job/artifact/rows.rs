@@ -231,7 +231,13 @@ fn preferred(split: &Split) -> Split {
         let good: Vec<usize> = (0..split.len()).filter(|&row| desirable[row]).collect();
         let kept = if good.is_empty() { (0..split.len()).collect() } else { good };
         let split = split.of_rows(&kept);
-        return Split { targets: Targets::Tokens, mismatched: None, reference: Vec::new(), ..split };
+        return Split {
+            targets: Targets::Tokens,
+            mismatched: None,
+            answers: None,
+            reference: Vec::new(),
+            ..split
+        };
     }
     let encoding = |row: usize| {
         let row = split.row(row * split.per_row);
@@ -244,6 +250,7 @@ fn preferred(split: &Split) -> Split {
         per_row: 1,
         reference: Vec::new(),
         mismatched: None,
+        answers: None,
         keys: Vec::new(),
         numbers: split.numbers.clone(),
         targets: Targets::Tokens,
@@ -267,6 +274,10 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
             let message = "A model that answers questions is not exported: download it as it is, which transformers loads.";
             return Err(Failure::user("no_export", message).at("format").into());
         }
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            let message = "A model that writes one text from another is not exported: download it as it is, which transformers loads.";
+            return Err(Failure::user("no_export", message).at("format").into());
+        }
         Task::TextGeneration => {
             for encoding in &mut encodings {
                 encoding.type_ids = vec![1; encoding.ids.len()];
@@ -276,13 +287,14 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
     };
     let targets = match task {
         Task::TextClassification => Targets::Classes(vec![0; TEXTS.len()]),
-        Task::TextGeneration | Task::SentenceSimilarity | Task::QuestionAnswering => Targets::Tokens,
+        _ => Targets::Tokens,
     };
     let split = Split {
         tokens: Tokens::of(&encodings),
         per_row: 1,
         reference: Vec::new(),
         mismatched: None,
+        answers: None,
         keys: Vec::new(),
         numbers: (0..TEXTS.len() as u64).collect(),
         targets,
