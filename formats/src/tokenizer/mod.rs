@@ -15,6 +15,7 @@ mod marian;
 mod names;
 mod older;
 mod sentencepiece;
+pub mod train;
 
 use std::any::Any;
 use std::ops::Range;

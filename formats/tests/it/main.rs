@@ -16,3 +16,4 @@ mod pieces;
 mod safetensors;
 mod table;
 mod tokenizer;
+mod tokenizer_train;
