@@ -71,7 +71,7 @@ pub struct Recipe {
     /// The longest input that the model will take, in tokens; none where it has no limit.
     #[serde(default)]
     pub model_max_length: Option<usize>,
-    /// Memory for counted words, in bytes; texts after it is full are not learnt from.
+    /// Memory for counted words, in bytes; texts after it is full are not learnt from. Learning itself takes some times as much.
     #[serde(default = "Recipe::usual_memory")]
     pub max_memory: usize,
 }
