@@ -17,6 +17,7 @@
 //! | what is in this checkpoint folder? | [`checkpoint::inspect_checkpoint`] |
 //! | its tensors | [`checkpoint::Weights`] |
 //! | its tokenizer | [`tokenizer::Tokenizer`] |
+//! | a tokenizer for texts of one's own | [`tokenizer::train`] |
 //! | an uploaded archive, as a folder | [`archive::unpack`] |
 //! | a GGUF file, as a checkpoint folder; a checkpoint folder, as a GGUF file | [`gguf::import`], [`gguf::export`] |
 //!

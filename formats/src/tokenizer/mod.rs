@@ -16,6 +16,7 @@ mod names;
 mod older;
 mod sentencepiece;
 mod windows;
+pub mod train;
 
 use std::any::Any;
 use std::ops::Range;

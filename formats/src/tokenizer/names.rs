@@ -101,6 +101,7 @@ impl Names {
             (Family::Bert, "pad_token") => "[PAD]",
             (Family::Bert, "cls_token") => "[CLS]",
             (Family::Bert, "mask_token") => "[MASK]",
+            (Family::Bert, _) => return None,
             (Family::Roberta | Family::MBart, "bos_token") => "<s>",
             (Family::Roberta | Family::MBart | Family::MBart50, "cls_token") => "<s>",
             (Family::Roberta | Family::MBart | Family::MBart50, "sep_token") => "</s>",

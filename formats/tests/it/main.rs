@@ -18,3 +18,4 @@ mod safetensors;
 mod sequences;
 mod table;
 mod tokenizer;
+mod tokenizer_train;

@@ -27,7 +27,7 @@ impl Cache {
     /// Rows tokenized by the checkpoint in `model` are kept in `folder`, where that is a folder; else nowhere.
     pub fn open(folder: &Path, model: &Path) -> Result<Self> {
         let mut hash = Sha256::new();
-        for name in ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"] {
+        for name in formats::tokenizer::FILES.into_iter().chain(["config.json"]) {
             let content = fs::read(model.join(name)).unwrap_or_default();
             hash.update((content.len() as u64).to_le_bytes());
             hash.update(content);

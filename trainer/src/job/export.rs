@@ -17,7 +17,7 @@ use crate::tensors;
 use crate::tuned::BASE_QUANTIZATION;
 
 /// Files of a checkpoint that belong to its tokenizer, or say how it writes, and are carried over byte by byte.
-const TOKENIZER_FILES: [&str; 12] = [
+const TOKENIZER_FILES: [&str; 14] = [
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -28,6 +28,8 @@ const TOKENIZER_FILES: [&str; 12] = [
     "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "source.spm",
+    "target.spm",
     "chat_template.jinja",
     "generation_config.json",
 ];
