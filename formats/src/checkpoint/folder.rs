@@ -12,7 +12,7 @@ use super::adapter::{self, ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, base_f
 use super::config::Config;
 use super::safetensors::lfs_pointer;
 use super::weights::Weights;
-use super::{CheckpointInfo, TokenizerInfo, decoder, encoder};
+use super::{CheckpointInfo, TokenizerInfo, decoder, encoder, encoder_decoder};
 use crate::problem::{LineRange, Problem, ProblemKind};
 use crate::tokenizer::{self, Tokenizer};
 
@@ -60,6 +60,7 @@ pub fn inspect_checkpoint(dir: &Path) -> CheckpointInfo {
     if let (Some(config), Some(weights)) = (&config, &weights) {
         let lacking = match config.is_decoder() {
             true => decoder::check(config, weights),
+            false if config.is_encoder_decoder() => encoder_decoder::check(config, weights),
             false => encoder::check(config, weights),
         };
         lacking.into_iter().for_each(|problem| info.add(problem));

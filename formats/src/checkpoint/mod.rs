@@ -8,6 +8,7 @@ mod adapter;
 mod config;
 mod decoder;
 mod encoder;
+mod encoder_decoder;
 mod folder;
 mod safetensors;
 mod sentence;
@@ -19,9 +20,10 @@ use serde::{Deserialize, Serialize};
 
 pub use ::safetensors::Dtype;
 pub use adapter::{ADAPTER_BASE, ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterInfo, base_folder, has_adapter};
-pub use config::{Config, DECODERS, ENCODERS};
+pub use config::{Config, DECODERS, ENCODER_DECODERS, ENCODERS};
 pub use decoder::{DecoderSizes, decoder_tensors};
 pub use encoder::encoder_tensors;
+pub use encoder_decoder::{EncoderDecoderSizes, encoder_decoder_tensors};
 pub(crate) use folder::read_text;
 pub use folder::{inspect_checkpoint, read_json};
 pub(crate) use safetensors::lfs_pointer;
@@ -38,8 +40,9 @@ pub struct CheckpointInfo {
     pub model_type: Option<String>,
     /// `architectures` of the configuration, such as `BertForSequenceClassification`.
     pub architectures: Vec<String>,
-    /// Sizes from the configuration by their transformers name (BERT's, also for DistilBERT): `hidden_size`,
-    /// `num_hidden_layers`, `num_attention_heads`, `intermediate_size`, `vocab_size`, `max_position_embeddings`.
+    /// Sizes from the configuration by their transformers name (BERT's, also for DistilBERT and T5): `hidden_size`,
+    /// `num_hidden_layers`, `num_attention_heads`, `intermediate_size`, `vocab_size`, `max_position_embeddings`; of an
+    /// encoder–decoder model also `decoder_layers`, `decoder_attention_heads` and `decoder_ffn_dim`.
     pub sizes: BTreeMap<String, u64>,
     /// Names of the classes, by number, where the checkpoint has a classification head.
     pub labels: Vec<String>,
@@ -92,6 +95,12 @@ impl CheckpointInfo {
     pub fn is_language_model(&self) -> bool {
         let classifies = self.architectures.iter().any(|name| config::tells_classes_apart(name));
         config::is_decoder(self.model_type.as_deref()) && !classifies
+    }
+
+    /// Whether it writes one text from another: an encoder with a decoder that was not saved to tell classes apart.
+    pub fn is_encoder_decoder(&self) -> bool {
+        let classifies = self.architectures.iter().any(|name| config::tells_classes_apart(name));
+        config::is_encoder_decoder(self.model_type.as_deref()) && !classifies
     }
 
     /// Whether it says how it makes vectors of texts, as sentence-transformers' models do.

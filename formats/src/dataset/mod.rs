@@ -1,4 +1,5 @@
-//! Rows of a table as examples for text classification, and as texts that are near each other ([`related`]).
+//! Rows of a table as examples for text classification, as texts that are near each other ([`related`]), and as
+//! texts that are written from others ([`sequences`]).
 //!
 //! Rules for labels:
 //! - **Single label**: one name. Blanks around it are dropped; numbers that differ in spelling alone (`1`, `1.0`, `"1"`) are
@@ -11,8 +12,10 @@
 mod label;
 mod label_map;
 pub mod related;
+pub mod sequences;
 mod split;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
@@ -24,7 +27,7 @@ pub use label_map::LabelMap;
 pub use split::{Split, SplitSizes, random_split, split_examples, stratified_split};
 
 use crate::problem::{LineRange, Problem, ProblemKind, Problems};
-use crate::table::{Cell, Row, Rows, find_column, no_rows};
+use crate::table::{Cell, Row, Rows, field_of, find_column, no_rows};
 
 /// What a label is; the serialized values are those of transformers' `config.problem_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,6 +74,12 @@ pub struct Columns {
     /// That number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
+    /// The text that another one is written from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The text to write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
 }
 
 /// One row to learn from or to evaluate on.
@@ -272,16 +281,54 @@ struct Roles<'a> {
 struct Role {
     column: String,
     place: Option<usize>,
+    /// Whether it may be a field of a column's objects.
+    has_fields: bool,
+    /// The field, where it is one.
+    field: Option<String>,
 }
 
 impl Role {
     fn new(column: &str) -> Self {
-        Self { column: column.trim().to_owned(), place: None }
+        Self { column: column.trim().to_owned(), place: None, has_fields: false, field: None }
+    }
+
+    /// A column, or after a dot a field of its objects: `translation.en`.
+    fn with_field(column: &str) -> Self {
+        Self { has_fields: true, ..Role::new(column) }
     }
 
     fn find(&mut self, columns: &[String]) {
-        if self.place.is_none() {
-            self.place = columns.iter().position(|column| *column == self.column);
+        if self.place.is_some() {
+            return;
+        }
+        self.place = columns.iter().position(|column| *column == self.column);
+        if let Some((column, field)) =
+            self.column.split_once('.').filter(|_| self.has_fields && self.place.is_none())
+        {
+            self.place = columns.iter().position(|name| name == column);
+            self.field = self.place.map(|_| field.to_owned());
+        }
+    }
+
+    /// Its cell, or the field of the object in it.
+    fn value<'r>(&self, row: &'r Row, file: &str) -> Result<Cow<'r, Cell>, Problem> {
+        let cell = self.cell(row);
+        match (&self.field, cell) {
+            (None, cell) | (Some(_), cell @ Cell::Missing) => Ok(Cow::Borrowed(cell)),
+            (Some(field), Cell::Object(object)) => {
+                field_of(object, field).map(Cow::Owned).map_err(|message| {
+                    Problem::new(ProblemKind::InvalidJson, file, message)
+                        .at(row.lines)
+                        .in_column(self.column.as_str())
+                })
+            }
+            (Some(field), _) => {
+                let message = format!("expected an object with the field `{field}`");
+                Err(Problem::new(ProblemKind::InvalidValue, file, message)
+                    .at(row.lines)
+                    .in_column(self.column.as_str())
+                    .hint("write each row alike, or choose another column"))
+            }
         }
     }
 
@@ -293,7 +340,7 @@ impl Role {
         let problem = |kind, message: &str, hint: &str| {
             Err(Problem::new(kind, file, message).at(row.lines).in_column(self.column.as_str()).hint(hint))
         };
-        match self.cell(row) {
+        match &*self.value(row, file)? {
             cell if cell.is_blank() => {
                 problem(ProblemKind::MissingText, "the text is missing", "fill it in or remove the row")
             }

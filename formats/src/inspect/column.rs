@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::shortened;
 use crate::dataset::{ClassCount, LabelMap, class_name, names_of_list};
-use crate::table::Cell;
+use crate::table::{Cell, text_fields};
 
 /// Different values that are told apart; past it only "at least" is known.
 const MOST_DISTINCT: usize = 100_000;
@@ -16,6 +16,8 @@ const MOST_DISTINCT: usize = 100_000;
 const MOST_CLASSES: usize = 1000;
 /// The longest value that is taken for a name, in characters.
 const LONGEST_NAME: usize = 64;
+/// Fields of objects that are told apart.
+const MOST_FIELDS: usize = 100;
 const EXAMPLES: usize = 5;
 const EXAMPLE_CHARACTERS: usize = 200;
 
@@ -63,6 +65,10 @@ pub struct Column {
     pub lengths: Lengths,
     /// Rows of each class, for [`ColumnKind::Label`] and for lists of names; empty otherwise.
     pub classes: Vec<ClassCount>,
+    /// Fields of its objects that hold texts, such as the languages of `{"en": "…", "fr": "…"}`, for
+    /// [`ColumnKind::Object`]; the first hundred.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fields: Vec<String>,
 }
 
 /// Lengths of the values of a column, in characters; zeros where there are none.
@@ -94,6 +100,7 @@ pub(super) struct Stats {
     too_many_classes: bool,
     examples: Vec<String>,
     lengths: Histogram,
+    fields: Vec<String>,
 }
 
 impl Stats {
@@ -112,9 +119,14 @@ impl Stats {
                 self.note(trimmed);
                 names_of_list(list).into_iter().flatten().for_each(|name| self.count(name));
             }
-            Cell::Object(_) => {
+            Cell::Object(object) => {
                 self.objects += 1;
                 self.note(trimmed);
+                for field in text_fields(object) {
+                    if self.fields.len() < MOST_FIELDS && !self.fields.contains(&field) {
+                        self.fields.push(field);
+                    }
+                }
             }
             _ => {
                 let name = class_name(trimmed);
@@ -169,6 +181,7 @@ impl Stats {
             examples: self.examples,
             lengths: self.lengths.summary(),
             classes,
+            fields: if kind == ColumnKind::Object { self.fields } else { Vec::new() },
         }
     }
 

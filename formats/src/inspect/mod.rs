@@ -3,6 +3,7 @@
 mod column;
 mod guess;
 mod guess_related;
+mod guess_sequences;
 
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use column::{Column, ColumnKind, Lengths};
 pub use guess::{ColumnsGuess, guess_columns};
 pub use guess_related::guess_related;
+pub use guess_sequences::{Target, guess_sequences};
 
 use crate::problem::{LineRange, Problems};
 use crate::table::{Cell, Encoding, Format, Row, Rows, no_rows};
@@ -62,6 +64,15 @@ impl Inspection {
     /// The names of the columns.
     pub fn column_names(&self) -> impl Iterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
+    }
+
+    /// The names of columns, and of fields that hold texts in columns of objects: `translation.en`.
+    pub fn text_names(&self) -> Vec<String> {
+        let of = |column: &Column| match column.fields.as_slice() {
+            [] => vec![column.name.clone()],
+            fields => fields.iter().map(|field| format!("{}.{field}", column.name)).collect(),
+        };
+        self.columns.iter().flat_map(of).collect()
     }
 
     /// A column by name.

@@ -216,5 +216,8 @@ fn binary_format(head: &[u8]) -> Option<&'static str> {
 
 fn not_text(name: &str, format: &str) -> Problem {
     Problem::new(ProblemKind::UnsupportedFormat, name, format!("this is {format}, not a table as text"))
-        .hint("export it as CSV, TSV, JSON Lines or a JSON array in UTF-8")
+        .hint(
+            "export it as CSV, TSV, JSON Lines or a JSON array in UTF-8; an archive may hold two texts with a line for each \
+             row, such as train.en and train.fr",
+        )
 }

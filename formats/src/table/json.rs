@@ -106,6 +106,27 @@ fn cell(raw: &str) -> Result<Cell, String> {
     })
 }
 
+/// A field of an object that a cell holds; [`Cell::Missing`] where it has none of this name.
+///
+/// # Errors
+/// The sentence, where the field occurs twice or holds what no cell can.
+pub(crate) fn field_of(object: &str, name: &str) -> Result<Cell, String> {
+    let fields: Fields<'_> = serde_json::from_str(object).map_err(|error| plain(&error))?;
+    let mut found = fields.0.iter().filter(|(key, _)| key.trim() == name);
+    match (found.next(), found.next()) {
+        (None, _) => Ok(Cell::Missing),
+        (Some((_, raw)), None) => cell(raw.get()),
+        (Some(_), Some(_)) => Err(format!("the key `{name}` occurs twice in this object")),
+    }
+}
+
+/// Names of the fields of an object that hold texts, in their order.
+pub(crate) fn text_fields(object: &str) -> Vec<String> {
+    let fields: Fields<'_> = serde_json::from_str(object).unwrap_or(Fields(Vec::new()));
+    let is_text = |raw: &RawValue| raw.get().trim_start().starts_with('"');
+    fields.0.into_iter().filter(|(_, raw)| is_text(raw)).map(|(key, _)| key.trim().to_owned()).collect()
+}
+
 /// An error of `serde_json` without its place, which counts within one object.
 fn plain(error: &serde_json::Error) -> String {
     let text = error.to_string();

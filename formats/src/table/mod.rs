@@ -12,6 +12,7 @@ mod csv;
 mod encoding;
 mod json;
 mod lines;
+pub mod parallel;
 mod sniff;
 
 use std::borrow::Cow;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use encoding::Encoding;
+pub(crate) use json::{field_of, text_fields};
 pub(crate) use sniff::Layout;
 
 use crate::problem::{LineRange, Problem, ProblemKind, Problems};

@@ -68,13 +68,14 @@ fn every_supported_family_is_usable_with_or_without_a_head() {
 #[test]
 fn a_model_that_is_not_supported_is_named_with_those_that_are() {
     let folder = copy("bert");
-    change_config(folder.path(), "model_type", "t5".into());
+    change_config(folder.path(), "model_type", "led".into());
     let (kind, text) = only_problem(&inspect_checkpoint(folder.path()));
     assert_eq!(kind, ProblemKind::UnsupportedModel);
     assert_eq!(
         text,
-        "config.json, `model_type`: the model type `t5` is not supported; supported are bert, roberta, xlm-roberta, \
-         distilbert, llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text, gpt2, gpt_neox"
+        "config.json, `model_type`: the model type `led` is not supported; supported are bert, roberta, xlm-roberta, \
+         distilbert, llama, mistral, qwen2, qwen3, smollm3, phi3, gemma2, gemma3_text, gpt2, gpt_neox, t5, mt5, bart, mbart, marian, \
+         luthier_transformer"
     );
 }
 
@@ -285,4 +286,61 @@ fn the_sample_checkpoint_is_what_it_is_said_to_be() {
     assert_eq!((info.parameters, info.tensors), (22_713_728, 104));
     assert_eq!(info.tokenizer.unwrap().vocab_size, 30_522);
     assert!(info.other_files.contains(&"vocab.txt".to_owned()));
+}
+
+/// A folder with this configuration and zeros for all that it says there is, but for tensors called `without`.
+fn encoder_decoder(config: serde_json::Value, without: &str) -> TempDir {
+    let folder = copy("bert");
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let read: formats::checkpoint::Config = serde_json::from_value(config).unwrap();
+    let expected = formats::checkpoint::encoder_decoder_tensors(&read).unwrap();
+    let zeros: Vec<(String, Vec<usize>, Vec<u8>)> = expected
+        .into_iter()
+        .filter(|(name, _)| name != without)
+        .map(|(name, shape)| {
+            let shape: Vec<usize> = shape.into_iter().map(|size| size as usize).collect();
+            let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+            (name, shape, bytes)
+        })
+        .collect();
+    let views = zeros.iter().map(|(name, shape, bytes)| {
+        (name, safetensors::tensor::TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    safetensors::serialize_to_file(views, None, &folder.path().join("model.safetensors")).unwrap();
+    folder
+}
+
+#[test]
+fn models_with_an_encoder_and_a_decoder_are_described_by_their_own_sizes() {
+    let t5 = serde_json::json!({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 32,
+        "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "vocab_size": 100,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false, "n_positions": 512});
+    let folder = encoder_decoder(t5.clone(), "");
+    let info = inspect_checkpoint(folder.path());
+    assert!(info.is_usable(), "{:#?}", info.problems);
+    assert!(info.is_encoder_decoder() && !info.is_language_model());
+    let sizes =
+        ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "decoder_layers"];
+    assert_eq!(sizes.map(|name| info.sizes[name]), [32, 2, 4, 64, 3]);
+    assert!(!info.sizes.contains_key("max_position_embeddings"), "distances have no end");
+    let gone = encoder_decoder(t5, "decoder.block.2.layer.1.EncDecAttention.k.weight");
+    let (kind, text) = only_problem(&inspect_checkpoint(gone.path()));
+    assert_eq!(kind, ProblemKind::Tensor);
+    assert!(text.contains("decoder.block.2.layer.1.EncDecAttention.k.weight"), "{text}");
+
+    let bart = serde_json::json!({"model_type": "bart", "architectures": ["BartForConditionalGeneration"],
+        "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 48, "vocab_size": 100,
+        "max_position_embeddings": 20, "num_hidden_layers": 2});
+    let folder = encoder_decoder(bart.clone(), "");
+    let info = inspect_checkpoint(folder.path());
+    assert!(info.is_usable(), "{:#?}", info.problems);
+    assert_eq!((info.sizes["decoder_ffn_dim"], info.sizes["decoder_attention_heads"]), (48, 2));
+    change_config(folder.path(), "encoder_attention_heads", 3.into());
+    let (_, text) = only_problem(&inspect_checkpoint(folder.path()));
+    assert!(text.contains("3 attention heads do not divide"), "{text}");
+    change_config(folder.path(), "encoder_attention_heads", serde_json::Value::Null);
+    let (kind, text) = only_problem(&inspect_checkpoint(folder.path()));
+    assert_eq!(kind, ProblemKind::Config);
+    assert!(text.contains("encoder_attention_heads"), "{text}");
 }

@@ -13,5 +13,6 @@ mod gguf;
 mod gguf_tokenizer;
 mod inspect;
 mod safetensors;
+mod sequences;
 mod table;
 mod tokenizer;
