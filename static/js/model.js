@@ -1,4 +1,4 @@
-// The try-it box of a model: asks the API and draws the scores.
+// The try-it box of a model: asks the API and draws the scores, or shows what it writes.
 
 const form = document.querySelector("[data-try]");
 const result = form?.querySelector("[data-try-result]");
@@ -22,6 +22,10 @@ function bar(label, score, probability) {
 }
 
 function show(output) {
+  if (typeof output.text === "string") {
+    result.replaceChildren(Object.assign(document.createElement("p"), { className: "sample-text", textContent: output.text || "nothing" }));
+    return;
+  }
   const scores = Object.entries(output.scores ?? { [output.label]: output.score }).sort((a, b) => b[1] - a[1]);
   const probability = scores.every(([, score]) => score >= 0 && score <= 1) && form.dataset.problem !== "regression";
   const list = document.createElement("ol");
@@ -40,6 +44,9 @@ function fail(message) {
 async function predict() {
   const text = form.elements.text.value;
   const pair = form.elements.text_pair?.value;
+  // A model that writes one text from another has a field for what stands before it.
+  const prefix = form.elements.source_prefix;
+  const asked = prefix ? { source_prefix: prefix.value } : {};
   const button = form.querySelector("button");
   button.setAttribute("aria-disabled", "true");
   result.replaceChildren(Object.assign(document.createElement("p"), { className: "faint", textContent: "Asking the model; the first answer waits until it is loaded …" }));
@@ -47,7 +54,7 @@ async function predict() {
     const answer = await fetch("/v1/predictions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ model: form.dataset.model, inputs: [pair ? { text, text_pair: pair } : { text }] }),
+      body: JSON.stringify({ model: form.dataset.model, inputs: [pair ? { text, text_pair: pair } : { text }], ...asked }),
     });
     const body = await answer.json();
     if (answer.ok) show(body.outputs[0]);

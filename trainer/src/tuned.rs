@@ -43,12 +43,15 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
     let config = models::read_config(folder)?;
     let labels = match task {
         Task::TextClassification => labels(&config)?,
-        Task::TextGeneration | Task::SentenceSimilarity => Vec::new(),
+        _ => Vec::new(),
     };
     let head = match task {
         Task::TextClassification => Head::Labels(labels.len() as i64),
         Task::TextGeneration => Head::Tokens,
         Task::SentenceSimilarity => Head::States,
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            anyhow::bail!("the task {} is not loaded yet", task.as_str()) // trainer: lead
+        }
     };
     let prefix = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let saved = saved::read(folder)?;

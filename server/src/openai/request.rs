@@ -43,7 +43,7 @@ pub enum Answers {
 }
 
 /// Columns that were named.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     pub text: Option<String>,
     pub text_pair: Option<String>,
@@ -54,6 +54,8 @@ pub struct Roles {
     pub text1: Option<String>,
     pub text2: Option<String>,
     pub score: Option<String>,
+    pub source: Option<String>,
+    pub target: Option<String>,
 }
 
 /// Fields that say who a job is, not what it does.
@@ -210,6 +212,8 @@ fn columns(reader: &mut Reader) -> Result<Roles> {
         text1: inner.text("text1")?.map(str::to_owned),
         text2: inner.text("text2")?.map(str::to_owned),
         score: inner.text("score")?.map(str::to_owned),
+        source: inner.text("source")?.map(str::to_owned),
+        target: inner.text("target")?.map(str::to_owned),
     };
     inner.finish()?;
     Ok(roles)

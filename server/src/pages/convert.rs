@@ -103,6 +103,9 @@ pub fn metric_name(name: &str) -> String {
         "mse" | "mae" | "rmse" => return name.to_uppercase(),
         "r2" => return "R²".to_owned(),
         "kl" => return "KL divergence".to_owned(),
+        "bleu" | "ter" => return name.to_uppercase(),
+        "chrf" => return "chrF".to_owned(),
+        "chrf_plus_plus" => return "chrF++".to_owned(),
         "pearson" | "spearman" => return format!("{} correlation", capital(name)),
         _ => {}
     }
@@ -112,6 +115,9 @@ pub fn metric_name(name: &str) -> String {
         if let Some(k) = name.strip_prefix(start) {
             return format!("{word}{k}");
         }
+    }
+    if let Some(kind) = name.strip_prefix("rouge") {
+        return format!("ROUGE-{kind}");
     }
     if let Some(average) = name.strip_prefix("f1_") {
         return format!("F1, {average}");
@@ -140,6 +146,8 @@ pub fn headline(metrics: &Value) -> String {
         "ndcg_at_10",
         "spearman",
         "pearson",
+        "bleu",
+        "rougeL",
         "perplexity",
         "loss",
     ]
@@ -150,7 +158,7 @@ pub fn headline(metrics: &Value) -> String {
 }
 
 fn lower_first(name: &str) -> String {
-    let named = ["F1", "R", "NDCG", "MRR", "MAP"].iter().any(|start| name.starts_with(start));
+    let named = ["F1", "R", "NDCG", "MRR", "MAP", "BLEU"].iter().any(|start| name.starts_with(start));
     if named { name.to_owned() } else { name.to_lowercase() }
 }
 

@@ -1,5 +1,6 @@
 //! Bytes, part by part, and the most of them that stand at once.
 
+use super::encoder_decoder::Sides;
 use super::model::{Flow, Model, Parameter};
 use super::{Estimate, Rows};
 use crate::spec::{Optimizer, Precision, Training};
@@ -76,7 +77,9 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
         }
         if *trained {
             to.optimizer += state_bytes(&training.optimizer, parameter);
-            if parameter.gives_rows() && !model.decoder.is_some_and(|sizes| sizes.tied) {
+            let tied =
+                model.decoder.is_some_and(|sizes| sizes.tied) || model.both.is_some_and(|sizes| sizes.tied);
+            if parameter.gives_rows() && !tied {
                 tables.push(parameter);
             } else {
                 to.gradients += own;
@@ -89,7 +92,8 @@ pub(super) fn fill(to: &mut Estimate, model: &Model, training: &Training, rows: 
     }
     let flow = model.flow(&trained);
     let batch = u64::from(training.batch_size).div_ceil(to.processes.max(1));
-    let kept = Kept { model, bytes, tokens: to.tokens_at_once, rows: batch.min(rows.count) };
+    let targets = (to.tokens_at_once as f64 * rows.target_share()).round() as u64;
+    let kept = Kept { model, bytes, tokens: to.tokens_at_once, targets, rows: batch.min(rows.count) };
     to.activations = kept.activations(&flow, training.gradient_checkpointing)
         + model.adapter_activations(training, to.tokens_at_once, bytes.activation)
         + kept.vectors();
@@ -117,12 +121,14 @@ struct Kept<'a> {
     model: &'a Model,
     bytes: Bytes,
     tokens: u64,
+    /// Those of them that are targets.
+    targets: u64,
     rows: u64,
 }
 
 impl Kept<'_> {
     fn activations(&self, flow: &[Flow], checkpointing: bool) -> u64 {
-        let layers = flow.iter().map(|flow| self.layer(*flow));
+        let layers = flow.iter().enumerate().map(|(number, flow)| self.layer(number, *flow));
         if checkpointing {
             let entered = self.bytes.activation * self.tokens * self.model.hidden * self.model.layers;
             return self.embedding() + entered + layers.max().unwrap_or(0);
@@ -133,7 +139,7 @@ impl Kept<'_> {
     /// Where vectors are made of states: the states in fp32, and the cosines of all texts of a batch with each other, scaled, with
     /// their softmax.
     fn vectors(&self) -> u64 {
-        if self.model.has_head || self.model.decoder.is_some() {
+        if self.model.has_head || self.model.writes() {
             return 0;
         }
         FP32 * (self.tokens * self.model.hidden + 3 * self.rows * self.rows)
@@ -142,11 +148,15 @@ impl Kept<'_> {
     /// What a layer keeps: the inputs of its products where their weights are trained, queries, keys and values, the
     /// input of the activation function, the sums that are normed, and fp32 numbers a token for attention and norms. Of
     /// the last layer only keys and values are those of all tokens.
-    fn layer(&self, flow: Flow) -> u64 {
+    fn layer(&self, number: usize, flow: Flow) -> u64 {
         let (n, a) = (self.tokens, self.bytes.activation);
         let (d, m) = (self.model.hidden, self.model.intermediate);
         if !flow.enters && !flow.trained {
             return 0;
+        }
+        if let Some(sizes) = &self.model.both {
+            let [numbers, singles] = sizes.kept(number, flow, [self.tokens - self.targets, self.targets]);
+            return a * numbers + FP32 * singles;
         }
         if let Some(sizes) = &self.model.decoder {
             let (q, k) = (sizes.queries, sizes.keys);
@@ -184,6 +194,10 @@ impl Kept<'_> {
         let (d, m) = (self.model.hidden, self.model.intermediate);
         if let Some(sizes) = &self.model.decoder {
             // Gate and up; states, their gradients and a chunk of logits where tokens count.
+            let logits = 2 * CHUNK.max(FP32 * sizes.vocabulary);
+            return self.bytes.activation * self.tokens * (4 * d + 2 * m) + logits;
+        }
+        if let Some(sizes) = &self.model.both {
             let logits = 2 * CHUNK.max(FP32 * sizes.vocabulary);
             return self.bytes.activation * self.tokens * (4 * d + 2 * m) + logits;
         }
@@ -276,7 +290,7 @@ fn evaluation(model: &Model, training: &Training, rows: &Rows) -> u64 {
 fn vectors_kept(model: &Model, rows: &Rows) -> u64 {
     /// The trainer looks for no more rows (`trainer::data`).
     const MOST: u64 = 10_000;
-    if model.has_head || model.decoder.is_some() {
+    if model.has_head || model.writes() {
         return 0;
     }
     rows.count.min(MOST) * 2 * model.hidden * FP32 * 3

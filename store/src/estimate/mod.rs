@@ -5,6 +5,7 @@
 //! itself, its kernels' scratch space) is measured, in [`runtime`]. On a CPU; a GPU keeps the same tensors.
 
 mod adapter;
+mod encoder_decoder;
 mod memory;
 mod model;
 mod rows;
@@ -80,8 +81,7 @@ pub fn estimate(model: &Model, spec: &JobSpec, rows: &Rows, machine: Machine) ->
         flops_per_step: model.flops(
             training,
             seen as f64,
-            seen as f64 * rows.mean(),
-            seen as f64 * rows.mean_square(),
+            [seen as f64 * rows.mean(), seen as f64 * rows.mean_square(), rows.target_share()],
         ),
         ..Estimate::default()
     };

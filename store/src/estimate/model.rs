@@ -1,6 +1,8 @@
 //! The parameters of a model and what it computes, from `config.json` alone.
 
-use formats::checkpoint::{Config, DecoderSizes, ENCODERS, decoder_tensors, encoder_tensors};
+use formats::checkpoint::{
+    Config, DecoderSizes, ENCODERS, EncoderDecoderSizes, decoder_tensors, encoder_tensors,
+};
 use formats::{Problem, ProblemKind};
 use regex::Regex;
 
@@ -52,7 +54,7 @@ impl Parameter {
     }
 }
 
-/// An encoder with a classification head, or a language model.
+/// An encoder with a classification head, a language model, or a model that writes one text from another.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
     /// Width of the hidden states.
@@ -69,6 +71,8 @@ pub struct Model {
     pub has_head: bool,
     /// Sizes of a language model's own.
     pub decoder: Option<DecoderSizes>,
+    /// Sizes of a model with an encoder and a decoder.
+    pub both: Option<EncoderDecoderSizes>,
     /// All parameters.
     pub parameters: Vec<Parameter>,
 }
@@ -81,6 +85,9 @@ impl Model {
     pub fn new(config: &Config, labels: u64) -> Result<Model, Problem> {
         if config.is_decoder() {
             return Model::of_decoder(config, labels);
+        }
+        if config.is_encoder_decoder() {
+            return Model::of_encoder_decoder(config);
         }
         let family = config.supported_model_type()?.to_owned();
         let base = if family == "xlm-roberta" { "roberta" } else { family.as_str() };
@@ -111,6 +118,7 @@ impl Model {
             positions: positions.saturating_sub(padding),
             has_head: true,
             decoder: None,
+            both: None,
             parameters,
         })
     }
@@ -120,8 +128,8 @@ impl Model {
     /// # Errors
     /// As [`Model::new`], and for a language model.
     pub fn bare(config: &Config) -> Result<Model, Problem> {
-        if config.is_decoder() {
-            let message = "a language model is no encoder, and vectors are learnt by encoders";
+        if config.is_decoder() || config.is_encoder_decoder() {
+            let message = "a model that writes is no encoder, and vectors are learnt by encoders";
             let problem = Problem::new(ProblemKind::UnsupportedModel, "config.json", message);
             return Err(problem
                 .in_column("model_type")
@@ -141,6 +149,7 @@ impl Model {
         match task {
             Task::SentenceSimilarity => Model::bare(config),
             Task::TextClassification | Task::TextGeneration => Model::new(config, labels),
+            Task::Translation | Task::Summarization | Task::TextToText => Model::of_encoder_decoder(config),
         }
     }
 
@@ -165,8 +174,14 @@ impl Model {
             positions: config.max_position_embeddings.unwrap_or(2048),
             has_head: false,
             decoder: Some(sizes),
+            both: None,
             parameters,
         })
+    }
+
+    /// Whether it writes texts.
+    pub(super) fn writes(&self) -> bool {
+        self.decoder.is_some() || self.both.is_some()
     }
 
     /// The tokens that rows are cut to, as the trainer settles it; `stated` is what the tokenizer says.
@@ -183,7 +198,7 @@ impl Model {
     pub(super) fn vocabulary(&self) -> u64 {
         let is_words = |parameter: &&Parameter| {
             parameter.name.ends_with("word_embeddings.weight")
-                || ["embed_tokens.weight", "transformer.wte.weight", "embed_in.weight"]
+                || ["embed_tokens.weight", "transformer.wte.weight", "embed_in.weight", "shared.weight"]
                     .iter()
                     .any(|end| parameter.name.ends_with(end))
         };
@@ -231,11 +246,15 @@ impl Model {
             .collect()
     }
 
-    /// Floating-point operations for so many rows, with so many tokens, whose rows' lengths have this sum of squares.
+    /// Floating-point operations for so many rows, with so many tokens, whose rows' lengths have this sum of squares, and of which
+    /// this share are targets.
     ///
     /// A multiplication and an addition for each weight and token, as much again for the gradient of a layer's input and
     /// for that of its weights, and once more where layers are computed again; the same for products of attention.
-    pub fn flops(&self, training: &Training, rows: f64, tokens: f64, squares: f64) -> f64 {
+    pub fn flops(&self, training: &Training, rows: f64, [tokens, squares, targets]: [f64; 3]) -> f64 {
+        if let Some(sizes) = &self.both {
+            return self.both_flops(sizes, training, [tokens, squares, targets]);
+        }
         if let Some(sizes) = &self.decoder {
             return self.decoder_flops(sizes, training, tokens, squares);
         }

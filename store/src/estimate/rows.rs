@@ -14,17 +14,32 @@ pub struct Rows {
     pub bytes: u64,
     /// Tokens of each row of a sample, cut to the longest length.
     lengths: Vec<u64>,
+    /// Share of the tokens that are targets; none where rows are one text.
+    #[serde(default)]
+    target_share: f64,
 }
 
 impl Rows {
     /// `count` rows whose lengths are like those of a sample, cut to `max_length`.
     pub fn new(count: u64, bytes: u64, sample: impl IntoIterator<Item = u64>, max_length: u64) -> Self {
-        Rows { count, bytes, lengths: sample.into_iter().map(|length| length.min(max_length)).collect() }
+        let lengths = sample.into_iter().map(|length| length.min(max_length)).collect();
+        Rows { count, bytes, lengths, target_share: 0.0 }
+    }
+
+    /// The same rows, of whose tokens this share are targets.
+    pub fn with_targets(self, target_share: f64) -> Self {
+        Rows { target_share: target_share.clamp(0.0, 1.0), ..self }
+    }
+
+    /// The share of tokens that are targets.
+    pub fn target_share(&self) -> f64 {
+        self.target_share
     }
 
     /// The same rows cut shorter.
     pub fn cut(&self, max_length: u64) -> Self {
         Rows::new(self.count, self.bytes, self.lengths.iter().copied(), max_length)
+            .with_targets(self.target_share)
     }
 
     /// Mean number of tokens.

@@ -37,7 +37,9 @@ pub fn ways(model: &Model, spec: &JobSpec, rows: &Rows, machine: Machine) -> Vec
     // Where texts of a batch are each other's wrong answers, a smaller one gives another model.
     let coupled = spec.task == Task::SentenceSimilarity;
     while !coupled && ladder.climbs("batch_size", smaller_batch) {}
-    while ladder.climbs("max_length", shorter_rows) {}
+    // Rows with a target are sources and targets together, and each is cut by a length of its own.
+    let is_one = !spec.task.is_text_to_text();
+    while is_one && ladder.climbs("max_length", shorter_rows) {}
     while coupled && ladder.climbs("batch_size", smaller_batch) {}
     ladder.climbs("precision", |spec, _| {
         spec.training.precision = Precision::Bf16;

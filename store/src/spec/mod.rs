@@ -10,6 +10,7 @@ mod preference;
 mod reader;
 pub mod request;
 mod samples;
+mod text_to_text;
 mod training;
 mod validate;
 mod work;
@@ -20,6 +21,7 @@ pub use optimizer::{AdjustLr, Optimizer, Schedule, ScheduleName};
 pub use preference::{Preference, PreferenceLoss};
 pub use reader::Reader;
 pub use samples::{SamplePrompt, Samples};
+pub use text_to_text::TextToText;
 pub use training::{Balanced, ClassWeights, EarlyStopping, Every, Freeze, LossOn, Precision, Training};
 pub use validate::SpecError;
 pub use work::{Export, Format, NumberKind, Work};
@@ -76,6 +78,13 @@ pub enum Task {
     TextGeneration,
     /// Vectors that lie near each other where the texts do.
     SentenceSimilarity,
+    /// A text in another language.
+    Translation,
+    /// A shorter text that says the same.
+    Summarization,
+    /// A text from another one, whatever they have to do with each other.
+    #[serde(rename = "text2text-generation")]
+    TextToText,
 }
 
 impl JobSpec {
@@ -98,7 +107,8 @@ impl JobSpec {
         match self.task {
             Task::SentenceSimilarity if self.embedding().0.is_scored() => "spearman",
             Task::SentenceSimilarity => "ndcg_at_10",
-            Task::TextClassification | Task::TextGeneration => "loss",
+            task if task.is_text_to_text() => self.text_to_text_metric(),
+            _ => "loss",
         }
     }
 
@@ -127,7 +137,14 @@ impl JobSpec {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Task; 3] = [Task::TextClassification, Task::TextGeneration, Task::SentenceSimilarity];
+    pub const ALL: [Task; 6] = [
+        Task::TextClassification,
+        Task::TextGeneration,
+        Task::SentenceSimilarity,
+        Task::Translation,
+        Task::Summarization,
+        Task::TextToText,
+    ];
 
     /// The tag as written in the API.
     pub fn as_str(self) -> &'static str {
@@ -135,6 +152,9 @@ impl Task {
             Task::TextClassification => "text-classification",
             Task::TextGeneration => "text-generation",
             Task::SentenceSimilarity => "sentence-similarity",
+            Task::Translation => "translation",
+            Task::Summarization => "summarization",
+            Task::TextToText => "text2text-generation",
         }
     }
 

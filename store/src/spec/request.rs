@@ -9,6 +9,7 @@ mod optimizer;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod text_to_text;
 
 use serde_json::{Map, Value};
 
@@ -61,6 +62,7 @@ pub fn hyperparameters(fields: &Map<String, Value>, rows: Option<u64>) -> Result
     training.preference = objects::preference(&mut reader)?;
     training.samples = objects::samples(&mut reader)?;
     training.embedding = objects::embedding(&mut reader)?;
+    training.text_to_text = text_to_text::read(&mut reader)?;
     training.early_stopping = objects::early_stopping(&mut reader)?;
     if let Some(every) = objects::eval_every(&mut reader)? {
         training.eval_every = every;

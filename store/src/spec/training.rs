@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Embedding, Optimizer, Preference, Samples, Schedule};
+use super::{Adapter, Embedding, Optimizer, Preference, Samples, Schedule, TextToText};
 
 /// How the model is trained, evaluated and kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ pub struct Training {
     pub samples: Samples,
     /// How vectors of texts are learnt; `None` for the usual.
     pub embedding: Option<Embedding>,
+    /// How targets are learnt and written by encoder–decoder models; `None` for the usual.
+    pub text_to_text: Option<TextToText>,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -63,7 +65,7 @@ pub struct Training {
     /// When a checkpoint is written beside those at evaluations and after ten minutes.
     pub checkpoint_every: Option<u64>,
     /// Metric that chooses the best checkpoint; `None` for the task's own: the validation loss, of vectors `ndcg_at_10` or
-    /// `spearman`.
+    /// `spearman`, of translations `bleu`, of summaries `rougeL`.
     pub best_metric: Option<String>,
     /// Ends the job when the metric stays without improvement.
     pub early_stopping: Option<EarlyStopping>,
@@ -96,6 +98,7 @@ impl Default for Training {
             preference: None,
             samples: Samples::default(),
             embedding: None,
+            text_to_text: None,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

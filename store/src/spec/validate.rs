@@ -6,6 +6,7 @@ mod optimizer;
 mod samples;
 #[cfg(test)]
 mod tests;
+mod text_to_text;
 mod training;
 
 use self::check::Check;
@@ -134,6 +135,9 @@ impl JobSpec {
         if self.task == Task::SentenceSimilarity {
             return self.check_related(check);
         }
+        if self.task.is_text_to_text() {
+            return self.check_sequences(check);
+        }
         let others =
             Columns { text: String::new(), text_pair: None, label: String::new(), ..columns.clone() };
         check.that(others == Columns::default(), "columns", || {
@@ -234,6 +238,10 @@ impl JobSpec {
         check.that(related || training.embedding.is_none(), "training.embedding", || {
             "is for sentence similarity; leave it out".to_owned()
         });
+        let writes = self.task.is_text_to_text();
+        check.that(writes || training.text_to_text.is_none(), "training.text_to_text", || {
+            "is for translation, summarization and text2text-generation; leave it out".to_owned()
+        });
         if self.task == Task::TextGeneration {
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
@@ -254,6 +262,9 @@ impl JobSpec {
         });
         let asks = training.samples != Samples::default() && !training.samples.is_off();
         check.that(!asks, "training.samples", || "is for text generation; leave it out".to_owned());
+        if writes {
+            self.check_text_to_text(check);
+        }
         if related {
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());

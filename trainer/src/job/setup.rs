@@ -136,7 +136,7 @@ pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> 
     let from = (base.as_path(), spec.base_model.as_str());
     let template = match spec.task {
         Task::TextGeneration => chosen_template(&base, &spec, &tokenizer)?,
-        Task::TextClassification | Task::SentenceSimilarity => None,
+        _ => None,
     };
     let taught = template.as_ref().filter(|_| spec.training.chat_template.is_some());
     let taught = taught.map(|template| template.source().to_owned());
@@ -245,6 +245,9 @@ pub(super) fn read(
             };
             Ok((data, objective))
         }
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            anyhow::bail!("the task {} is not trained yet", spec.task.as_str()) // trainer: lead
+        }
         Task::SentenceSimilarity => {
             let sentence = SentenceModel::read(base)?;
             let data = Data::related(dir, spec, &sentence, tokenizer, cache, max_length, events)?;
@@ -321,7 +324,7 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
 pub(super) fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
     let own = match spec.task {
         Task::SentenceSimilarity => SentenceModel::read(base)?.max_seq_length,
-        Task::TextClassification | Task::TextGeneration => None,
+        _ => None,
     };
     Ok(own.or_else(|| tokenizer.model_max_length()))
 }
@@ -342,8 +345,8 @@ pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) 
         return Ok(asked);
     }
     let usual = match spec.task {
-        Task::TextClassification | Task::SentenceSimilarity => DEFAULT_MAX_LENGTH,
         Task::TextGeneration => 2 * DEFAULT_MAX_LENGTH,
+        _ => DEFAULT_MAX_LENGTH,
     };
     Ok(positions.min(stated.unwrap_or(usual)).min(usual))
 }

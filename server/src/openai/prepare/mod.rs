@@ -6,6 +6,7 @@ mod classification;
 mod data;
 mod generation;
 mod related;
+mod text_to_text;
 
 use chrono::Utc;
 use formats::dataset::{ClassCount, Columns, ProblemType, random_split, stratified_split};
@@ -45,12 +46,17 @@ struct Looked {
 pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJob> {
     let asked = CreateJob::read(body)?;
     let (model, model_files) = find_model(state, &asked.model).await?;
-    let task = choose_task(asked.task.or_else(|| related::task_of_roles(&asked.columns)), &model)?;
     let data = Data::find(state, &asked).await?;
+    let named = asked.task.or_else(|| related::task_of_roles(&asked.columns));
+    let named = named.or_else(|| text_to_text::task_of(&asked.columns, &model, &data));
+    let task = choose_task(named, &model)?;
     let looked = match task {
         Task::TextClassification => classification::look(state, &asked, &data).await?,
         Task::TextGeneration => generation::look(state, &asked, &data).await?,
         Task::SentenceSimilarity => related::look(state, &asked, &data).await?,
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            text_to_text::look(state, &asked, &data).await?
+        }
     };
     let settings = request::hyperparameters(&asked.hyperparameters, Some(looked.rows)).map_err(|wrong| {
         Error::invalid(format!("{}.{}", asked.hyperparameters_at, wrong.param), wrong.message)
@@ -79,6 +85,9 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         let (loss, embedding) = spec.embedding();
         spec.training.embedding = Some(Embedding { loss: Some(loss), ..embedding });
     }
+    if task.is_text_to_text() {
+        spec.training.text_to_text = Some(spec.text_to_text());
+    }
     check_spec(&spec, asked.hyperparameters_at)?;
     notes.extend(generation::advice(&spec, looked.answers));
     check_split(&spec, looked.rows, &looked.classes)?;
@@ -87,7 +96,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
             classification::check_class_weights(&spec, &looked.classes, asked.hyperparameters_at)?;
         }
         Task::TextGeneration => generation::check_tokens(state, &spec, &asked, &data).await?,
-        Task::SentenceSimilarity => {
+        Task::SentenceSimilarity | Task::Translation | Task::Summarization | Task::TextToText => {
             sample::sample(state, &spec, &asked.model, Some(asked.training_file)).await?;
         }
     }
@@ -124,11 +133,17 @@ fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
     let kind = match able {
         Task::TextClassification | Task::SentenceSimilarity => "an encoder",
         Task::TextGeneration => "a language model",
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            "a model that writes one text from another"
+        }
     };
     match asked {
         // A decoder reads as well as it writes.
-        Some(Task::TextClassification) => Ok(Task::TextClassification),
-        Some(Task::SentenceSimilarity) if able != Task::TextGeneration => Ok(Task::SentenceSimilarity),
+        Some(Task::TextClassification) if !able.is_text_to_text() => Ok(Task::TextClassification),
+        Some(asked) if asked.is_text_to_text() && able.is_text_to_text() => Ok(asked),
+        Some(Task::SentenceSimilarity) if able != Task::TextGeneration && !able.is_text_to_text() => {
+            Ok(Task::SentenceSimilarity)
+        }
         Some(asked) if asked != able => Err(Error::invalid(
             "task",
             format!(

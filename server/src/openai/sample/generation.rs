@@ -27,6 +27,9 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
     match spec.task {
         Task::TextClassification => Value::Null,
         Task::SentenceSimilarity => json!([training.max_length, spec.embedding().0]),
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            json!([training.max_length, spec.text_to_text()])
+        }
         Task::TextGeneration => {
             let answers = Answers::of(spec);
             let prompts = &training.samples.prompts;
@@ -83,6 +86,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
         model,
         rows,
         bytes,
+        target_share: 0.0,
         looked_at: found.looked_at,
         lengths,
         stated,

@@ -3,6 +3,7 @@
 mod columns;
 mod estimate;
 mod related;
+mod sequences;
 
 use axum::Form;
 use axum::extract::{Query, State};
@@ -65,9 +66,17 @@ fn values_of(job: &store::job::Job) -> Values {
     put("columns.text", spec.columns.text.clone());
     put("columns.text_pair", spec.columns.text_pair.clone().unwrap_or_default());
     put("columns.label", spec.columns.label.clone());
-    put(GOAL, Goal::of(spec.task, &spec.columns).name());
+    put(
+        GOAL,
+        match spec.task.is_text_to_text() {
+            true => spec.task.as_str().to_owned(),
+            false => Goal::of(spec.task, &spec.columns).name(),
+        },
+    );
     put("columns.goal_of", job.model_id.clone());
-    for (name, value) in related::values_of(&spec.columns) {
+    for (name, value) in
+        related::values_of(&spec.columns).into_iter().chain(sequences::values_of(&spec.columns))
+    {
         put(name, value);
     }
     values
@@ -149,6 +158,10 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
     if is_generation(values) {
         return Ok(body);
     }
+    if sequences::are_meant(values) {
+        body.insert("columns".to_owned(), sequences::request(values).into());
+        return Ok(body);
+    }
     if is_task(values, Task::SentenceSimilarity) {
         let goal = Goal::said(values).filter(|goal| *goal != Goal::Labels).unwrap_or(Goal::Ranked);
         body.insert("columns".to_owned(), related::request(goal, values).into());
@@ -175,6 +188,13 @@ async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
     };
     let task = match (model, given("training_file").and_then(|id| id.parse::<FileId>().ok())) {
         (Some(model), _) if task_of(&model) == Task::TextGeneration => Task::TextGeneration,
+        (Some(model), file) if task_of(&model).is_text_to_text() => {
+            let file = match file {
+                Some(file) => store::file::get(db, file).await?,
+                None => None,
+            };
+            sequences::settle(values, &model, file.as_ref().and_then(Report::of_file).as_ref())
+        }
         (Some(model), _) => {
             let goal = Goal::settled(values, Some(&model));
             values.insert(GOAL.to_owned(), goal.name());
@@ -224,6 +244,8 @@ fn place_of(error: &Error) -> (String, String) {
         "columns.text1",
         "columns.text2",
         "columns.score",
+        "columns.source",
+        "columns.target",
     ];
     // The task follows from the model.
     let param = param.map(|param| if param == "task" { "model" } else { param });

@@ -89,6 +89,8 @@ pub struct ModelDetail {
     pub can_try: bool,
     /// Whether texts can be compared by their vectors.
     pub can_compare: bool,
+    /// What stands before each source where it writes one text from another; none where it does not.
+    pub writes: Option<String>,
     /// Where it can be talked to; empty where it cannot.
     pub playground: String,
     /// Whether it was trained on pairs of texts.
@@ -140,6 +142,10 @@ pub struct Tried {
     pub text: String,
     /// The second text.
     pub text_pair: String,
+    /// What stood before the text.
+    pub prefix: String,
+    /// What was written; empty for nothing.
+    pub written: String,
     /// Classes and their scores, highest first.
     pub scores: Vec<Score>,
     /// What went wrong; empty for nothing.

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeBounds;
 
-use super::SpecError;
+use super::{SpecError, text_to_text};
 use crate::spec::reader::unknown;
 use crate::spec::{JobSpec, ProblemType, Task};
 
@@ -67,6 +67,7 @@ impl Check {
                 let triplets = spec.per_row() > 2;
                 RANKED.iter().copied().filter(|name| triplets || *name != "triplet_accuracy").collect()
             }
+            Task::Translation | Task::Summarization | Task::TextToText => text_to_text::metrics(spec),
         };
         let plain = name.strip_prefix("eval_").unwrap_or(name);
         self.that(known.contains(&plain), param, || unknown(name, &known));

@@ -54,14 +54,17 @@ fn usage(task: Task, format: Format) -> String {
             ("AutoModelForSequenceClassification", "text-classification", "ask(\"…\")")
         }
         Task::SentenceSimilarity => ("AutoModel", "feature-extraction", "ask(\"…\")"),
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            ("AutoModelForSeq2SeqLM", task.as_str(), "ask(\"…\")") // trainer: lead
+        }
     };
     let code = match format {
         Format::Adapter => {
             let config = match task {
-                Task::TextGeneration | Task::SentenceSimilarity => "",
                 Task::TextClassification => {
                     ", config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True"
                 }
+                _ => "",
             };
             format!(
                 "from peft import PeftModel\nfrom transformers import AutoConfig, {class}, AutoTokenizer, pipeline\n\nfolder \

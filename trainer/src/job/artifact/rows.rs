@@ -263,6 +263,9 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
             let message = "A model of vectors is not exported: download it as it is, which sentence-transformers loads.";
             return Err(Failure::user("no_export", message).at("format").into());
         }
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            anyhow::bail!("exports of models that write one text from another are not made yet") // trainer: lead
+        }
         Task::TextGeneration => {
             for encoding in &mut encodings {
                 encoding.type_ids = vec![1; encoding.ids.len()];
@@ -272,7 +275,7 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
     };
     let targets = match task {
         Task::TextClassification => Targets::Classes(vec![0; TEXTS.len()]),
-        Task::TextGeneration | Task::SentenceSimilarity => Targets::Tokens,
+        _ => Targets::Tokens,
     };
     let split = Split {
         tokens: Tokens::of(&encodings),
