@@ -278,9 +278,11 @@ async fn the_form_and_the_page_of_a_job_show_sources_and_targets(db: PgPool) {
     );
     let id = job["id"].as_str().unwrap();
     let again = server.get(&format!("/jobs/new?from={id}")).await.text();
-    for kept in
-        ["value=\"summarization\" selected", "value=\"translation.fr\" selected", "value=\"summarize: \""]
-    {
+    for kept in [
+        "value=\"summarization\" selected",
+        "value=\"translation.fr\" selected",
+        "name=\"text_to_text.source_prefix\" value=\"summarize: \"",
+    ] {
         assert!(again.contains(kept), "{kept}: {again}");
     }
     let agent = Agent::new(&db).await;

@@ -133,7 +133,7 @@ pub async fn lay_out(state: &AppState, files: &[StoredFile], folder: &Path) -> R
         let is_module = file.path.ends_with("/config.json") && !file.path.starts_with(ADAPTER_BASE);
         is_module
             || !file.path.contains('/')
-                && [".json", ".txt", ".model", ".jinja"].iter().any(|end| file.path.ends_with(end))
+                && [".json", ".txt", ".model", ".spm", ".jinja"].iter().any(|end| file.path.ends_with(end))
     };
     for file in files.iter().filter(plain) {
         state.store.objects.fetch(&file.hash, &folder.join(&file.path)).await?;
