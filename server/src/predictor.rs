@@ -76,6 +76,17 @@ impl Predictors {
 
     /// Asks the model `name`, whose content is `files`, about `inputs`; questions to one model wait for each other.
     pub async fn predict(&self, name: &str, files: &[StoredFile], inputs: &[Value]) -> Result<Predicted> {
+        self.predict_with(name, files, inputs, &Value::Null).await
+    }
+
+    /// [`Predictors::predict`] with settings that the model's task has; null for none.
+    pub async fn predict_with(
+        &self,
+        name: &str,
+        files: &[StoredFile],
+        inputs: &[Value],
+        settings: &Value,
+    ) -> Result<Predicted> {
         let content = content_name(files);
         let place = self.warm.place(&content).await?;
         let mut held = place.process().await;
@@ -87,7 +98,8 @@ impl Predictors {
             *held = Some(Process { started, next: 0, task });
         }
         let process = held.as_mut().ok_or_else(|| anyhow!("the process was started above"))?;
-        let (task, outputs) = match tokio::time::timeout(LONGEST_ANSWER, process.ask(inputs)).await {
+        let (task, outputs) = match tokio::time::timeout(LONGEST_ANSWER, process.ask(inputs, settings)).await
+        {
             Ok(Ok(Ok(outputs))) => (process.task.clone(), outputs),
             Ok(Ok(Err(message))) => return Err(Error::invalid("inputs", message)),
             // A process that broke off or hangs is of no more use.
@@ -123,9 +135,17 @@ impl Process {
     }
 
     /// Asks one question; the inner `Err` is what the trainer has against the inputs.
-    async fn ask(&mut self, inputs: &[Value]) -> anyhow::Result<Result<Vec<Value>, String>> {
+    async fn ask(
+        &mut self,
+        inputs: &[Value],
+        settings: &Value,
+    ) -> anyhow::Result<Result<Vec<Value>, String>> {
         self.next += 1;
-        let mut line = json!({"id": self.next, "inputs": inputs}).to_string();
+        let mut question = json!({"id": self.next, "inputs": inputs});
+        if !settings.is_null() {
+            question["settings"] = settings.clone();
+        }
+        let mut line = question.to_string();
         line.push('\n');
         self.started.questions.write_all(line.as_bytes()).await?;
         self.started.questions.flush().await?;

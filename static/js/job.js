@@ -19,6 +19,9 @@ const has = (known, kind, name) => known.of(kind).fields[name]?.some((number) =>
 
 // Those with charts of their own.
 const ELSEWHERE = ["loss", "perplexity", "chosen_reward", "rejected_reward", "reward_margin", "kl", "best_exact_match_threshold", "best_f1_threshold"];
+// Metrics of texts that were written, from 0 to 100.
+const OF_TEXTS = [["bleu", "BLEU"], ["chrf", "chrF"], ["chrf_plus_plus", "chrF++"], ["rouge1", "ROUGE-1"], ["rouge2", "ROUGE-2"], ["rougeL", "ROUGE-L"], ["rougeLsum", "ROUGE-Lsum"], ["ter", "TER"]];
+const FIRST_OF_TEXTS = ["bleu", "chrf", "rougeL"];
 // Shown at first; the rest of the metrics wait in the legend.
 const FIRST_METRICS = ["mean_token_accuracy", "reward_accuracy", "accuracy", "exact_match", "f1", "f1_macro", "matthews_correlation", "r2", "pearson", "spearman", "ndcg_at_10", "mrr_at_10", "accuracy_at_1", "triplet_accuracy"];
 
@@ -32,10 +35,14 @@ const CHARTS = {
   },
   metrics: {
     lines: (known) => {
-      const names = Object.keys(known.of("eval").fields).filter((name) => !ELSEWHERE.includes(name) && has(known, "eval", name));
+      const names = Object.keys(known.of("eval").fields).filter((name) => !ELSEWHERE.includes(name) && !OF_TEXTS.some(([other]) => other === name) && has(known, "eval", name));
       const first = names.filter((name) => FIRST_METRICS.includes(name));
       return names.map((name) => ({ kind: "eval", field: name, name: name.replaceAll("_", " "), smoothed: false, hidden: first.length > 0 && !first.includes(name) }));
     },
+  },
+  texts: {
+    lines: (known) =>
+      OF_TEXTS.filter(([name]) => has(known, "eval", name)).map(([name, label]) => ({ kind: "eval", field: name, name: label, smoothed: false, hidden: !FIRST_OF_TEXTS.includes(name) })),
   },
   perplexity: { log: true, lines: field("eval", "perplexity", "validation", false) },
   rewards: {

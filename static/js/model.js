@@ -1,4 +1,4 @@
-// The try-it box of a model: asks the API and draws the scores, or marks the answer to a question.
+// The try-it box of a model: asks the API and draws the scores, marks the answer to a question, or shows what was written.
 
 const form = document.querySelector("[data-try]");
 const result = form?.querySelector("[data-try-result]");
@@ -22,6 +22,10 @@ function bar(label, score, probability) {
 }
 
 function show(output) {
+  if (typeof output.text === "string") {
+    result.replaceChildren(Object.assign(document.createElement("p"), { className: "sample-text", textContent: output.text || "nothing" }));
+    return;
+  }
   const scores = Object.entries(output.scores ?? { [output.label]: output.score }).sort((a, b) => b[1] - a[1]);
   const probability = scores.every(([, score]) => score >= 0 && score <= 1) && form.dataset.problem !== "regression";
   const list = document.createElement("ol");
@@ -67,6 +71,9 @@ async function predict() {
   const pair = form.elements.text_pair?.value;
   const asks = form.dataset.try === "question";
   const input = asks ? { question: text, context: pair } : pair ? { text, text_pair: pair } : { text };
+  // A model that writes one text from another has a field for what stands before it.
+  const prefix = form.elements.source_prefix;
+  const asked = prefix ? { source_prefix: prefix.value } : {};
   const button = form.querySelector("button");
   button.setAttribute("aria-disabled", "true");
   result.replaceChildren(Object.assign(document.createElement("p"), { className: "faint", textContent: "Asking the model; the first answer waits until it is loaded …" }));
@@ -74,7 +81,7 @@ async function predict() {
     const answer = await fetch("/v1/predictions", {
       method: "POST",
       headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ model: form.dataset.model, inputs: [input] }),
+      body: JSON.stringify({ model: form.dataset.model, inputs: [input], ...asked }),
     });
     const body = await answer.json();
     if (answer.ok && asks) showAnswer(body.outputs[0], pair);

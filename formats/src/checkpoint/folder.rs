@@ -87,6 +87,14 @@ fn describe_config(info: &mut CheckpointInfo, config: Config) -> Option<Config> 
                 .hint("upload the checkpoint it was quantized from"),
         );
     }
+    if config.is_encoder_decoder() && config.is_classifier() {
+        let message = "a model with an encoder and a decoder is there to write, and this one was saved to tell classes apart";
+        info.add(
+            Problem::new(ProblemKind::UnsupportedModel, CONFIG, message)
+                .in_column("architectures")
+                .hint("upload the checkpoint it was made from, or a classifier of another family"),
+        );
+    }
     match config.supported_model_type() {
         Ok(_) => Some(config),
         Err(problem) => {

@@ -146,6 +146,9 @@ const LANGUAGES: [&str; 98] = [
     "korean",
 ];
 
+/// Languages that are also what a column that numbers rows is called.
+const NUMBERS: [&str; 2] = ["id", "no"];
+
 /// Tells source and target from the names of columns, and of fields of columns with objects (`translation.en`): two languages in
 /// the order of the file, else a known pair of names.
 ///
@@ -187,6 +190,9 @@ pub fn guess_sequences(inspection: &Inspection) -> Result<(Columns, Target), Pro
 
 /// Whether a column or a field is called after a language: `fr`, `fr_FR`, `translation.fr`, `French`.
 fn is_language(name: &str) -> bool {
+    if NUMBERS.contains(&&*name.to_lowercase()) {
+        return false;
+    }
     let own = name.rsplit_once('.').map_or(name, |(_, field)| field).to_lowercase();
     let language = own.split(['_', '-']).next().unwrap_or_default();
     // A region has two letters, as in `pt_BR`, a script four, as in `zh-Hant`.

@@ -336,6 +336,11 @@ fn models_with_an_encoder_and_a_decoder_are_described_by_their_own_sizes() {
     let info = inspect_checkpoint(folder.path());
     assert!(info.is_usable(), "{:#?}", info.problems);
     assert_eq!((info.sizes["decoder_ffn_dim"], info.sizes["decoder_attention_heads"]), (48, 2));
+    change_config(folder.path(), "architectures", serde_json::json!(["BartForSequenceClassification"]));
+    let (kind, text) = only_problem(&inspect_checkpoint(folder.path()));
+    assert_eq!(kind, ProblemKind::UnsupportedModel);
+    assert!(text.contains("tell classes apart"), "{text}");
+    change_config(folder.path(), "architectures", serde_json::json!(["BartForConditionalGeneration"]));
     change_config(folder.path(), "encoder_attention_heads", 3.into());
     let (_, text) = only_problem(&inspect_checkpoint(folder.path()));
     assert!(text.contains("3 attention heads do not divide"), "{text}");

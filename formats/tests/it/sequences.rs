@@ -113,6 +113,11 @@ fn columns_are_told_by_their_names() {
         (columns("article", "highlights"), Target::Summary)
     );
     assert_eq!(guess("a.csv", "input,output\na,b\n").unwrap(), (columns("input", "output"), Target::Text));
+    assert_eq!(
+        guess("a.csv", "No,en,fr\n1,a,b\n").unwrap(),
+        (columns("en", "fr"), Target::Translation),
+        "rows are numbered"
+    );
     assert_eq!(guess("a.csv", "German,English\na,b\n").unwrap().1, Target::Translation);
     for (content, words) in [
         ("en,fr,de\na,b,c\n", "which of the languages"),

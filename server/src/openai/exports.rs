@@ -75,6 +75,11 @@ pub fn obstacle(model: &Model, format: Format) -> Option<String> {
             "the model {id} answers questions: download it as it is, which transformers loads"
         ));
     }
+    if task_of(model).is_text_to_text() {
+        return Some(format!(
+            "the model {id} has an encoder and a decoder, which no export holds yet: download it as it is, which transformers loads"
+        ));
+    }
     match format {
         Format::Safetensors => None,
         Format::Adapter if info.adapter.is_some() => None,

@@ -12,6 +12,7 @@ use store::FileId;
 use store::file::{self, Deleted, File, FileStatus, Inspected, NewFile};
 use store::objects::Scratch;
 
+use super::parallel::{self, Upload};
 use super::report::Report;
 use super::views::file_json;
 use super::{retries, upload};
@@ -46,8 +47,19 @@ pub async fn create_file(
     }
     let expires_at = expiry(parts.anchor.as_deref(), parts.seconds.as_deref())?;
     let (name, scratch) = parts.file.ok_or_else(|| Error::invalid("file", "the part `file` is missing"))?;
+    let upload = match purpose {
+        "fine-tune" => parallel::table_of(&state, name, scratch).await?,
+        _ => Upload::AsSent(name, scratch),
+    };
+    let (name, scratch, inspected) = match upload {
+        Upload::AsSent(name, scratch) | Upload::Table(name, scratch) => {
+            let inspected = look_into(&scratch, &name, purpose).await?;
+            (name, scratch, inspected)
+        }
+        Upload::Unfit(name, scratch, report) => (name, scratch, inspected(&report)?),
+    };
     let new = NewFile {
-        inspected: Some(look_into(&scratch, &name, purpose).await?),
+        inspected: Some(inspected),
         content: state.store.keep(&scratch).await?,
         name,
         purpose: purpose.to_owned(),
@@ -175,11 +187,15 @@ async fn look_into(scratch: &Scratch, name: &str, purpose: &str) -> Result<Inspe
     let report = tokio::task::spawn_blocking(move || Report::of(&path, &name))
         .await
         .map_err(|error| Error::Internal(error.into()))?;
-    // Conversations are judged by the job that wants them: the same rows may be a table to another.
+    inspected(&report)
+}
+
+/// What a report says of a file. Conversations are judged by the job that wants them: the same rows may be a table to another.
+fn inspected(report: &Report) -> Result<Inspected> {
     Ok(Inspected {
         status: if report.table.is_usable() { FileStatus::Processed } else { FileStatus::Error },
         details: why_unusable(&report.table),
-        report: Some(serde_json::to_value(&report).map_err(anyhow::Error::from)?),
+        report: Some(serde_json::to_value(report).map_err(anyhow::Error::from)?),
     })
 }
 

@@ -11,6 +11,7 @@ pub mod generate;
 mod gguf;
 pub mod jobs;
 pub mod models;
+mod parallel;
 mod predictions;
 mod prepare;
 mod range;
@@ -22,6 +23,7 @@ pub mod sample;
 mod sse;
 mod upload;
 mod views;
+pub mod writing;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

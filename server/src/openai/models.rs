@@ -131,6 +131,14 @@ pub fn task_of(model: &Model) -> Task {
     model.task.as_deref().and_then(Task::of).unwrap_or(Task::TextClassification)
 }
 
+/// What a model that writes one text from another was made for, as far as its class or its type tells.
+fn writing_task(info: &CheckpointInfo) -> Task {
+    match info.model_type.as_deref() {
+        Some("marian" | "mbart") => Task::Translation,
+        _ => Task::TextToText,
+    }
+}
+
 fn missing(id: &str) -> Error {
     Error::not_found(format!("there is no model \"{id}\""))
 }
@@ -320,6 +328,7 @@ async fn insert(state: &AppState, id: &str, info: &CheckpointInfo, files: Vec<St
     let has_head = |end: &str| architecture.as_ref().is_some_and(|name| name.ends_with(end));
     let task = match info.is_language_model() {
         true => Some(Task::TextGeneration),
+        false if info.is_encoder_decoder() => Some(writing_task(info)),
         false if info.is_sentence_model() => Some(Task::SentenceSimilarity),
         false if has_head("ForQuestionAnswering") => Some(Task::QuestionAnswering),
         false => has_head("ForSequenceClassification").then_some(Task::TextClassification),

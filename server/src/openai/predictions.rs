@@ -9,13 +9,15 @@ use store::model;
 use store::spec::{Reader, Task};
 
 use super::models::task_of;
+use super::writing::Writing;
 use crate::extract::JsonObject;
 use crate::{AppState, Error, Result};
 
 /// Inputs of one request.
 const MOST_INPUTS: usize = 1000;
 
-/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, {"question": …, "context": …}, …]}`
+/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, {"question": …, "context": …}, …]}`, and beside that how a model that
+/// writes one text from another looks for it.
 pub async fn create_prediction(
     State(state): State<AppState>,
     JsonObject(body): JsonObject,
@@ -25,6 +27,7 @@ pub async fn create_prediction(
         .text("model")?
         .ok_or_else(|| Error::invalid("model", "`model` is missing: give the id of a model"))?;
     let inputs = inputs_of(&mut reader)?;
+    let writing = Writing::read(&mut reader)?;
     reader.finish()?;
     let missing = || Error::NotFound {
         message: format!("there is no model \"{id}\""),
@@ -50,7 +53,12 @@ pub async fn create_prediction(
     }
     check_inputs(task_of(&model), &inputs)?;
     let files = model::files(&state.store.db, id).await?;
-    let predicted = state.predictors.predict(id, &files, &inputs).await?;
+    let predicted = if task_of(&model).is_text_to_text() {
+        writing.write(&state, &model, &files, &inputs).await?
+    } else {
+        writing.refuse(&model)?;
+        state.predictors.predict(id, &files, &inputs).await?
+    };
     Ok(Json(json!({
         "object": "prediction",
         "model": model.model_id,

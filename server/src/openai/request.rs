@@ -43,7 +43,7 @@ pub enum Answers {
 }
 
 /// Columns that were named.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Roles {
     pub text: Option<String>,
     pub text_pair: Option<String>,
@@ -59,6 +59,8 @@ pub struct Roles {
     pub answers: Option<String>,
     pub answer_start: Option<String>,
     pub is_impossible: Option<String>,
+    pub source: Option<String>,
+    pub target: Option<String>,
 }
 
 /// Fields that say who a job is, not what it does.
@@ -220,6 +222,8 @@ fn columns(reader: &mut Reader) -> Result<Roles> {
         answers: inner.text("answers")?.map(str::to_owned),
         answer_start: inner.text("answer_start")?.map(str::to_owned),
         is_impossible: inner.text("is_impossible")?.map(str::to_owned),
+        source: inner.text("source")?.map(str::to_owned),
+        target: inner.text("target")?.map(str::to_owned),
     };
     inner.finish()?;
     Ok(roles)

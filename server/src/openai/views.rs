@@ -113,8 +113,8 @@ fn our_fields(job: &Job) -> Value {
 /// Role → column; null where rows say by their keys what they are.
 pub fn columns_json(spec: &JobSpec) -> Value {
     match spec.task {
-        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => json!(spec.columns),
         Task::TextGeneration => Value::Null,
+        _ => json!(spec.columns),
     }
 }
 

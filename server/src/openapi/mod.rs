@@ -101,7 +101,7 @@ const ROUTES: [Route; 35] = [
     route(Post, "/v1/chat/completions", "createChatCompletion", ANSWERS, "ChatCompletion", "Goes on with a conversation; with `stream` sends chunks as they come, until `data: [DONE]`").body(JSON, "CreateChatCompletion"),
     route(Post, "/v1/completions", "createCompletion", ANSWERS, "Completion", "Goes on with texts; with `stream` sends chunks as they come, until `data: [DONE]`").body(JSON, "CreateCompletion"),
     route(Post, "/v1/embeddings", "createEmbedding", ANSWERS, "EmbeddingList", "Makes vectors of texts").body(JSON, "CreateEmbedding"),
-    route(Post, "/v1/predictions", "createPrediction", ANSWERS, "Prediction", "Asks a tuned classifier, or a model that answers questions").body(JSON, "CreatePrediction"),
+    route(Post, "/v1/predictions", "createPrediction", ANSWERS, "Prediction", "Asks a tuned classifier, or a model that answers questions or writes one text from another").body(JSON, "CreatePrediction"),
     route(Get, "/v1/agents", "listAgents", SERVER, "AgentList", "Lists the trainers and what they run on"),
     route(Get, "/openapi.json", "openapi", SERVER, "", "This description"),
     route(Get, "/docs", "docs", SERVER, "", "This description, to read").sends("text/html"),

@@ -42,7 +42,7 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("training_file", "text!", "Id of a file"),
         ("validation_file", "text", "Id of a file to evaluate on; without one, `validation_split` holds rows out"),
         ("test_file", "text", "Id of a file that is evaluated once, at the end"),
-        ("task", "text", "`text-classification`, `text-generation`, `sentence-similarity` or `question-answering`; what the model, or the roles in `columns`, are there for when left out"),
+        ("task", "text", "`text-classification`, `text-generation`, `sentence-similarity`, `question-answering`, `translation`, `summarization` or `text2text-generation`; what the model, or the roles in `columns`, are there for when left out"),
         ("problem_type", "text", "`single_label`, `multi_label` or `regression`; told from the labels when left out"),
         ("columns", "object", "Role → column: `text`, `text_pair`, `label`; of vectors `anchor`, `positive`, `negative` (one or a list), or `text1`, `text2`, `score`; of questions `context`, `question`, `answers`, `answer_start`, `is_impossible`; told from their names when left out; none in text generation, whose rows say by their keys what they are"),
         ("validation_split", "object", "`fraction`, `test_fraction`, `seed`, `stratify` (by class)"),
@@ -108,7 +108,7 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
     ]),
     ("Model", "A model", &[
         ("id", "text", "Its id"), ("object", "text", "`model`"), ("created", "time", "When it came"), ("owned_by", "text", "`luthier`"),
-        ("kind", "text", "`base`, `tuned` or `checkpoint`"), ("task", "text", "`text-generation` for a language model, `sentence-similarity` for a model of vectors, else the task of its head, if it has one"), ("architecture", "text", "Class in transformers"),
+        ("kind", "text", "`base`, `tuned` or `checkpoint`"), ("task", "text", "`text-generation` for a language model, `sentence-similarity` for a model of vectors, `translation` or `text2text-generation` for one with encoder and decoder, else the task of its head, if it has one"), ("architecture", "text", "Class in transformers"),
         ("parameters", "whole", "Number of weights"), ("bytes", "whole", "Size of its files"), ("lineage", "object", "`base_model`, `job`, `step`"),
         ("metrics", "object", "Its evaluation"), ("report", "object", "What inspection found"), ("files", "list", "`path`, `bytes`, `sha256` of each"),
         ("loaded", "object", "Where it is kept loaded to answer: `device`, `context`, `memory_bytes`, `requests` at work, `idle_seconds`, `up_seconds`, and the `models` that share the process; null where it is not"),
@@ -166,11 +166,15 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
     ("EmbeddingList", "Vectors of length 1", &[
         ("object", "text", "`list`"), ("data", "list", "`object`, `index`, `embedding` of each input"), ("model", "text", "Who made them"), ("usage", "object", "`prompt_tokens`, `total_tokens`"),
     ]),
-    ("CreatePrediction", "A question to a tuned classifier", &[
+    ("CreatePrediction", "A question to a tuned classifier, or to a model that answers questions or writes one text from another", &[
         ("model", "text!", "Its id"), ("inputs", "list!", "Texts, or objects with `text` and `text_pair`; of a model that answers questions objects with `question` and `context`; at most 1,000"),
+        ("source_prefix", "text", "Of a model that writes: put before each text; its job's when left out"), ("num_beams", "whole", "Of a model that writes: 1 to 16"),
+        ("max_new_tokens", "whole", "Of a model that writes: tokens at most"), ("length_penalty", "number", "Of a model that writes: -10 to 10"),
+        ("no_repeat_ngram_size", "whole", "Of a model that writes: so many tokens in a row are written once at most"), ("early_stopping", "flag", "Of a model that writes: ends as soon as there are as many whole texts as beams"),
+        ("source_lang", "text", "Of a model that knows languages by a code"), ("target_lang", "text", "The same of what is written"), ("forced_bos_token", "text", "Of a model that writes: the first token"),
     ]),
     ("Prediction", "What a model says", &[
-        ("object", "text", "`prediction`"), ("model", "text", "Its id"), ("task", "text", "Its task"), ("outputs", "list", "For each input `label`, `score` and `scores` by label; of a question `answer` (null for none), `score`, `start` and `end` in characters, `null_score`, `null_score_difference` and `candidates`"),
+        ("object", "text", "`prediction`"), ("model", "text", "Its id"), ("task", "text", "Its task"), ("outputs", "list", "For each input `label`, `score` and `scores` by label; of a question `answer` (null for none), `score`, `start` and `end` in characters, `null_score`, `null_score_difference` and `candidates`; `text` of a model that writes"),
     ]),
     ("Agent", "A trainer", &[
         ("id", "text", "`agent-…`"), ("object", "text", "`agent`"), ("name", "text", "Its name"), ("device", "text", "What it computes on"), ("cuda_devices", "whole", "CUDA devices"),

@@ -103,6 +103,9 @@ pub fn metric_name(name: &str) -> String {
         "mse" | "mae" | "rmse" => return name.to_uppercase(),
         "r2" => return "R²".to_owned(),
         "kl" => return "KL divergence".to_owned(),
+        "bleu" | "ter" => return name.to_uppercase(),
+        "chrf" => return "chrF".to_owned(),
+        "chrf_plus_plus" => return "chrF++".to_owned(),
         "pearson" | "spearman" => return format!("{} correlation", capital(name)),
         _ => {}
     }
@@ -123,6 +126,9 @@ pub fn metric_name(name: &str) -> String {
             Some(metric) => format!("Threshold of the best {}", metric_name(metric)),
             None => format!("Best {}", metric_name(metric)),
         };
+    }
+    if let Some(kind) = name.strip_prefix("rouge") {
+        return format!("ROUGE-{kind}");
     }
     if let Some(average) = name.strip_prefix("f1_") {
         return format!("F1, {average}");
@@ -151,6 +157,8 @@ pub fn headline(metrics: &Value) -> String {
         "ndcg_at_10",
         "spearman",
         "pearson",
+        "bleu",
+        "rougeL",
         "perplexity",
         "loss",
     ]
@@ -161,7 +169,7 @@ pub fn headline(metrics: &Value) -> String {
 }
 
 fn lower_first(name: &str) -> String {
-    let named = ["F1", "R", "NDCG", "MRR", "MAP"].iter().any(|start| name.starts_with(start));
+    let named = ["F1", "R", "NDCG", "MRR", "MAP", "BLEU"].iter().any(|start| name.starts_with(start));
     if named { name.to_owned() } else { name.to_lowercase() }
 }
 

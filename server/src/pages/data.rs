@@ -22,7 +22,7 @@ use super::job::ask;
 use super::view::data::{ColumnRow, DataDetail, DataList, DataRow, LabelRow, Preview, PreviewRow, Problems};
 use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging, ProblemRow};
-use super::{chat, convert, html, sentence, tokens};
+use super::{chat, convert, html, sentence, text_to_text, tokens};
 use crate::openai::files::create_file;
 use crate::openai::report::Report;
 use crate::{AppState, Error, Result};
@@ -123,9 +123,16 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
     let report = Report::of_file(&file).unwrap_or_default();
     let inspection = &report.table;
     let questions = guess_questions(inspection).ok().filter(|_| asks_questions(inspection));
+    let asks = questions.is_some();
     let guess = match questions {
         None => guess_columns(inspection, Task::TextClassification.as_str()).ok(),
         Some(columns) => Some(ColumnsGuess { columns, problem_type: ProblemType::SingleLabel }),
+    };
+    let pair = text_to_text::columns_of(inspection, guess.as_ref()).filter(|_| !asks);
+    let guess = guess.filter(|_| pair.is_none());
+    let role = |name: &str| match &pair {
+        Some(columns) => text_to_text::role_of(columns, name),
+        None => role_of(name, guess.as_ref()),
     };
     let label = guess.as_ref().and_then(|guess| inspection.column(&guess.columns.label));
     let (labels, more_labels) = label.map(label_rows).unwrap_or_default();
@@ -136,12 +143,12 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
         name: file.name.clone(),
         usable: report.is_usable(),
         facts: facts(&file, &report),
-        columns: inspection.columns.iter().map(|column| column_row(column, guess.as_ref())).collect(),
+        columns: inspection.columns.iter().map(|column| column_row(column, role(&column.name))).collect(),
         label_column: label.map(|column| column.name.clone()).unwrap_or_default(),
         labels,
         more_labels,
         preview: match report.chat {
-            None => preview(inspection, |name| role_of(name, guess.as_ref())),
+            None => preview(inspection, role),
             Some(_) => Preview::default(),
         },
         chats: report.chat.as_ref().map(|chat| chat::conversations(chat, &href)).unwrap_or_default(),
@@ -181,12 +188,12 @@ fn format_words(format: Format, inspection: &Inspection) -> String {
     [Some(name.to_owned()), delimiter, encoding].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-fn column_row(column: &Column, guess: Option<&ColumnsGuess>) -> ColumnRow {
+fn column_row(column: &Column, role: &str) -> ColumnRow {
     let about = if column.distinct_is_exact { "" } else { "over " };
     ColumnRow {
         name: column.name.clone(),
         kind: kind_words(column).to_owned(),
-        role: role_of(&column.name, guess).to_owned(),
+        role: role.to_owned(),
         distinct: format!("{about}{}", text::count(column.distinct)),
         missing: text::count(column.missing),
         example: column.examples.first().cloned().unwrap_or_default(),

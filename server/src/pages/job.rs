@@ -58,7 +58,7 @@ pub async fn show_job(State(state): State<AppState>, Path(id): Path<String>) -> 
     })
 }
 
-/// The charts of a job. Perplexity, rewards and divergence have theirs: their scales are not those of shares.
+/// The charts of a job. Perplexity, rewards, divergence and metrics of texts have theirs: their scales are not those of shares.
 fn charts(spec: &JobSpec) -> Vec<ChartCard> {
     let card = |key, title, width| ChartCard { key, title, width };
     let rule = spec.training.preference.as_ref().map(|preference| preference.loss);
@@ -66,6 +66,13 @@ fn charts(spec: &JobSpec) -> Vec<ChartCard> {
         (Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering, _) => {
             (Vec::new(), "third")
         }
+        (Task::Translation | Task::Summarization | Task::TextToText, _) => (
+            vec![
+                card("texts", "What it writes: BLEU, chrF, ROUGE", "half"),
+                card("perplexity", "Perplexity of the validation rows", "half"),
+            ],
+            "third",
+        ),
         (Task::TextGeneration, None) => {
             (vec![card("perplexity", "Perplexity of the validation rows", "half")], "half")
         }

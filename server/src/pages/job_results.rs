@@ -7,18 +7,18 @@ use store::event::{Event, Kind};
 use store::job::Job;
 
 use super::convert::{self, metric_name};
-use super::job_samples;
 use super::view::Fact;
 use super::view::job::{CheckpointRow, ClassRow, Confusion, Evaluation, Example, ExampleGroup, JobResults};
 use super::view::marked::pieces;
 use super::view::text::{self, Moment};
+use super::{job_samples, job_written};
 use crate::Result;
 
 /// Classes up to which a confusion matrix can be read.
 const MOST_CLASSES: usize = 40;
 
 /// Order of the metrics; the database keeps none. Others follow by name.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 35] = [
     "loss",
     "exact_match",
     "perplexity",
@@ -44,6 +44,15 @@ const ORDER: [&str; 25] = [
     "accuracy_at_3",
     "accuracy_at_5",
     "accuracy_at_10",
+    "bleu",
+    "chrf",
+    "chrf_plus_plus",
+    "ter",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "rougeLsum",
+    "exact_match",
 ];
 
 /// Evaluation, test, examples and checkpoints. Once the job has ended they are those of the weights that were chosen.
@@ -59,6 +68,7 @@ pub async fn results(db: &PgPool, job: &Job) -> Result<JobResults> {
         evaluation: shown(db, job, Kind::Eval).await?.map(|event| evaluation("Validation", &event, job)),
         test: newest(db, job, Kind::Test).await?.map(|event| evaluation("Test", &event, job)),
         samples: job_samples::samples(db, job).await?,
+        written: examples.as_ref().and_then(job_written::written),
         examples: examples.map(|event| example_groups(&event)).unwrap_or_default(),
         checkpoints,
     })
@@ -257,6 +267,9 @@ fn checkpoint_metrics(metrics: &Value) -> String {
         "accuracy_at_1",
         "spearman",
         "f1",
+        "bleu",
+        "rougeL",
+        "chrf",
     ];
     let parts = names.iter().filter_map(|name| {
         let value = find(name)?;

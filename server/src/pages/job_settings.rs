@@ -11,10 +11,10 @@ use store::spec::{
     Samples, Schedule, Targets, Task, Training,
 };
 
-use super::convert;
 use super::view::Fact;
 use super::view::job::FactGroup;
 use super::view::text::{self, setting};
+use super::{convert, text_to_text};
 use crate::Result;
 
 /// Changes of phase among which the newest attempt's first is looked for; two come with every evaluation.
@@ -79,6 +79,7 @@ async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
         Task::TextGeneration => conversation_facts(&spec.training),
         Task::SentenceSimilarity => vector_facts(spec),
         Task::QuestionAnswering => question_facts(spec),
+        Task::Translation | Task::Summarization | Task::TextToText => text_to_text::facts(spec),
     });
     facts.push(Fact::new("Seed", spec.seed.to_string()));
     facts.push(Fact::new("Seed of the split", spec.split.seed.to_string()));

@@ -42,7 +42,7 @@ pub fn status(job: &Job, can_train: bool, position: Option<i64>) -> JobStatus {
 fn playground(job: &Job, model: &str) -> String {
     match job.spec.task {
         Task::TextGeneration => convert::playground_href(model),
-        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => String::new(),
+        _ => String::new(),
     }
 }
 
@@ -89,7 +89,8 @@ fn tiles(job: &Job) -> Vec<Fact> {
     let mut put = |name: &str, value: Option<String>| tiles.extend(value.map(|value| Fact::new(name, value)));
     put("Training loss", number("loss").map(text::value));
     put("Validation loss", metric("loss").map(text::value));
-    let first = ["accuracy", "subset_accuracy", "r2", "f1_macro", "ndcg_at_10", "spearman", "f1"]
+    let own = ["accuracy", "subset_accuracy", "r2", "f1_macro", "ndcg_at_10", "spearman", "f1", "bleu", "rougeL"];
+    let first = own
         .into_iter()
         .find(|name| metric(name).is_some());
     if let Some(name) = first {

@@ -14,11 +14,13 @@ mod job_results;
 mod job_samples;
 mod job_settings;
 mod job_view;
+mod job_written;
 mod models;
 mod new_job;
 mod playground;
 mod series;
 mod settings;
+mod text_to_text;
 pub mod tokens;
 pub mod view;
 

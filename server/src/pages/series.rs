@@ -126,8 +126,11 @@ pub async fn draw_chart(
     let (title, curves) = match query.plot.as_str() {
         "metrics" => ("Validation metrics", metric_curves(db, job).await?),
         "loss" => ("Loss", loss_curves(db, job).await?),
+        "texts" => ("What it writes", text_curves(db, job).await?),
         other => {
-            return Err(Error::not_found(format!("there is no plot {other:?}; there are loss and metrics")));
+            return Err(Error::not_found(format!(
+                "there is no plot {other:?}; there are loss, metrics and texts"
+            )));
         }
     };
     let resumes = store::event::latest(db, job, &[Kind::Resume], 200).await?;
@@ -146,7 +149,7 @@ async fn loss_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
 }
 
 async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
-    const SHOWN: [&str; 14] = [
+    const SHOWN: [&str; 15] = [
         "mean_token_accuracy",
         "reward_accuracy",
         "reward_margin",
@@ -161,9 +164,21 @@ async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
         "mrr_at_10",
         "accuracy_at_1",
         "triplet_accuracy",
+        "exact_match",
     ];
+    named_curves(db, job, &SHOWN).await
+}
+
+/// Metrics of texts that were written, from 0 to 100.
+async fn text_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
+    named_curves(db, job, &["bleu", "chrf", "chrf_plus_plus", "rouge1", "rouge2", "rougeL"]).await
+}
+
+/// The curves of those metrics that evaluations give.
+async fn named_curves(db: &PgPool, job: JobId, wanted: &[&'static str]) -> Result<Vec<Curve>> {
     let names = metric_names(db, job).await?;
-    let shown: Vec<&str> = SHOWN.into_iter().filter(|name| names.iter().any(|known| known == name)).collect();
+    let shown: Vec<&str> =
+        wanted.iter().copied().filter(|name| names.iter().any(|known| known == name)).collect();
     let points = series(db, job, Kind::Eval, &shown, FEW).await?;
     Ok(shown.iter().map(|name| curve(&convert::metric_name(name), &points, name)).collect())
 }

@@ -7,6 +7,7 @@ mod data;
 mod generation;
 mod questions;
 mod related;
+mod text_to_text;
 
 use chrono::Utc;
 use formats::dataset::{ClassCount, Columns, ProblemType, random_split, stratified_split};
@@ -50,12 +51,16 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
     let by_roles =
         related::task_of_roles(&asked.columns).or_else(|| questions::task_of_roles(&asked.columns));
     let said = asked.task.or(by_roles).or_else(|| questions::task_of_data(&asked, &model, &data));
+    let said = said.or_else(|| text_to_text::task_of(&asked.columns, &model, &data));
     let task = choose_task(said, &model)?;
     let looked = match task {
         Task::TextClassification => classification::look(state, &asked, &data).await?,
         Task::TextGeneration => generation::look(state, &asked, &data).await?,
         Task::SentenceSimilarity => related::look(state, &asked, &data).await?,
         Task::QuestionAnswering => questions::look(state, &asked, &data).await?,
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            text_to_text::look(state, &asked, &data).await?
+        }
     };
     let settings = request::hyperparameters(&asked.hyperparameters, Some(looked.rows)).map_err(|wrong| {
         Error::invalid(format!("{}.{}", asked.hyperparameters_at, wrong.param), wrong.message)
@@ -84,6 +89,9 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         let (loss, embedding) = spec.embedding();
         spec.training.embedding = Some(Embedding { loss: Some(loss), ..embedding });
     }
+    if task.is_text_to_text() {
+        spec.training.text_to_text = Some(spec.text_to_text());
+    }
     check_spec(&spec, asked.hyperparameters_at)?;
     notes.extend(generation::advice(&spec, looked.answers));
     check_split(&spec, looked.rows, &looked.classes)?;
@@ -92,7 +100,11 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
             classification::check_class_weights(&spec, &looked.classes, asked.hyperparameters_at)?;
         }
         Task::TextGeneration => generation::check_tokens(state, &spec, &asked, &data).await?,
-        Task::SentenceSimilarity | Task::QuestionAnswering => {
+        Task::SentenceSimilarity
+        | Task::QuestionAnswering
+        | Task::Translation
+        | Task::Summarization
+        | Task::TextToText => {
             sample::sample(state, &spec, &asked.model, Some(asked.training_file)).await?;
         }
     }
@@ -129,12 +141,16 @@ fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
     let kind = match able {
         Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => "an encoder",
         Task::TextGeneration => "a language model",
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            "a model that writes one text from another"
+        }
     };
     match asked {
         // A decoder reads as well as it writes.
-        Some(Task::TextClassification) => Ok(Task::TextClassification),
+        Some(Task::TextClassification) if !able.is_text_to_text() => Ok(Task::TextClassification),
+        Some(asked) if asked.is_text_to_text() && able.is_text_to_text() => Ok(asked),
         Some(asked @ (Task::SentenceSimilarity | Task::QuestionAnswering))
-            if able != Task::TextGeneration =>
+            if able != Task::TextGeneration && !able.is_text_to_text() =>
         {
             Ok(asked)
         }

@@ -36,6 +36,7 @@ pub(super) fn look(
         model,
         rows: split.train.len() as u64,
         bytes,
+        target_share: 0.0,
         looked_at: encodings.len() as u64,
         lengths: encodings.iter().map(|encoding| encoding.ids.len() as u64).collect(),
         stated: tokenizer.model_max_length().map(|length| length as u64),

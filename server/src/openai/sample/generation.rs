@@ -28,6 +28,9 @@ pub(super) fn settings(spec: &JobSpec) -> Value {
         Task::TextClassification => Value::Null,
         Task::SentenceSimilarity => json!([training.max_length, spec.embedding().0]),
         Task::QuestionAnswering => json!([training.max_length, spec.question_answering().doc_stride]),
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            json!([training.max_length, spec.text_to_text()])
+        }
         Task::TextGeneration => {
             let answers = Answers::of(spec);
             let prompts = &training.samples.prompts;
@@ -84,6 +87,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
         model,
         rows,
         bytes,
+        target_share: 0.0,
         looked_at: found.looked_at,
         lengths,
         stated,

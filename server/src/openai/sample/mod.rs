@@ -4,6 +4,7 @@ mod classification;
 mod generation;
 mod questions;
 mod related;
+mod text_to_text;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -44,9 +45,11 @@ pub struct Sample {
     pub looked_at: u64,
     /// Tokens of sampled rows, as long as the model has positions for.
     lengths: Vec<u64>,
+    /// Share of those tokens that are targets.
+    target_share: f64,
     /// The longest input that the tokenizer says it was made for.
     stated: Option<u64>,
-    /// What text generation asks beside.
+    /// What text generation, and sources with their targets, ask beside.
     pub shares: Option<Shares>,
     /// Whether there is a chat template.
     pub has_template: bool,
@@ -67,7 +70,10 @@ impl Sample {
     /// The rows to learn from, cut as the job's settings say.
     pub fn rows_of(&self, spec: &JobSpec) -> Rows {
         let length = spec.per_row() as u64 * self.model.max_length(&spec.training, self.stated);
-        Rows::new(self.rows, self.bytes, self.lengths.iter().copied(), length)
+        let targets =
+            if spec.task.is_text_to_text() { spec.text_to_text().target_length() as u64 } else { 0 };
+        Rows::new(self.rows, self.bytes, self.lengths.iter().copied(), length + targets)
+            .with_targets(self.target_share)
     }
 }
 
@@ -103,6 +109,9 @@ pub async fn sample(
         Task::TextGeneration => generation::look(folder.path(), &data, &name, &spec, bytes),
         Task::SentenceSimilarity => related::look(folder.path(), &data, &name, &spec, bytes),
         Task::QuestionAnswering => questions::look(folder.path(), &data, &name, &spec, bytes),
+        Task::Translation | Task::Summarization | Task::TextToText => {
+            text_to_text::look(folder.path(), &data, &name, &spec, bytes)
+        }
     };
     let made = tokio::task::spawn_blocking(look).await.map_err(|error| Error::Internal(error.into()))?;
     let made = Arc::new(made?);
@@ -126,7 +135,7 @@ pub async fn lay_out(state: &AppState, files: &[StoredFile], folder: &Path) -> R
         let is_module = file.path.ends_with("/config.json") && !file.path.starts_with(ADAPTER_BASE);
         is_module
             || !file.path.contains('/')
-                && [".json", ".txt", ".model", ".jinja"].iter().any(|end| file.path.ends_with(end))
+                && [".json", ".txt", ".model", ".spm", ".jinja"].iter().any(|end| file.path.ends_with(end))
     };
     for file in files.iter().filter(plain) {
         state.store.objects.fetch(&file.hash, &folder.join(&file.path)).await?;

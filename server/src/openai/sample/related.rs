@@ -41,6 +41,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
         model,
         rows: split.train.len() as u64,
         bytes,
+        target_share: 0.0,
         looked_at: (encodings.len() / per_row) as u64,
         lengths: encodings.chunks(per_row).map(tokens).collect(),
         stated,

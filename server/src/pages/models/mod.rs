@@ -31,6 +31,7 @@ use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging};
 use super::{convert, data, html, sentence};
 use crate::openai::models::{create_model, needing, task_of};
+use crate::openai::writing;
 use crate::{AppState, Error, Result};
 
 /// Models on a page of the list.
@@ -149,6 +150,12 @@ pub fn architecture_words(model: &Model) -> String {
         "phi3" => "Phi-3".to_owned(),
         "gemma2" => "Gemma 2".to_owned(),
         "gemma3_text" => "Gemma 3".to_owned(),
+        "t5" => "T5".to_owned(),
+        "mt5" => "mT5".to_owned(),
+        "bart" => "BART".to_owned(),
+        "mbart" => "mBART".to_owned(),
+        "marian" => "Marian".to_owned(),
+        "luthier_transformer" => "Transformer".to_owned(),
         other => other.to_owned(),
     });
     let family = family.or_else(|| model.architecture.clone());
@@ -163,6 +170,7 @@ fn task_words(model: &Model) -> String {
     match (&model.task, classes) {
         (None, _) => "encoder, without a head".to_owned(),
         _ if task_of(model) == Task::TextGeneration => "language model".to_owned(),
+        _ if task_of(model) == Task::TextToText => "text from text".to_owned(),
         (Some(task), 0 | 1) => task.replace('-', " "),
         (Some(task), classes) => {
             format!("{}, {}", task.replace('-', " "), text::plural(classes, "class", "classes"))
@@ -245,6 +253,10 @@ async fn detail_with(
         pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
         tried,
         exports: exports::card(state, &model, refused_export).await?,
+        writes: match task_of(&model).is_text_to_text() {
+            true => Some(writing::learnt(state, &model).await?.unwrap_or_default().source_prefix),
+            false => None,
+        },
         playground: playground_href(&model),
         can_tune: info.problems.is_empty(),
         download_zip: format!("{content}?format=zip"),
@@ -258,7 +270,7 @@ async fn detail_with(
 fn playground_href(model: &Model) -> String {
     match task_of(model) {
         Task::TextGeneration => convert::playground_href(&model.model_id),
-        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => String::new(),
+        _ => String::new(),
     }
 }
 
@@ -269,6 +281,7 @@ fn facts(model: &Model, info: &CheckpointInfo, job: Option<&Job>) -> Vec<Fact> {
     put("Architecture", model.architecture.clone().or_else(|| info.architectures.first().cloned()));
     put("Parameters", model.parameters.map(|count| text::count(count.max(0) as u64)));
     put("Layers", size("num_hidden_layers"));
+    put("Layers of the decoder", size("decoder_layers"));
     put("Hidden size", size("hidden_size"));
     put("Attention heads", size("num_attention_heads"));
     put("Vocabulary", size("vocab_size"));
@@ -336,6 +349,13 @@ fn snippet(model: &Model) -> String {
         return "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
                 answer = pipeline(\"question-answering\", model=\".\")\n\
                 print(answer(question=\"A question of yours?\", context=\"A text that holds its answer.\"))"
+            .to_owned();
+    }
+    if task_of(model).is_text_to_text() {
+        return "# in the folder that the archive unpacks to\nfrom transformers import AutoModelForSeq2SeqLM, AutoTokenizer\n\n\
+                tokenizer = AutoTokenizer.from_pretrained(\".\")\nmodel = AutoModelForSeq2SeqLM.from_pretrained(\".\")\n\
+                source = tokenizer(\"A text of yours.\", return_tensors=\"pt\")\n\
+                print(tokenizer.decode(model.generate(**source, num_beams=4)[0], skip_special_tokens=True))"
             .to_owned();
     }
     if model.task.is_none() {

@@ -12,6 +12,7 @@ use crate::inference::Served;
 use crate::openai::generate::vectors_of;
 use crate::openai::models::task_of;
 use crate::pages::view::marked::pieces;
+use crate::openai::writing::Writing;
 use crate::pages::view::model::{Score, Tried};
 use crate::pages::view::text;
 use crate::pages::{html, sentence};
@@ -22,6 +23,8 @@ pub struct TryForm {
     text: String,
     #[serde(default)]
     text_pair: String,
+    #[serde(default)]
+    source_prefix: String,
 }
 
 /// The try-it box without script.
@@ -42,6 +45,10 @@ pub async fn try_model(
         return html(&detail(&state, &id, Some(tried)).await?);
     }
     let answers = task_of(&model) == Task::QuestionAnswering;
+    if task_of(&model).is_text_to_text() {
+        let tried = write(&state, &model, form).await?;
+        return html(&detail(&state, &id, Some(tried)).await?);
+    }
     let files = store::model::files(&state.store.db, &id).await?;
     let input = match form.text_pair.is_empty() {
         _ if answers => json!({"question": form.text, "context": form.text_pair}),
@@ -60,6 +67,22 @@ pub async fn try_model(
         Err(error) => tried.error = sentence(&error.to_string()),
     }
     html(&detail(&state, &id, Some(tried)).await?)
+}
+
+/// What a model writes from a source.
+async fn write(state: &AppState, model: &Model, form: TryForm) -> Result<Tried> {
+    let files = store::model::files(&state.store.db, &model.model_id).await?;
+    let mut tried = Tried { text: form.text, prefix: form.source_prefix, ..Tried::default() };
+    let writing = Writing::prefixed(tried.prefix.clone());
+    match writing.write(state, model, &files, &[json!(tried.text)]).await {
+        Ok(predicted) => {
+            let text = predicted.outputs.first().and_then(|output| output["text"].as_str());
+            tried.written = text.unwrap_or_default().to_owned();
+        }
+        Err(error @ Error::Internal(_)) => return Err(error),
+        Err(error) => tried.error = sentence(&error.to_string()),
+    }
+    Ok(tried)
 }
 
 /// The cosine of a text with each line of the second one, the nearest first.

@@ -6,7 +6,7 @@ use store::file::File;
 use store::spec::Task;
 
 use super::related::{self, Goal};
-use super::{is_generation, option, questions};
+use super::{is_generation, option, questions, sequences};
 use crate::openai::report::Report;
 use crate::pages::settings::{self, Values};
 use crate::pages::view::data::{Preview, Problems};
@@ -34,6 +34,12 @@ pub fn columns_part(files: &[File], values: &Values, errors: &Values) -> Columns
     }
     if is_generation(values) {
         return rows_part(chosen, &report);
+    }
+    if sequences::are_meant(values) {
+        let mut part = sequences::part(chosen, values, inspection, errors);
+        part.problems = of_table;
+        part.preview = preview(inspection, |name| part.role_of(name));
+        return part;
     }
     let goal_of = values.get("columns.goal_of").cloned().unwrap_or_default();
     let goal = Goal::settled(values, None, None);

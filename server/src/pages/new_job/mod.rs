@@ -4,6 +4,7 @@ mod columns;
 mod estimate;
 mod questions;
 mod related;
+mod sequences;
 
 use axum::Form;
 use axum::extract::{Query, State};
@@ -66,10 +67,19 @@ fn values_of(job: &store::job::Job) -> Values {
     put("columns.text", spec.columns.text.clone());
     put("columns.text_pair", spec.columns.text_pair.clone().unwrap_or_default());
     put("columns.label", spec.columns.label.clone());
-    put(GOAL, Goal::of(spec.task, &spec.columns).name());
+    put(
+        GOAL,
+        match spec.task.is_text_to_text() {
+            true => spec.task.as_str().to_owned(),
+            false => Goal::of(spec.task, &spec.columns).name(),
+        },
+    );
     put("columns.goal_of", job.model_id.clone());
     for (name, value) in
-        related::values_of(&spec.columns).into_iter().chain(questions::values_of(&spec.columns))
+        related::values_of(&spec.columns)
+            .into_iter()
+            .chain(questions::values_of(&spec.columns))
+            .chain(sequences::values_of(&spec.columns))
     {
         put(name, value);
     }
@@ -152,6 +162,10 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
     if is_generation(values) {
         return Ok(body);
     }
+    if sequences::are_meant(values) {
+        body.insert("columns".to_owned(), sequences::request(values).into());
+        return Ok(body);
+    }
     if is_task(values, Task::SentenceSimilarity) {
         let goal = Goal::said(values).filter(|goal| goal.is_of_vectors()).unwrap_or(Goal::Ranked);
         body.insert("columns".to_owned(), related::request(goal, values).into());
@@ -188,6 +202,9 @@ async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
     let table = report.as_ref().map(|report| &report.table);
     let task = match (model, &report) {
         (Some(model), _) if task_of(&model) == Task::TextGeneration => Task::TextGeneration,
+        (Some(model), report) if task_of(&model).is_text_to_text() => {
+            sequences::settle(values, &model, report.as_ref())
+        }
         (Some(model), _) => {
             let goal = Goal::settled(values, Some(&model), table);
             values.insert(GOAL.to_owned(), goal.name());
@@ -240,6 +257,8 @@ fn place_of(error: &Error) -> (String, String) {
         "columns.answers",
         "columns.answer_start",
         "columns.is_impossible",
+        "columns.source",
+        "columns.target",
     ];
     // The task follows from the model.
     let param = param.map(|param| if param == "task" { "model" } else { param });

@@ -16,6 +16,7 @@ mod schedule;
 mod split;
 #[cfg(test)]
 mod tests;
+mod text_to_text;
 mod trained;
 mod vectors;
 
@@ -41,6 +42,8 @@ struct Setting {
     kind: Kind,
     unit: &'static str,
     placeholder: &'static str,
+    /// Values that are offered while one types.
+    suggestions: &'static [&'static str],
     /// `name=value,value`: it means something only then, and only then it is sent.
     when: &'static str,
 }
@@ -49,6 +52,8 @@ struct Setting {
 #[derive(Clone, Copy)]
 enum Kind {
     Text,
+    /// A text whose blanks at both ends count.
+    Exact,
     /// A text of several lines.
     Long,
     Number,
@@ -59,7 +64,7 @@ enum Kind {
 }
 
 const fn field(name: &'static str, label: &'static str, help: &'static str, kind: Kind) -> Setting {
-    Setting { name, label, help, kind, unit: "", placeholder: "", when: "" }
+    Setting { name, label, help, kind, unit: "", placeholder: "", suggestions: &[], when: "" }
 }
 
 impl Setting {
@@ -70,6 +75,11 @@ impl Setting {
 
     const fn empty(mut self, placeholder: &'static str) -> Self {
         self.placeholder = placeholder;
+        self
+    }
+
+    const fn suggest(mut self, suggestions: &'static [&'static str]) -> Self {
+        self.suggestions = suggestions;
         self
     }
 
@@ -99,6 +109,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Loss", "task=text-classification", loss::SETTINGS),
     ("Vectors", "task=sentence-similarity", vectors::SETTINGS),
     ("Questions", "task=question-answering", questions::SETTINGS),
+    ("Sources and targets", text_to_text::WHEN, text_to_text::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
     ("Model and machine", "", machine::SETTINGS),
@@ -138,6 +149,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         loss::values,
         vectors::values,
         questions::values,
+        text_to_text::values,
         evaluation::values,
         split::values,
         machine::values,
@@ -202,8 +214,9 @@ fn as_field(setting: &Setting, values: &Values, errors: &Values) -> Field {
         help: setting.help.to_owned(),
         value: text(values),
         placeholder: setting.placeholder.to_owned(),
+        suggestions: setting.suggestions,
         kind: match setting.kind {
-            Kind::Text | Kind::Auto => FieldKind::Text,
+            Kind::Text | Kind::Exact | Kind::Auto => FieldKind::Text,
             Kind::Long => FieldKind::Long,
             Kind::Number => FieldKind::Number,
             Kind::Flag => FieldKind::Check,

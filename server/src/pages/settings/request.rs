@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Kind, Setting, Values, adapter, all, counted, evaluation, first, generation, groups, loss, optimizer,
-    samples,
+    samples, text_to_text,
 };
 
 /// The part of a request that these values make, or what cannot be read, by name of the input.
@@ -14,7 +14,8 @@ pub fn request(values: &Values) -> Result<Value, Values> {
     let (mut top, mut below, mut errors) = (Map::new(), Map::new(), Values::new());
     let first = std::iter::once(("", first::SETTINGS));
     for setting in counted(first.chain(groups()), values) {
-        let text = values.get(setting.name).map(|value| value.trim()).unwrap_or_default();
+        let text = values.get(setting.name).map(String::as_str).unwrap_or_default();
+        let text = if matches!(setting.kind, Kind::Exact) { text } else { text.trim() };
         match parse(setting, text) {
             Ok(None) => {}
             Ok(Some(value)) if is_top(setting.name) => insert(&mut top, setting.name, value),
@@ -25,6 +26,7 @@ pub fn request(values: &Values) -> Result<Value, Values> {
     optimizer::join(&mut below);
     adapter::join(&mut below);
     evaluation::join(&mut below);
+    text_to_text::join(&mut below);
     for joined in [loss::join(&mut below), generation::join(&mut below), samples::join(&mut below)] {
         if let Err((name, message)) = joined {
             errors.insert(name.to_owned(), message);
@@ -48,7 +50,7 @@ fn parse(setting: &Setting, text: &str) -> Result<Option<Value>, String> {
     match setting.kind {
         Kind::Flag => Ok(Some(matches!(text, "true" | "on").into())),
         _ if text.is_empty() => Ok(None),
-        Kind::Text | Kind::Long | Kind::Choice(_) => Ok(Some(text.into())),
+        Kind::Text | Kind::Exact | Kind::Long | Kind::Choice(_) => Ok(Some(text.into())),
         Kind::Auto if text.eq_ignore_ascii_case("auto") => Ok(Some("auto".into())),
         Kind::Auto => number(text).map(Some).ok_or_else(|| format!("“{text}” is neither a number nor auto.")),
         Kind::Number => number(text).map(Some).ok_or_else(|| format!("“{text}” is not a number.")),
@@ -108,6 +110,7 @@ pub fn input_of(param: &str) -> Option<String> {
         "beta" | "desirable_weight" | "undesirable_weight" => return input_of(&format!("preference.{path}")),
         "samples" => "samples.rows",
         "embedding" => "embedding.loss",
+        "text_to_text" => "text_to_text.source_prefix",
         "early_stopping" => "early_stopping.patience",
         "validation_split" => "validation_split.fraction",
         other => match other {

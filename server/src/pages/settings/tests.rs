@@ -51,6 +51,27 @@ fn the_settings_of_a_job_come_back_through_the_form() {
 }
 
 #[test]
+fn the_settings_of_targets_come_back_through_the_form() {
+    let spec = json!({
+        "task": "translation", "columns": {"source": "a", "target": "b"}, "data": {"train": "x"},
+        "training": {"text_to_text": {
+            "source_prefix": "translate English to French: ", "source_lang": "en_XX", "target_lang": "fr_XX",
+            "max_target_length": 64, "generated_rows": 0, "num_beams": 6, "length_penalty": 0.6,
+            "no_repeat_ngram_size": 3, "early_stopping": true, "forced_bos_token": "fr_XX",
+            "bleu_tokenizer": "intl", "rouge_stemmer": true
+        }}
+    });
+    let spec: JobSpec = serde_json::from_value(spec).expect("a specification");
+    let request = request(&values_of(&spec)).expect("can be read");
+    let fields = request["method"]["supervised"]["hyperparameters"].as_object().expect("an object");
+    let read = store::spec::request::hyperparameters(fields, None).expect("accepted").training;
+    assert_eq!(read.text_to_text, spec.training.text_to_text);
+    let (_, groups) = super::fields(&values_of(&spec), &Values::new());
+    let prefix = groups.iter().flat_map(|group| &group.fields).find(|field| !field.suggestions.is_empty());
+    assert_eq!(prefix.expect("a field with suggestions").name, "text_to_text.source_prefix");
+}
+
+#[test]
 fn the_settings_of_every_optimizer_come_back_through_the_form() {
     for optimizer in [
         json!({"name": "adam", "betas": [0.8, 0.9], "eps": 1e-6, "amsgrad": true}),

@@ -88,9 +88,12 @@ impl ColumnsPart {
     pub fn role_of(&self, column: &str) -> &'static str {
         let has = |role: &str| {
             let field = self.roles.iter().find(|field| field.name == role);
-            field.is_some_and(|field| field.value.split('\t').any(|name| name == column))
+            // A field of a column's objects is named after it.
+            let is_named =
+                |name: &str| name == column || name.split_once('.').is_some_and(|(of, _)| of == column);
+            field.is_some_and(|field| field.value.split('\t').any(is_named))
         };
-        const ROLES: [(&str, &str); 11] = [
+        const ROLES: [(&str, &str); 13] = [
             ("columns.anchor", "anchor"),
             ("columns.positive", "positive"),
             ("columns.negative", "negative"),
@@ -102,6 +105,8 @@ impl ColumnsPart {
             ("columns.answers", "answers"),
             ("columns.answer_start", "start of the answer"),
             ("columns.is_impossible", "no answer"),
+            ("columns.source", "source"),
+            ("columns.target", "target"),
         ];
         ROLES.iter().find(|(name, _)| has(name)).map_or("", |(_, role)| role)
     }
@@ -150,6 +155,8 @@ pub struct Field {
     pub value: String,
     /// Shown while empty.
     pub placeholder: String,
+    /// Values that are offered while one types.
+    pub suggestions: &'static [&'static str],
     /// Which input it is.
     pub kind: FieldKind,
     /// After the input: "rows", "tokens"; empty for none.

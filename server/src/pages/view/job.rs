@@ -106,6 +106,8 @@ pub struct JobResults {
     pub samples: Option<SampleTable>,
     /// Example predictions, in three groups.
     pub examples: Vec<ExampleGroup>,
+    /// Targets that were written, of a model that writes one text from another.
+    pub written: Option<Written>,
     /// Checkpoints that are kept, newest first.
     pub checkpoints: Vec<CheckpointRow>,
 }
@@ -196,6 +198,34 @@ impl Confusion {
             .collect();
         Confusion { columns: labels.to_vec(), rows }
     }
+}
+
+/// Targets that an evaluation wrote.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// "step 298, worst first".
+    pub note: String,
+    /// What the score of a row is.
+    pub metric: String,
+    /// Row by row.
+    pub rows: Vec<WrittenRow>,
+}
+
+/// A source, its target and what was written.
+#[derive(Clone, Debug)]
+pub struct WrittenRow {
+    /// Its number in the file, from 1.
+    pub row: String,
+    /// What was read.
+    pub source: String,
+    /// What should have been written.
+    pub target: String,
+    /// What was written.
+    pub prediction: String,
+    /// The metric of this row; empty where it has none.
+    pub score: String,
+    /// Whether the target was written.
+    pub right: bool,
 }
 
 /// Examples of one kind.

@@ -92,6 +92,8 @@ pub struct ModelDetail {
     pub can_ask: bool,
     /// Whether texts can be compared by their vectors.
     pub can_compare: bool,
+    /// What stands before each source where it writes one text from another; none where it does not.
+    pub writes: Option<String>,
     /// Where it can be talked to; empty where it cannot.
     pub playground: String,
     /// Whether it was trained on pairs of texts.
@@ -143,6 +145,10 @@ pub struct Tried {
     pub text: String,
     /// The second text.
     pub text_pair: String,
+    /// What stood before the text.
+    pub prefix: String,
+    /// What was written; empty for nothing.
+    pub written: String,
     /// Classes and their scores, highest first.
     pub scores: Vec<Score>,
     /// The context with the answer marked; empty where there is none.
