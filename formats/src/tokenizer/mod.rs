@@ -15,8 +15,8 @@ mod marian;
 mod names;
 mod older;
 mod sentencepiece;
-mod windows;
 pub mod train;
+mod windows;
 
 use std::any::Any;
 use std::ops::Range;

@@ -89,10 +89,9 @@ fn tiles(job: &Job) -> Vec<Fact> {
     let mut put = |name: &str, value: Option<String>| tiles.extend(value.map(|value| Fact::new(name, value)));
     put("Training loss", number("loss").map(text::value));
     put("Validation loss", metric("loss").map(text::value));
-    let own = ["accuracy", "subset_accuracy", "r2", "f1_macro", "ndcg_at_10", "spearman", "f1", "bleu", "rougeL"];
-    let first = own
-        .into_iter()
-        .find(|name| metric(name).is_some());
+    let own =
+        ["accuracy", "subset_accuracy", "r2", "f1_macro", "ndcg_at_10", "spearman", "f1", "bleu", "rougeL"];
+    let first = own.into_iter().find(|name| metric(name).is_some());
     if let Some(name) = first {
         put(&metric_name(name), metric(name).map(text::value));
     }

@@ -55,6 +55,7 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
         lengths,
         stated,
         shares: None,
+        target_share: 0.0,
         has_template: false,
     })
 }

@@ -75,11 +75,10 @@ fn values_of(job: &store::job::Job) -> Values {
         },
     );
     put("columns.goal_of", job.model_id.clone());
-    for (name, value) in
-        related::values_of(&spec.columns)
-            .into_iter()
-            .chain(questions::values_of(&spec.columns))
-            .chain(sequences::values_of(&spec.columns))
+    for (name, value) in related::values_of(&spec.columns)
+        .into_iter()
+        .chain(questions::values_of(&spec.columns))
+        .chain(sequences::values_of(&spec.columns))
     {
         put(name, value);
     }

@@ -85,7 +85,7 @@ impl Goal {
         let own = model.map(task_of).and_then(|task| match task {
             Task::SentenceSimilarity => Some(Goal::Ranked),
             Task::QuestionAnswering => Some(Goal::Answers),
-            Task::TextClassification | Task::TextGeneration => None,
+            _ => None,
         });
         let asks = table.map(asks_questions);
         let has_head = model.is_some_and(|model| model.task.is_some());
