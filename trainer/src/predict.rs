@@ -6,9 +6,11 @@
 //! ```
 //!
 //! A model that answers questions takes `{"question": "…", "context": "…"}` and gives
-//! `{"answer": "…", "score": 0.9, "start": 3, "end": 8, …}`.
+//! `{"answer": "…", "score": 0.9, "start": 3, "end": 8, …}`. A model that writes one text from another takes texts, and beside
+//! `inputs` perhaps `"settings": {"num_beams": 4, …}`, and gives `{"text": "…"}`.
 
 mod questions;
+mod sequences;
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
@@ -48,6 +50,9 @@ struct Request {
     #[serde(default)]
     id: Value,
     inputs: Vec<Input>,
+    /// How texts are written, of a model that writes.
+    #[serde(default)]
+    settings: Value,
 }
 
 /// A text, or a pair of texts.
@@ -72,6 +77,9 @@ pub struct Predictor {
     tokenizer: Tokenizer,
     labels: Vec<String>,
     problem: ProblemType,
+    task: Task,
+    folder: PathBuf,
+    config: Value,
     /// How questions are answered, by a model that does.
     answering: Option<questions::Answering>,
     max_length: usize,
@@ -99,11 +107,14 @@ pub fn run(args: &PredictArgs) -> Result<()> {
 }
 
 impl Predictor {
-    /// Loads a sequence classifier, or a model that answers questions; a checkpoint without such a head is refused.
+    /// Loads a sequence classifier, a model that answers questions, or one that writes texts from others; a checkpoint without
+    /// such a head is refused.
     pub fn open(folder: &Path) -> Result<Self> {
         let device = device::choose(store::spec::Device::Auto, 0)?;
-        let answers = tuned::task_of(&models::read_config(folder)?) == Task::QuestionAnswering;
-        let task = if answers { Task::QuestionAnswering } else { Task::TextClassification };
+        let task = match tuned::task_of(&models::read_config(folder)?) {
+            Task::TextGeneration => Task::TextClassification,
+            task => task,
+        };
         let Tuned { config, labels, model, .. } = tuned::open_as(folder, None, task, device)?;
         let tokenizer = Tokenizer::load(folder)?;
         let positions = models::max_positions(&config).unwrap_or(512);
@@ -111,7 +122,10 @@ impl Predictor {
         Ok(Predictor {
             max_length: most,
             problem: problem(&config, labels.len()),
-            answering: answers.then(|| questions::Answering::of(&config, most)),
+            answering: (task == Task::QuestionAnswering).then(|| questions::Answering::of(&config, most)),
+            folder: folder.to_owned(),
+            task,
+            config,
             model,
             tokenizer,
             labels,
@@ -121,7 +135,7 @@ impl Predictor {
 
     /// What the model does.
     pub fn task(&self) -> Task {
-        if self.answering.is_some() { Task::QuestionAnswering } else { Task::TextClassification }
+        self.task
     }
 
     /// The answer to one line; an error is an answer too.
@@ -130,7 +144,7 @@ impl Predictor {
             Ok(request) => request,
             Err(error) => return json!({"id": null, "error": {"message": format!("not a request: {error}")}}),
         };
-        match Failure::contain(|| self.predict(&request.inputs)) {
+        match Failure::contain(|| self.predict(&request.inputs, &request.settings)) {
             Ok(outputs) => json!({"id": request.id, "outputs": outputs}),
             Err(failure) => {
                 json!({"id": request.id, "error": {"message": failure.message, "code": failure.code}})
@@ -138,7 +152,10 @@ impl Predictor {
         }
     }
 
-    fn predict(&self, inputs: &[Input]) -> Result<Vec<Value>> {
+    fn predict(&self, inputs: &[Input], settings: &Value) -> Result<Vec<Value>> {
+        if self.task.is_text_to_text() {
+            return self.written(inputs, settings);
+        }
         if let Some(answering) = &self.answering {
             return answering.answers(self, inputs);
         }

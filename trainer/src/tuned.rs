@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use formats::checkpoint::{ADAPTER_BASE as BASE, Weights};
+use formats::checkpoint::{ADAPTER_BASE as BASE, ENCODER_DECODERS, Weights};
 use serde_json::Value;
 use store::spec::{Quantization, Task};
 use tch::Device;
@@ -85,6 +85,11 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
 /// What a model's `config.json` says that it is there for.
 pub fn task_of(config: &Value) -> Task {
     let class = config["architectures"][0].as_str().unwrap_or_default();
+    if ENCODER_DECODERS.contains(&config["model_type"].as_str().unwrap_or_default()) {
+        // Which of them a tuned model has learnt its configuration says.
+        let learnt = |task: &Task| config["task_specific_params"][task.as_str()].is_object();
+        return [Task::Translation, Task::Summarization].into_iter().find(learnt).unwrap_or(Task::TextToText);
+    }
     if class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel") {
         Task::TextGeneration
     } else if class.ends_with("ForQuestionAnswering") {

@@ -13,6 +13,7 @@ use store::spec::{JobSpec, TextToText};
 use super::{Cache, Data, Split, Tokens};
 use crate::failure::Failure;
 use crate::job::Events;
+use crate::models;
 use crate::tasks::Targets;
 
 /// How rows become tokens.
@@ -21,6 +22,8 @@ struct Maker<'a> {
     tokenizer: &'a Tokenizer,
     cache: &'a Cache,
     max_length: usize,
+    /// Tokens of a target at most.
+    longest: usize,
     start: Start,
 }
 
@@ -83,7 +86,8 @@ impl Data {
             }
         }
         let (settings, start) = (spec.text_to_text(), Start::of(config)?);
-        let maker = Maker { settings, tokenizer, cache, max_length, start };
+        let longest = settings.target_length().min(models::max_positions(config).unwrap_or(usize::MAX));
+        let maker = Maker { settings, tokenizer, cache, max_length, longest, start };
         let mut made = |name: &str, rows: Vec<Sequence>| -> Result<Option<Split>> {
             if rows.is_empty() { Ok(None) } else { maker.split(name, rows, events).map(Some) }
         };
@@ -106,9 +110,13 @@ impl Maker<'_> {
         let prefix = &self.settings.source_prefix;
         let sources: Vec<String> = rows.iter().map(|row| format!("{prefix}{}", row.source)).collect();
         let sources: Vec<(&str, Option<&str>)> = sources.iter().map(|text| (text.as_str(), None)).collect();
-        let tokens = self.cache.tokenize(self.tokenizer, &sources, self.max_length)?;
+        // What is kept for the next job does not know of languages.
+        let tokens = match (&self.settings.source_lang, &self.settings.target_lang) {
+            (None, None) => self.cache.tokenize(self.tokenizer, &sources, self.max_length)?,
+            _ => Tokens::of(&self.tokenizer.encode_pairs(&sources, self.max_length)?),
+        };
         let targets: Vec<&str> = rows.iter().map(|row| row.target.as_str()).collect();
-        let longest = self.settings.target_length();
+        let longest = self.longest;
         let answers = self.tokenizer.encode_targets(&targets, longest)?;
         match answers.iter().filter(|answer| answer.truncated).count() {
             0 => {}

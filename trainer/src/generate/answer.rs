@@ -93,6 +93,12 @@ impl Writing {
         })
     }
 
+    /// The same for a model with so many positions, if it has a limit; a place goes to what the decoder begins with.
+    pub fn within(self, positions: Option<usize>) -> Self {
+        let most = positions.map_or(usize::MAX, |positions| positions.saturating_sub(1).max(1));
+        Writing { max_new_tokens: self.max_new_tokens.min(most), ..self }
+    }
+
     /// Writes an answer for each source, given as token ids; without what the decoder begins with, and with its end.
     ///
     /// # Errors

@@ -355,10 +355,10 @@ pub(super) fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) 
 
 /// The shortest of what was asked for, what the model has positions for, and what it says of itself.
 pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) -> Result<usize> {
-    let positions = models::max_positions(config).unwrap_or(DEFAULT_MAX_LENGTH);
+    let positions = models::max_positions(config);
     if let Some(asked) = spec.training.max_length {
         let asked = asked as usize;
-        if asked > positions {
+        if let Some(positions) = positions.filter(|&positions| asked > positions) {
             return Err(Failure::user(
                 "invalid_max_length",
                 format!("max_length is {asked}, and this model has {positions} positions."),
@@ -373,7 +373,7 @@ pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) 
         Task::QuestionAnswering => Asked::MAX_LENGTH as usize,
         _ => DEFAULT_MAX_LENGTH,
     };
-    Ok(positions.min(stated.unwrap_or(usual)).min(usual))
+    Ok(positions.unwrap_or(usual).min(stated.unwrap_or(usual)).min(usual))
 }
 
 /// Optimizer steps of the whole training.

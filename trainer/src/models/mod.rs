@@ -247,6 +247,8 @@ pub fn max_positions(config: &serde_json::Value) -> Option<usize> {
             let padding = usize::try_from(field("pad_token_id").unwrap_or(1)).ok()?;
             positions.checked_sub(padding + 1)
         }
+        // Tokens know their distance, not their place: `n_positions` is what the first of them was trained on.
+        Some("t5" | "mt5") => None,
         _ => Some(positions),
     }
 }

@@ -18,7 +18,7 @@ use super::{Given, Objective, Predictions, Written};
 use crate::data::Split;
 use crate::generate::Writing;
 use crate::metrics::Metrics;
-use crate::models::Head;
+use crate::models::{self, Head};
 
 /// Rows of the event `examples`.
 const SHOWN: usize = 20;
@@ -39,7 +39,7 @@ impl SequenceToSequence {
     /// As [`Writing::new`].
     pub fn new(spec: &JobSpec, configs: (&Value, &Value), tokenizer: Tokenizer) -> Result<Self> {
         let settings = spec.text_to_text();
-        let writing = Writing::new(configs, &settings, &tokenizer)?;
+        let writing = Writing::new(configs, &settings, &tokenizer)?.within(models::max_positions(configs.0));
         Ok(SequenceToSequence {
             task: spec.task,
             settings,

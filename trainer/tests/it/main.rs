@@ -20,6 +20,7 @@ mod ranks;
 mod reference;
 mod refusals;
 mod smollm;
+mod text_to_text;
 mod transformers;
 mod vectors;
 mod writing;
