@@ -97,7 +97,9 @@ impl Tokenizer {
             let encode = |texts: Vec<&str>| {
                 guarded(|| self.inner.encode_batch_char_offsets(texts, false)).map_err(WindowError::Problem)
             };
-            let contexts = encode(texts)?;
+            let mut contexts = encode(texts)?;
+            // The post-processor gives its segment to the first window alone.
+            contexts.iter_mut().for_each(|context| context.set_type_ids(vec![1; context.len()]));
             let questions = encode(batch.iter().map(|(question, _)| *question).collect())?;
             for (at, (question, (_, context))) in questions.into_iter().zip(batch).enumerate() {
                 let context = contexts[places[context]].clone();

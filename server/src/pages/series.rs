@@ -146,11 +146,12 @@ async fn loss_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
 }
 
 async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
-    const SHOWN: [&str; 14] = [
+    const SHOWN: [&str; 15] = [
         "mean_token_accuracy",
         "reward_accuracy",
         "reward_margin",
         "accuracy",
+        "exact_match",
         "f1",
         "f1_macro",
         "matthews_correlation",
