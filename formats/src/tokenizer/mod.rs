@@ -14,7 +14,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde_json::Value;
 use tokenizers::{PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy};
@@ -64,6 +64,8 @@ pub struct Tokenizer {
     cut_from: TruncationDirection,
     /// Whether padding, and the second text of a pair, are to come first.
     pads_left: bool,
+    /// The same without a post-processor, made when it is first needed.
+    bare: OnceLock<tokenizers::Tokenizer>,
     /// The same with truncation to the length that was last asked for.
     truncating: Mutex<Option<(usize, Arc<tokenizers::Tokenizer>)>>,
 }
@@ -95,6 +97,7 @@ impl Tokenizer {
                 _ => TruncationDirection::Right,
             },
             pads_left: names.config.get("padding_side").and_then(Value::as_str) == Some("left"),
+            bare: OnceLock::new(),
             truncating: Mutex::new(None),
         };
         guarded(|| tokenizer.adopt(&names))?;

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use tokenizers::utils::truncation::truncate_encodings;
-use tokenizers::{PostProcessor, TruncationParams, TruncationStrategy};
+use tokenizers::{PostProcessor, PostProcessorWrapper, TruncationParams, TruncationStrategy};
 
 use super::{BATCH, FILE, Tokenizer, guarded};
 use crate::problem::{Problem, ProblemKind};
@@ -95,7 +95,7 @@ impl Tokenizer {
                 });
             }
             let encode = |texts: Vec<&str>| {
-                guarded(|| self.inner.encode_batch_char_offsets(texts, false)).map_err(WindowError::Problem)
+                guarded(|| self.bare().encode_batch_char_offsets(texts, false)).map_err(WindowError::Problem)
             };
             let mut contexts = encode(texts)?;
             // The post-processor gives its segment to the first window alone.
@@ -113,6 +113,15 @@ impl Tokenizer {
             }
         }
         Ok(windows)
+    }
+
+    /// The same without a post-processor, which would trim the offsets of each part, and then again those of both.
+    fn bare(&self) -> &tokenizers::Tokenizer {
+        self.bare.get_or_init(|| {
+            let mut bare = self.inner.clone();
+            bare.with_post_processor(None::<PostProcessorWrapper>);
+            bare
+        })
     }
 
     /// Cuts the context, and puts the question beside each part.
