@@ -22,6 +22,7 @@ use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde_json::Value;
 use tokenizers::{PostProcessorWrapper, TruncationDirection};
@@ -91,6 +92,8 @@ pub struct Tokenizer {
     cut_from: TruncationDirection,
     /// Whether padding, and the second text of a pair, are to come first.
     pads_left: bool,
+    /// The same without a post-processor, made when it is first needed.
+    bare: OnceLock<tokenizers::Tokenizer>,
 }
 
 impl Tokenizer {
@@ -124,6 +127,7 @@ impl Tokenizer {
                 _ => TruncationDirection::Right,
             },
             pads_left: names.config.get("padding_side").and_then(Value::as_str) == Some("left"),
+            bare: OnceLock::new(),
         };
         guarded(|| tokenizer.adopt(&names))?;
         tokenizer.pad = names

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use tokenizers::utils::truncation::truncate_encodings;
-use tokenizers::{PostProcessor, TruncationParams, TruncationStrategy};
+use tokenizers::{PostProcessor, PostProcessorWrapper, TruncationParams, TruncationStrategy};
 
 use super::encode::BATCH;
 use super::{FILE, Tokenizer, guarded};
@@ -96,9 +96,11 @@ impl Tokenizer {
                 });
             }
             let encode = |texts: Vec<&str>| {
-                guarded(|| self.inner.encode_batch_char_offsets(texts, false)).map_err(WindowError::Problem)
+                guarded(|| self.bare().encode_batch_char_offsets(texts, false)).map_err(WindowError::Problem)
             };
-            let contexts = encode(texts)?;
+            let mut contexts = encode(texts)?;
+            // The post-processor gives its segment to the first window alone.
+            contexts.iter_mut().for_each(|context| context.set_type_ids(vec![1; context.len()]));
             let questions = encode(batch.iter().map(|(question, _)| *question).collect())?;
             for (at, (question, (_, context))) in questions.into_iter().zip(batch).enumerate() {
                 let context = contexts[places[context]].clone();
@@ -112,6 +114,15 @@ impl Tokenizer {
             }
         }
         Ok(windows)
+    }
+
+    /// The same without a post-processor, which would trim the offsets of each part, and then again those of both.
+    fn bare(&self) -> &tokenizers::Tokenizer {
+        self.bare.get_or_init(|| {
+            let mut bare = self.inner.clone();
+            bare.with_post_processor(None::<PostProcessorWrapper>);
+            bare
+        })
     }
 
     /// Cuts the context, and puts the question beside each part.

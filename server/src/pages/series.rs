@@ -154,6 +154,7 @@ async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
         "reward_accuracy",
         "reward_margin",
         "accuracy",
+        "exact_match",
         "f1",
         "f1_macro",
         "matthews_correlation",

@@ -191,10 +191,9 @@ pub fn rank<'a>(windows: impl Iterator<Item = (&'a Placed, &'a [f32])>, choice: 
             None => ranking.null = Some((score, probability)),
         }
     }
-    ranking.is_null = match (choice.threshold, ranking.difference()) {
-        (Some(threshold), Some(difference)) => difference > threshold,
-        (_, None) => true,
-        (None, Some(_)) => false,
+    ranking.is_null = match choice.threshold {
+        None => ranking.best().is_none(),
+        Some(threshold) => ranking.difference().is_none_or(|difference| difference > threshold),
     };
     ranking
 }

@@ -17,10 +17,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     field(
         "best_metric",
         "Best checkpoint by",
-        "The metric that chooses the weights you get: loss, accuracy, f1, f1_macro, matthews_correlation, r2, …; of a language model loss, perplexity or mean_token_accuracy; of vectors ndcg_at_10, mrr_at_10, accuracy_at_1, or spearman where pairs have scores; of targets bleu, chrf, ter, rouge1, rougeL, exact_match.",
+        "The metric that chooses the weights you get: loss, accuracy, f1, f1_macro, matthews_correlation, r2, …; of a language model loss, perplexity or mean_token_accuracy; of vectors ndcg_at_10, mrr_at_10, accuracy_at_1, or spearman where pairs have scores; of answers f1 or exact_match; of targets bleu, chrf, ter, rouge1, rougeL, exact_match.",
         Kind::Text,
     )
-    .empty("loss; of vectors ndcg_at_10 or spearman, of translations bleu, of summaries rougeL"),
+    .empty("loss; of vectors ndcg_at_10 or spearman, of answers f1, of translations bleu, of summaries rougeL"),
     field(
         "early_stopping.patience",
         "Stop early after",
