@@ -292,8 +292,8 @@ fn every_setting_of_targets_is_read() {
         rouge_stemmer: Some(false),
     };
     assert_eq!(read.training.text_to_text, Some(expected));
-    assert_eq!(super::hyperparameters(&Map::new(), None).unwrap().training.text_to_text, None);
-    let wrong = super::hyperparameters(json!({"text_to_text": {"num_beans": 2}}).as_object().unwrap(), None);
+    assert_eq!(hyperparameters(&Map::new(), None).unwrap().training.text_to_text, None);
+    let wrong = hyperparameters(json!({"text_to_text": {"num_beans": 2}}).as_object().unwrap(), None);
     let wrong = wrong.unwrap_err();
     assert_eq!(wrong.param, "text_to_text.num_beans");
     assert!(wrong.message.contains("num_beams"), "{wrong}");
