@@ -291,3 +291,35 @@ fn samples_are_asked_for_in_short_or_in_full_and_can_be_asked_for_again() {
         assert!(error.message.contains(words), "{error}");
     }
 }
+
+#[test]
+fn every_setting_of_targets_is_read() {
+    let read = read(json!({
+        "text_to_text": {"source_prefix": "translate English to French: ", "source_lang": "en_XX", "target_lang": "fr_XX",
+            "max_target_length": 64, "predict_with_generate": false, "generated_rows": 0, "num_beams": 2,
+            "length_penalty": 0.5, "no_repeat_ngram_size": 3, "early_stopping": true, "forced_bos_token": "fr_XX",
+            "bleu_tokenizer": "intl", "rouge_stemmer": false},
+    }))
+    .unwrap();
+    let expected = TextToText {
+        source_prefix: "translate English to French: ".to_owned(),
+        source_lang: Some("en_XX".to_owned()),
+        target_lang: Some("fr_XX".to_owned()),
+        max_target_length: Some(64),
+        predict_with_generate: false,
+        generated_rows: Some(0),
+        num_beams: 2,
+        length_penalty: 0.5,
+        no_repeat_ngram_size: 3,
+        early_stopping: true,
+        forced_bos_token: Some("fr_XX".to_owned()),
+        bleu_tokenizer: "intl".to_owned(),
+        rouge_stemmer: Some(false),
+    };
+    assert_eq!(read.training.text_to_text, Some(expected));
+    assert_eq!(hyperparameters(&Map::new(), None).unwrap().training.text_to_text, None);
+    let wrong = hyperparameters(json!({"text_to_text": {"num_beans": 2}}).as_object().unwrap(), None);
+    let wrong = wrong.unwrap_err();
+    assert_eq!(wrong.param, "text_to_text.num_beans");
+    assert!(wrong.message.contains("num_beams"), "{wrong}");
+}
