@@ -199,7 +199,7 @@ impl Layer {
             across,
             fc1: Linear::columns(&path.sub("fc1"), hidden, half.inner, std),
             activation: shape.activation,
-            inner_dropout: Dropout::new(path, within),
+            inner_dropout: Dropout::within(path, within),
             fc2: Linear::rows(&path.sub("fc2"), half.inner, hidden, std),
             norm: norm("final_layer_norm"),
             dropout: Dropout::new(path, p),

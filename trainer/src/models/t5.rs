@@ -139,7 +139,7 @@ impl Block {
             norm: norm(last),
             opened,
             activation: shape.activation,
-            inner_dropout: dropout(),
+            inner_dropout: Dropout::within(&path, p),
             down: Linear::rows(&at.sub("wo"), inner, hidden, std * (inner as f64).powf(-0.5)),
             dropout: dropout(),
         };

@@ -135,20 +135,32 @@ impl Embedding {
 pub struct Dropout {
     p: f64,
     site: u64,
+    /// Which share of the columns this is, and of how many: draws are those of the whole.
+    share: (i64, i64),
 }
 
 impl Dropout {
     /// A new place to draw at.
     pub fn new(path: &Path, p: f64) -> Self {
-        Dropout { p, site: path.next_site() }
+        Dropout { p, site: path.next_site(), share: (0, 1) }
+    }
+
+    /// The same within a block whose inner columns processes share.
+    pub fn within(path: &Path, p: f64) -> Self {
+        Dropout { share: path.own_share(), ..Dropout::new(path, p) }
     }
 
     /// Tokens `[n, d]` → the same, scaled by 1 / (1 − p) where they are kept.
     pub fn forward(&self, x: Tensor, context: &Context) -> Tensor {
-        match self.keys(context) {
-            Some(keys) => native::dropout_packed(&x, self.p, &keys, &context.packing.offsets),
-            None => x,
+        let Some(keys) = self.keys(context) else { return x };
+        let offsets = &context.packing.offsets;
+        let (number, shares) = self.share;
+        if shares == 1 {
+            return native::dropout_packed(&x, self.p, &keys, offsets);
         }
+        let (rows, width) = x.size2().expect("tokens as rows");
+        let ones = Tensor::ones([rows, width * shares], (x.kind(), x.device()));
+        x * native::dropout_packed(&ones, self.p, &keys, offsets).narrow(1, number * width, width)
     }
 
     /// The same for one row a sequence, `[b, d]`.

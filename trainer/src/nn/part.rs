@@ -79,6 +79,11 @@ impl Path<'_> {
         heads.part(part.number(), part.shares)
     }
 
+    /// Which share of a layer's inner width this process has, and of how many.
+    pub(super) fn own_share(&self) -> (i64, i64) {
+        (self.loader.part.number(), self.loader.part.shares)
+    }
+
     /// Refuses shares of a layer, and says why.
     pub fn not_shared(&self, why: &str) {
         if self.loader.part.shares > 1 {

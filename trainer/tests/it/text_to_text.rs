@@ -69,8 +69,9 @@ fn make_model(folder: &Path, name: &str) {
     for gone in ["forced_bos_token_id", "forced_eos_token_id"] {
         fields.remove(gone);
     }
+    fields.remove("decoder_vocab_size");
     let own = json!({"vocab_size": tokenizer.vocab_size(), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-        "decoder_start_token_id": 0});
+        "decoder_start_token_id": 0, "initializer_factor": 0.2});
     fields.extend(own.as_object().unwrap().clone());
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let file = folder.join("model.safetensors");
@@ -146,7 +147,11 @@ fn every_family_trains_alike_in_every_way() {
             wrong.push(format!("{model}, LoRA: {losses:?} beside {first}"));
         }
         for (name, training, resources, tolerance) in &ways {
-            if *name == "2 stages" && model != "transformer" {
+            // Several processes take seconds to meet: of each kind of layers one family, and stages where no table is shared.
+            let several = resources != &json!({});
+            let looked_at =
+                if *name == "2 stages" { &["transformer"][..] } else { &["t5_gated", "transformer"] };
+            if several && !looked_at.contains(&model) {
                 continue;
             }
             let made = finished(model, training, resources);
@@ -172,16 +177,16 @@ fn stages_of_a_model_with_one_table_of_words_are_refused() {
     });
     let result = run(&job);
     if gloo() {
-        assert_eq!(result["error"]["param"], "resources.pipeline_stages", "{result}");
+        assert_eq!(result["param"], "resources.pipeline_stages", "{result}");
     }
 }
 
 #[test]
 fn a_model_learns_to_translate_and_says_so() {
-    let settings =
-        json!({"max_steps": 160, "batch_size": 16, "learning_rate": 5e-3, "eval_every": 80, "dropout": 0.0});
+    let settings = json!({"max_steps": 160, "batch_size": 16, "learning_rate": 5e-3, "eval_every": {"steps": 80}, "dropout": 0.0});
     let job = job("transformer", settings);
-    assert!(matches!(job.run(), Outcome::Succeeded(_)));
+    let outcome = job.run();
+    assert!(matches!(outcome, Outcome::Succeeded(_)), "{outcome:?}");
     let bleu = job.curve("eval", "bleu");
     assert!(bleu.last().unwrap().1 > 60.0, "{bleu:?}");
     let values = job.curve("eval", "chrf_plus_plus").len() + job.curve("eval", "ter").len();
@@ -228,10 +233,10 @@ fn wrong_rows_and_languages_are_named() {
     );
     let (_, message) = empty.failure();
     assert!(message.contains("line 3") && message.contains("translation.fr"), "{message}");
-    let language = job("bart", json!({"text_to_text": {"target_lang": "fr_XX"}}));
+    let language = job("bart", json!({"text_to_text": {"source_lang": "en_XX", "target_lang": "fr_XX"}}));
     let (code, message) = language.failure();
-    assert_eq!(code, "unknown_language");
-    assert!(message.contains("fr_XX"), "{message}");
+    assert_eq!(code, "unknown_language", "{message}");
+    assert!(message.contains("en_XX") && message.contains("leave the languages out"), "{message}");
     let other = job("bart", json!({}));
     other.change(|spec| spec["task"] = json!("text-generation"));
     other.change(|spec| spec["columns"] = json!({}));
@@ -251,7 +256,7 @@ fn a_finished_model_says_and_writes_the_same_in_transformers() {
         ("t5", json!({"max_steps": 40})),
         (
             "t5_gated",
-            json!({"max_steps": 40, "text_to_text": {"num_beams": 3, "source_prefix": "one: ", "no_repeat_ngram_size": 2}}),
+            json!({"max_steps": 40, "text_to_text": {"num_beams": 3, "max_target_length": 12, "source_prefix": "one: ", "no_repeat_ngram_size": 2}}),
         ),
         ("mt5", json!({"text_to_text": {"num_beams": 1, "max_target_length": 8}})),
         ("bart", json!({"max_steps": 40, "lora": {"rank": 4}})),
