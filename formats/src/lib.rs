@@ -9,6 +9,7 @@
 //! | which column is the text, which the label? | [`inspect::guess_columns`] |
 //! | can it be trained on, and what are its classes? | [`dataset::check_classification`] |
 //! | its rows | [`dataset::read_classification`] |
+//! | its sentences of tagged words, and what is wrong with them | [`dataset::tagged::read_tagged`], [`dataset::tagged::survey_tagged`] |
 //! | what conversations are in this file, and what is wrong with them? | [`chat::survey`] |
 //! | its conversations, prompts and texts | [`chat::read_chats`] |
 //! | their tokens, and which of them count in the loss | [`chat::Encoder`] |

@@ -1,4 +1,5 @@
-//! Rows of a table as examples for text classification, and as texts that are near each other ([`related`]).
+//! Rows of a table as examples for text classification, as texts that are near each other ([`related`]), and as words with
+//! tags ([`tagged`]).
 //!
 //! Rules for labels:
 //! - **Single label**: one name. Blanks around it are dropped; numbers that differ in spelling alone (`1`, `1.0`, `"1"`) are
@@ -12,6 +13,7 @@ mod label;
 mod label_map;
 pub mod related;
 mod split;
+pub mod tagged;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -71,6 +73,15 @@ pub struct Columns {
     /// That number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<String>,
+    /// The words of a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<String>,
+    /// A tag for each of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<String>,
+    /// What is named in the text, by first and last character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entities: Option<String>,
 }
 
 /// One row to learn from or to evaluate on.
@@ -204,6 +215,9 @@ fn each_example(
 /// Roles that columns have.
 trait Places {
     fn roles(&mut self) -> Vec<&mut Role>;
+
+    /// Looks for columns beside the roles, which need not be there.
+    fn look(&mut self, _columns: &[String]) {}
 }
 
 /// Reads each row by its roles, calls `use_it`, and gathers what is wrong with the file or what `use_it` says is.
@@ -241,6 +255,7 @@ fn each_row<P: Places, T>(
 
 fn find(places: &mut impl Places, columns: &[String]) {
     places.roles().into_iter().for_each(|role| role.find(columns));
+    places.look(columns);
 }
 
 /// Every column was seen by the end of the file.

@@ -3,6 +3,7 @@
 mod column;
 mod guess;
 mod guess_related;
+mod guess_tagged;
 
 use std::path::Path;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use column::{Column, ColumnKind, Lengths};
 pub use guess::{ColumnsGuess, guess_columns};
 pub use guess_related::guess_related;
+pub use guess_tagged::guess_tagged;
 
 use crate::problem::{LineRange, Problems};
 use crate::table::{Cell, Encoding, Format, Row, Rows, no_rows};

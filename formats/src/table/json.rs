@@ -28,7 +28,7 @@ impl JsonRows {
         let lines = Lines::new(text, name);
         let source = match format {
             Format::JsonArray => Source::List(Elements::new(lines, name)),
-            Format::Csv | Format::JsonLines => Source::Lines { lines, line: Vec::new() },
+            Format::Csv | Format::JsonLines | Format::Conll => Source::Lines { lines, line: Vec::new() },
         };
         Self { name: name.to_owned(), source, columns: Vec::new(), places: HashMap::new() }
     }

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use super::Format;
 use super::encoding::{Encoding, TextReader};
+use super::{Format, conll};
 use crate::problem::{Problem, ProblemKind};
 
 const HEAD: u64 = 64 * 1024;
@@ -61,12 +61,15 @@ fn format_of(head: &str, name: &str) -> Format {
     let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     let first = head.trim_start().chars().next();
     match ending.as_deref() {
+        Some("tsv" | "tab") if conll::looks_like_it(head) => Format::Conll,
         Some("csv" | "tsv" | "tab") => Format::Csv,
         Some("json" | "jsonl" | "ndjson") if first == Some('[') => Format::JsonArray,
         Some("json" | "jsonl" | "ndjson") => Format::JsonLines,
+        Some(ending) if conll::is_conll(ending) => Format::Conll,
         _ => match first {
             Some('{') => Format::JsonLines,
             Some('[') => Format::JsonArray,
+            _ if conll::looks_like_it(head) => Format::Conll,
             _ => Format::Csv,
         },
     }

@@ -8,6 +8,7 @@
 
 mod bytes;
 mod names;
+mod words;
 
 use std::any::Any;
 use std::ops::Range;
@@ -22,6 +23,7 @@ use crate::chat_template::SpecialTokens;
 use crate::checkpoint::read_text;
 use crate::problem::{Problem, ProblemKind};
 use names::{Family, Names};
+pub use words::{Located, Piece, Worded};
 
 pub(crate) const FILE: &str = "tokenizer.json";
 /// Texts given to the tokenizer at once.

@@ -14,4 +14,5 @@ mod gguf_tokenizer;
 mod inspect;
 mod safetensors;
 mod table;
+mod tagged;
 mod tokenizer;
