@@ -26,6 +26,7 @@ pub use work::{Export, Format, NumberKind, Work};
 
 use formats::dataset::SplitSizes;
 use formats::dataset::related::Relation;
+use formats::dataset::tagged::Tagging;
 pub use formats::dataset::{Columns, ProblemType};
 use serde::{Deserialize, Serialize};
 
@@ -76,6 +77,8 @@ pub enum Task {
     TextGeneration,
     /// Vectors that lie near each other where the texts do.
     SentenceSimilarity,
+    /// A tag for each word: named entities, parts of speech.
+    TokenClassification,
 }
 
 impl JobSpec {
@@ -98,8 +101,14 @@ impl JobSpec {
         match self.task {
             Task::SentenceSimilarity if self.embedding().0.is_scored() => "spearman",
             Task::SentenceSimilarity => "ndcg_at_10",
+            Task::TokenClassification => "f1",
             Task::TextClassification | Task::TextGeneration => "loss",
         }
+    }
+
+    /// What the rows of tagged words are; `None` in other tasks, and where roles are missing.
+    pub fn tagging(&self) -> Option<Tagging<'_>> {
+        Tagging::of(&self.columns).filter(|_| self.task == Task::TokenClassification)
     }
 
     /// Sequences of a row: two answers of a preference, the texts of a row of related ones.
@@ -127,7 +136,8 @@ impl JobSpec {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Task; 3] = [Task::TextClassification, Task::TextGeneration, Task::SentenceSimilarity];
+    pub const ALL: [Task; 4] =
+        [Task::TextClassification, Task::TextGeneration, Task::SentenceSimilarity, Task::TokenClassification];
 
     /// The tag as written in the API.
     pub fn as_str(self) -> &'static str {
@@ -135,6 +145,7 @@ impl Task {
             Task::TextClassification => "text-classification",
             Task::TextGeneration => "text-generation",
             Task::SentenceSimilarity => "sentence-similarity",
+            Task::TokenClassification => "token-classification",
         }
     }
 

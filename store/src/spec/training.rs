@@ -42,6 +42,8 @@ pub struct Training {
     pub samples: Samples,
     /// How vectors of texts are learnt; `None` for the usual.
     pub embedding: Option<Embedding>,
+    /// Whether each token of a word carries its tag in token classification, instead of its first one alone.
+    pub label_all_tokens: bool,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -63,7 +65,7 @@ pub struct Training {
     /// When a checkpoint is written beside those at evaluations and after ten minutes.
     pub checkpoint_every: Option<u64>,
     /// Metric that chooses the best checkpoint; `None` for the task's own: the validation loss, of vectors `ndcg_at_10` or
-    /// `spearman`.
+    /// `spearman`, of tags `f1`.
     pub best_metric: Option<String>,
     /// Ends the job when the metric stays without improvement.
     pub early_stopping: Option<EarlyStopping>,
@@ -96,6 +98,7 @@ impl Default for Training {
             preference: None,
             samples: Samples::default(),
             embedding: None,
+            label_all_tokens: false,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

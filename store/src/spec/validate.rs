@@ -4,6 +4,7 @@ mod adapter;
 mod check;
 mod optimizer;
 mod samples;
+mod tagged;
 #[cfg(test)]
 mod tests;
 mod training;
@@ -134,6 +135,9 @@ impl JobSpec {
         if self.task == Task::SentenceSimilarity {
             return self.check_related(check);
         }
+        if self.task == Task::TokenClassification {
+            return self.check_tagged(check);
+        }
         let others =
             Columns { text: String::new(), text_pair: None, label: String::new(), ..columns.clone() };
         check.that(others == Columns::default(), "columns", || {
@@ -234,6 +238,11 @@ impl JobSpec {
         check.that(related || training.embedding.is_none(), "training.embedding", || {
             "is for sentence similarity; leave it out".to_owned()
         });
+        check.that(
+            self.task == Task::TokenClassification || !training.label_all_tokens,
+            "training.label_all_tokens",
+            || "is for token classification; leave it out".to_owned(),
+        );
         if self.task == Task::TextGeneration {
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
@@ -267,6 +276,10 @@ impl JobSpec {
             check.that(!beside, "training.lora.merge", || {
                 "must be true: an encoder answers for itself, not for adapters beside it".to_owned()
             });
+        }
+        if self.task == Task::TokenClassification {
+            check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
+            check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
         }
         if self.problem_type == Some(ProblemType::Regression) {
             check.that(training.class_weights.is_none(), "training.class_weights", || {
