@@ -4,21 +4,29 @@
 //! > {"id": 1, "inputs": ["a text", {"text": "first", "text_pair": "second"}]}
 //! < {"id": 1, "outputs": [{"label": "positive", "score": 0.98, "scores": {"negative": 0.02, "positive": 0.98}}, …]}
 //! ```
+//!
+//! A tagger takes texts alone, and perhaps `"aggregation": "simple"` or `"first"` (the usual):
+//!
+//! ```text
+//! < {"id": 1, "outputs": [{"entities": [{"start": 0, "end": 4, "text": "Anna", "label": "PER", "score": 0.98}], "truncated": false}]}
+//! ```
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use formats::tokenizer::Tokenizer;
+use formats::tokenizer::{Located, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use store::spec::{self, ProblemType};
+use store::spec::{self, ProblemType, Task};
 use tch::Device;
 
 use crate::data::{Row, Tokens, collate};
 use crate::device;
+use crate::entities::{Aggregation, Token, entities};
 use crate::failure::Failure;
 use crate::metrics::examples::Answer;
+use crate::metrics::{argmax_rows, softmax_rows};
 use crate::models::{self, TextModel};
 use crate::nn::Context;
 use crate::tasks::text_classification::scored;
@@ -43,6 +51,8 @@ struct Request {
     #[serde(default)]
     id: Value,
     inputs: Vec<Input>,
+    #[serde(default)]
+    aggregation: Option<Aggregation>,
 }
 
 /// A text, or a pair of texts.
@@ -62,6 +72,7 @@ pub struct Predictor {
     model: Box<dyn TextModel>,
     tokenizer: Tokenizer,
     labels: Vec<String>,
+    task: Task,
     problem: ProblemType,
     max_length: usize,
     device: Device,
@@ -77,7 +88,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
     writeln!(
         out,
         "{}",
-        json!({"ready": true, "task": spec::Task::TextClassification, "device": device::name(predictor.device)})
+        json!({"ready": true, "task": predictor.task, "device": device::name(predictor.device)})
     )?;
     out.flush()?;
     for line in std::io::stdin().lock().lines() {
@@ -88,7 +99,7 @@ pub fn run(args: &PredictArgs) -> Result<()> {
 }
 
 impl Predictor {
-    /// Loads a sequence classifier; a checkpoint without such a head is refused.
+    /// Loads a classifier of texts or a tagger of words; a checkpoint without such a head is refused.
     pub fn open(folder: &Path) -> Result<Self> {
         let device = device::choose(spec::Device::Auto, 0)?;
         let Tuned { config, labels, model, .. } = tuned::open(folder, device)?;
@@ -97,6 +108,7 @@ impl Predictor {
         Ok(Predictor {
             max_length: tokenizer.model_max_length().unwrap_or(positions).min(positions),
             problem: problem(&config, labels.len()),
+            task: tuned::task_of(&config),
             model,
             tokenizer,
             labels,
@@ -110,7 +122,16 @@ impl Predictor {
             Ok(request) => request,
             Err(error) => return json!({"id": null, "error": {"message": format!("not a request: {error}")}}),
         };
-        match Failure::contain(|| self.predict(&request.inputs)) {
+        let answer = || match self.task {
+            Task::TokenClassification => self.tag(&request.inputs, request.aggregation.unwrap_or_default()),
+            _ if request.aggregation.is_some() => Err(Failure::user(
+                "invalid_aggregation",
+                "aggregation is for taggers, and this model tells classes of texts.",
+            )
+            .into()),
+            _ => self.predict(&request.inputs),
+        };
+        match Failure::contain(answer) {
             Ok(outputs) => json!({"id": request.id, "outputs": outputs}),
             Err(failure) => {
                 json!({"id": request.id, "error": {"message": failure.message, "code": failure.code}})
@@ -142,6 +163,69 @@ impl Predictor {
             outputs.extend(floats(&logits)?.chunks(self.labels.len()).map(|logits| self.shown(logits)));
         }
         Ok(outputs)
+    }
+
+    /// What a tagger finds in each text.
+    fn tag(&self, inputs: &[Input], aggregation: Aggregation) -> Result<Vec<Value>> {
+        let text = |input: &Input| match input {
+            Input::Text(text) | Input::Pair { text, text_pair: None } => Ok(text.clone()),
+            Input::Pair { .. } => Err(Failure::user("invalid_inputs", "A tagger takes texts, and no pairs.")),
+        };
+        let texts = inputs.iter().map(text).collect::<Result<Vec<String>, Failure>>()?;
+        let located: Vec<Located> = texts
+            .iter()
+            .map(|text| self.tokenizer.encode_located(text, self.max_length))
+            .collect::<Result<_, _>>()?;
+        let tokens = Tokens::of(&located.iter().map(|located| located.encoding.clone()).collect::<Vec<_>>());
+        let row = |at| {
+            let (ids, type_ids) = tokens.row(at);
+            Row { number: 0, ids, type_ids, counts: &[] }
+        };
+        let rows: Vec<_> = (0..tokens.len()).map(row).collect();
+        let _guard = tch::no_grad_guard();
+        let (mut outputs, mut texts, mut places) = (Vec::new(), texts.iter(), located.iter());
+        for rows in rows.chunks(BATCH) {
+            let padding = (self.tokenizer.pad_id().unwrap_or(0), self.tokenizer.pad_type_id());
+            let batch = collate(rows, padding, self.device);
+            let context = Context::evaluation(&batch.inputs.packing);
+            let logits = floats(&self.model.forward(&batch.inputs, &context))?;
+            let mut of_token = logits.chunks(self.labels.len());
+            for (text, located) in texts.by_ref().zip(places.by_ref()).take(rows.len()) {
+                let own: Vec<&[f32]> = of_token.by_ref().take(located.offsets.len()).collect();
+                let found = entities(text, &self.tokens_of(text, located, &own), aggregation);
+                outputs.push(json!({"entities": found, "truncated": located.encoding.truncated}));
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// The tokens of a text with their tags; special ones are passed over.
+    fn tokens_of(&self, text: &str, located: &Located, logits: &[&[f32]]) -> Vec<Token<'_>> {
+        let characters: Vec<char> = text.chars().collect();
+        let mut at_byte = vec![0; text.len() + 1];
+        for (at, (byte, _)) in text.char_indices().enumerate() {
+            at_byte[byte] = at;
+        }
+        at_byte[text.len()] = characters.len();
+        let is_wordpiece = self.tokenizer.continuing_prefix().is_some();
+        let mut tokens = Vec::new();
+        for ((id, place), logits) in located.encoding.ids.iter().zip(&located.offsets).zip(logits) {
+            let Some(place) = place else { continue };
+            let (start, end) = (at_byte[place.start], at_byte[place.end]);
+            let goes_on = if Some(*id) == self.tokenizer.unk_id() {
+                false
+            } else if is_wordpiece {
+                // `##` before what goes on makes the token longer than what it stands for.
+                let token = self.tokenizer.token(*id).unwrap_or_default();
+                token.chars().count() != end - start
+            } else {
+                start > 0 && !characters[start - 1..characters.len().min(start + 1)].contains(&' ')
+            };
+            let best = argmax_rows(logits, logits.len())[0];
+            let score = softmax_rows(logits, logits.len())[best];
+            tokens.push(Token { place: start..end, goes_on, tag: &self.labels[best], score });
+        }
+        tokens
     }
 
     fn shown(&self, logits: &[f32]) -> Value {

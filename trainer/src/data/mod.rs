@@ -9,6 +9,7 @@ mod read;
 mod related;
 mod share;
 mod split;
+mod tagged;
 mod tokens;
 
 pub use batch::{Batch, Counted, Row, collate};
@@ -19,4 +20,5 @@ pub use prompts::Prompt;
 pub use read::{Classes, Data};
 pub use share::Share;
 pub use split::Split;
+pub use tagged::{Tagged, Tags};
 pub use tokens::{Cache, Tokens};

@@ -38,6 +38,7 @@ use crate::tasks::preference::PreferenceTuning;
 use crate::tasks::sentence_similarity::SentenceSimilarity;
 use crate::tasks::text_classification::TextClassification;
 use crate::tasks::text_generation::TextGeneration;
+use crate::tasks::token_classification::TokenClassification;
 use crate::tasks::unpaired::UnpairedTuning;
 use crate::{device, tensors};
 
@@ -117,7 +118,7 @@ pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> 
     let base = adapter::plain_base(dir, &ranks, events)?;
     let config = models::read_config(&base)?;
     let family = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
-    let tokenizer = Tokenizer::load(&base)?;
+    let tokenizer = tokenizer_of(&spec, &base)?;
     let stated = stated_length(&spec, &base, &tokenizer)?;
     let max_length = max_length(&spec, &config, stated)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
@@ -136,7 +137,7 @@ pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> 
     let from = (base.as_path(), spec.base_model.as_str());
     let template = match spec.task {
         Task::TextGeneration => chosen_template(&base, &spec, &tokenizer)?,
-        Task::TextClassification | Task::SentenceSimilarity => None,
+        Task::TextClassification | Task::SentenceSimilarity | Task::TokenClassification => None,
     };
     let taught = template.as_ref().filter(|_| spec.training.chat_template.is_some());
     let taught = taught.map(|template| template.source().to_owned());
@@ -245,6 +246,11 @@ pub(super) fn read(
             };
             Ok((data, objective))
         }
+        Task::TokenClassification => {
+            let (data, tags) = Data::tagged(dir, spec, tokenizer, max_length, events)?;
+            let objective = TokenClassification::new(tags, &data, spec.training.label_smoothing);
+            Ok((data, Box::new(objective)))
+        }
         Task::SentenceSimilarity => {
             let sentence = SentenceModel::read(base)?;
             let data = Data::related(dir, spec, &sentence, tokenizer, cache, max_length, events)?;
@@ -253,6 +259,12 @@ pub(super) fn read(
             Ok((data, Box::new(objective)))
         }
     }
+}
+
+/// The checkpoint's tokenizer, as the task takes it.
+fn tokenizer_of(spec: &JobSpec, base: &Path) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::load(base)?;
+    Ok(if spec.task == Task::TokenClassification { tokenizer.for_words() } else { tokenizer })
 }
 
 /// Notes what the job will need, and warns where there is less.
@@ -321,7 +333,7 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
 pub(super) fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
     let own = match spec.task {
         Task::SentenceSimilarity => SentenceModel::read(base)?.max_seq_length,
-        Task::TextClassification | Task::TextGeneration => None,
+        Task::TextClassification | Task::TextGeneration | Task::TokenClassification => None,
     };
     Ok(own.or_else(|| tokenizer.model_max_length()))
 }
@@ -342,7 +354,7 @@ pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) 
         return Ok(asked);
     }
     let usual = match spec.task {
-        Task::TextClassification | Task::SentenceSimilarity => DEFAULT_MAX_LENGTH,
+        Task::TextClassification | Task::SentenceSimilarity | Task::TokenClassification => DEFAULT_MAX_LENGTH,
         Task::TextGeneration => 2 * DEFAULT_MAX_LENGTH,
     };
     Ok(positions.min(stated.unwrap_or(usual)).min(usual))

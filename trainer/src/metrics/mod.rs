@@ -4,7 +4,7 @@
 //! give). Where scikit-learn warns and puts 0 for 0/0, the value here is 0; where it gives nan, the value is `None`; both
 //! are explained in [`Metrics::undefined`].
 //!
-//! - [`SingleLabel`], [`MultiLabel`], [`Regression`], [`LanguageModel`], [`Preferences`], [`Answers`] turn predictions into [`Metrics`].
+//! - [`SingleLabel`], [`MultiLabel`], [`Regression`], [`LanguageModel`], [`Preferences`], [`Answers`], [`Tagging`] turn predictions into [`Metrics`].
 //! - [`best`] picks the best checkpoint and decides when to stop early.
 //! - [`examples`] picks the predictions to show.
 
@@ -20,6 +20,7 @@ mod rank;
 mod regression;
 mod retrieval;
 mod single_label;
+mod tagging;
 mod values;
 
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use preferences::Preferences;
 pub use regression::Regression;
 pub use retrieval::{Retrieval, Scores};
 pub use single_label::SingleLabel;
+pub use tagging::Tagging;
 pub use values::Values;
 
 /// The outcome of one evaluation.

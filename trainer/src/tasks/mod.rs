@@ -4,6 +4,7 @@ pub mod preference;
 pub mod sentence_similarity;
 pub mod text_classification;
 pub mod text_generation;
+pub mod token_classification;
 pub mod unpaired;
 
 use std::path::Path;
@@ -12,7 +13,7 @@ use anyhow::Result;
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::data::{Batch, Split};
+use crate::data::{Batch, Split, Tagged};
 use crate::metrics::Metrics;
 use crate::models::{Head, TextModel};
 
@@ -31,6 +32,8 @@ pub enum Targets {
     Answers(Vec<bool>),
     /// Near or far by the places of its texts, or a number a row that says how near two texts are.
     Nearness(Vec<f64>),
+    /// Words with a tag each.
+    Tags(Vec<Tagged>),
 }
 
 impl Targets {
@@ -47,6 +50,7 @@ impl Targets {
             Targets::Numbers(numbers) => Targets::Numbers(rows.iter().map(|&row| numbers[row]).collect()),
             Targets::Tokens => Targets::Tokens,
             Targets::Answers(answers) => Targets::Answers(rows.iter().map(|&row| answers[row]).collect()),
+            Targets::Tags(tagged) => Targets::Tags(rows.iter().map(|&row| tagged[row].clone()).collect()),
             // Near by their places, where no number says how near.
             Targets::Nearness(scores) if scores.is_empty() => Targets::Nearness(Vec::new()),
             Targets::Nearness(scores) => Targets::Nearness(rows.iter().map(|&row| scores[row]).collect()),

@@ -54,12 +54,15 @@ fn usage(task: Task, format: Format) -> String {
             ("AutoModelForSequenceClassification", "text-classification", "ask(\"…\")")
         }
         Task::SentenceSimilarity => ("AutoModel", "feature-extraction", "ask(\"…\")"),
+        Task::TokenClassification => {
+            ("AutoModelForTokenClassification", "token-classification", "ask(\"…\")")
+        }
     };
     let code = match format {
         Format::Adapter => {
             let config = match task {
                 Task::TextGeneration | Task::SentenceSimilarity => "",
-                Task::TextClassification => {
+                Task::TextClassification | Task::TokenClassification => {
                     ", config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True"
                 }
             };
