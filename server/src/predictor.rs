@@ -75,7 +75,14 @@ impl Predictors {
     }
 
     /// Asks the model `name`, whose content is `files`, about `inputs`; questions to one model wait for each other.
-    pub async fn predict(&self, name: &str, files: &[StoredFile], inputs: &[Value]) -> Result<Predicted> {
+    /// `aggregation` says how a tagger's tokens become entities; `None` for the usual way, and for other models.
+    pub async fn predict(
+        &self,
+        name: &str,
+        files: &[StoredFile],
+        inputs: &[Value],
+        aggregation: Option<&str>,
+    ) -> Result<Predicted> {
         let content = content_name(files);
         let place = self.warm.place(&content).await?;
         let mut held = place.process().await;
@@ -87,22 +94,23 @@ impl Predictors {
             *held = Some(Process { started, next: 0, task });
         }
         let process = held.as_mut().ok_or_else(|| anyhow!("the process was started above"))?;
-        let (task, outputs) = match tokio::time::timeout(LONGEST_ANSWER, process.ask(inputs)).await {
-            Ok(Ok(Ok(outputs))) => (process.task.clone(), outputs),
-            Ok(Ok(Err(message))) => return Err(Error::invalid("inputs", message)),
-            // A process that broke off or hangs is of no more use.
-            Ok(Err(error)) => {
-                *held = None;
-                return Err(error.context(format!("predicting with {name}")).into());
-            }
-            Err(_) => {
-                *held = None;
-                let seconds = LONGEST_ANSWER.as_secs();
-                return Err(Error::Unavailable(format!(
-                    "{name} did not answer within {seconds} s; send fewer inputs at once"
-                )));
-            }
-        };
+        let (task, outputs) =
+            match tokio::time::timeout(LONGEST_ANSWER, process.ask(inputs, aggregation)).await {
+                Ok(Ok(Ok(outputs))) => (process.task.clone(), outputs),
+                Ok(Ok(Err(message))) => return Err(Error::invalid("inputs", message)),
+                // A process that broke off or hangs is of no more use.
+                Ok(Err(error)) => {
+                    *held = None;
+                    return Err(error.context(format!("predicting with {name}")).into());
+                }
+                Err(_) => {
+                    *held = None;
+                    let seconds = LONGEST_ANSWER.as_secs();
+                    return Err(Error::Unavailable(format!(
+                        "{name} did not answer within {seconds} s; send fewer inputs at once"
+                    )));
+                }
+            };
         Ok(Predicted { task, outputs })
     }
 
@@ -123,9 +131,13 @@ impl Process {
     }
 
     /// Asks one question; the inner `Err` is what the trainer has against the inputs.
-    async fn ask(&mut self, inputs: &[Value]) -> anyhow::Result<Result<Vec<Value>, String>> {
+    async fn ask(
+        &mut self,
+        inputs: &[Value],
+        aggregation: Option<&str>,
+    ) -> anyhow::Result<Result<Vec<Value>, String>> {
         self.next += 1;
-        let mut line = json!({"id": self.next, "inputs": inputs}).to_string();
+        let mut line = json!({"id": self.next, "inputs": inputs, "aggregation": aggregation}).to_string();
         line.push('\n');
         self.started.questions.write_all(line.as_bytes()).await?;
         self.started.questions.flush().await?;

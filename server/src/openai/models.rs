@@ -318,7 +318,9 @@ fn list_files(folder: &FsPath, prefix: &str, found: &mut Vec<String>) -> std::io
 async fn insert(state: &AppState, id: &str, info: &CheckpointInfo, files: Vec<StoredFile>) -> Result<Model> {
     let architecture = info.architectures.first().cloned();
     let has_head = architecture.as_ref().is_some_and(|name| name.ends_with("ForSequenceClassification"));
+    let tags = architecture.as_ref().is_some_and(|name| name.ends_with("ForTokenClassification"));
     let task = match info.is_language_model() {
+        _ if tags => Some(Task::TokenClassification),
         true => Some(Task::TextGeneration),
         false if info.is_sentence_model() => Some(Task::SentenceSimilarity),
         false => has_head.then_some(Task::TextClassification),

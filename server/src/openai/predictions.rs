@@ -13,7 +13,11 @@ use crate::{AppState, Error, Result};
 /// Inputs of one request.
 const MOST_INPUTS: usize = 1000;
 
-/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, …]}`
+/// How a tagger's tokens may become entities.
+const AGGREGATIONS: [&str; 2] = ["first", "simple"];
+
+/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, …]}`, of a tagger perhaps with
+/// `"aggregation"`
 pub async fn create_prediction(
     State(state): State<AppState>,
     JsonObject(body): JsonObject,
@@ -23,6 +27,7 @@ pub async fn create_prediction(
         .text("model")?
         .ok_or_else(|| Error::invalid("model", "`model` is missing: give the id of a model"))?;
     let inputs = inputs_of(&mut reader)?;
+    let aggregation = reader.word("aggregation", &AGGREGATIONS.map(|word| (word, word)))?;
     reader.finish()?;
     let missing = || Error::NotFound {
         message: format!("there is no model \"{id}\""),
@@ -47,7 +52,11 @@ pub async fn create_prediction(
         return Err(Error::invalid("model", message));
     }
     let files = model::files(&state.store.db, id).await?;
-    let predicted = state.predictors.predict(id, &files, &inputs).await?;
+    if aggregation.is_some() && task_of(&model) != Task::TokenClassification {
+        let message = format!("is for models that tag words, and {id} tells classes of texts; leave it out");
+        return Err(Error::invalid("aggregation", message));
+    }
+    let predicted = state.predictors.predict(id, &files, &inputs, aggregation).await?;
     Ok(Json(json!({
         "object": "prediction",
         "model": model.model_id,

@@ -54,6 +54,18 @@ pub struct Roles {
     pub text1: Option<String>,
     pub text2: Option<String>,
     pub score: Option<String>,
+    pub tokens: Option<String>,
+    pub tags: Option<String>,
+    pub entities: Option<String>,
+}
+
+impl Roles {
+    /// Whether columns have roles that tagged words do not have.
+    pub fn has_others(&self) -> bool {
+        let Roles { text_pair, label, anchor, positive, text1, text2, score, .. } = self;
+        let some = [text_pair, label, anchor, positive, text1, text2, score];
+        !self.negative.is_empty() || some.iter().any(|column| column.is_some())
+    }
 }
 
 /// Fields that say who a job is, not what it does.
@@ -210,6 +222,9 @@ fn columns(reader: &mut Reader) -> Result<Roles> {
         text1: inner.text("text1")?.map(str::to_owned),
         text2: inner.text("text2")?.map(str::to_owned),
         score: inner.text("score")?.map(str::to_owned),
+        tokens: inner.text("tokens")?.map(str::to_owned),
+        tags: inner.text("tags")?.map(str::to_owned),
+        entities: inner.text("entities")?.map(str::to_owned),
     };
     inner.finish()?;
     Ok(roles)

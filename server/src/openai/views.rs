@@ -113,7 +113,9 @@ fn our_fields(job: &Job) -> Value {
 /// Role → column; null where rows say by their keys what they are.
 pub fn columns_json(spec: &JobSpec) -> Value {
     match spec.task {
-        Task::TextClassification | Task::SentenceSimilarity => json!(spec.columns),
+        Task::TextClassification | Task::SentenceSimilarity | Task::TokenClassification => {
+            json!(spec.columns)
+        }
         Task::TextGeneration => Value::Null,
     }
 }

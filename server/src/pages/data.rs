@@ -7,7 +7,8 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use chrono::Utc;
-use formats::inspect::{Column, ColumnKind, ColumnsGuess, Inspection, guess_columns};
+use formats::dataset::{Columns, ProblemType};
+use formats::inspect::{Column, ColumnKind, ColumnsGuess, Inspection, guess_columns, guess_tagged};
 use formats::table::Format;
 use formats::{LineRange, Problem};
 use serde::Deserialize;
@@ -89,7 +90,9 @@ fn data_row(file: &File) -> DataRow {
     let report = Report::of_file(file).unwrap_or_default();
     let inspection = &report.table;
     let columns: Vec<&str> = inspection.column_names().collect();
-    let problems = inspection.problems.total + report.chat.as_ref().map_or(0, |chat| chat.problems.total);
+    let problems = inspection.problems.total
+        + report.chat.as_ref().map_or(0, |chat| chat.problems.total)
+        + report.tags.as_ref().map_or(0, |tags| tags.problems.total);
     let state = if report.is_usable() {
         ("good", "ready".to_owned())
     } else if problems > 0 {
@@ -120,6 +123,15 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
     let report = Report::of_file(&file).unwrap_or_default();
     let inspection = &report.table;
     let guess = guess_columns(inspection, Task::TextClassification.as_str()).ok();
+    // Words and tags: the tags are what is told apart.
+    let tagged = guess_tagged(inspection).ok();
+    let guess = match tagged {
+        None => guess,
+        Some(columns) => Some(ColumnsGuess {
+            columns: Columns { label: columns.tags.clone().unwrap_or_default(), ..columns },
+            problem_type: ProblemType::SingleLabel,
+        }),
+    };
     let label = guess.as_ref().and_then(|guess| inspection.column(&guess.columns.label));
     let (labels, more_labels) = label.map(label_rows).unwrap_or_default();
     let href = convert::data_href(file.file_id);
@@ -149,6 +161,17 @@ fn facts(file: &File, report: &Report) -> Vec<Fact> {
     let inspection = &report.table;
     let mut facts = vec![Fact::new("Rows", text::count(inspection.rows))];
     facts.extend(report.chat.as_ref().map(chat::facts).unwrap_or_default());
+    if let Some(tags) = &report.tags {
+        facts.push(Fact::new("Words", text::count(tags.summary.words)));
+        facts.push(Fact::new("Scheme of the tags", tags.summary.scheme.name()));
+        let types: Vec<String> = tags
+            .summary
+            .types
+            .iter()
+            .map(|kind| format!("{} {}", kind.label, text::count(kind.rows)))
+            .collect();
+        facts.push(Fact::new("Entities", types.join(", ")));
+    }
     facts.push(Fact::new("Size", text::bytes(file.bytes.max(0) as u64)));
     facts.extend(inspection.format.map(|format| Fact::new("Format", format_words(format, inspection))));
     facts.push(Fact::new("Uploaded", file.created_at.format("%Y-%m-%d %H:%M UTC").to_string()));
@@ -162,6 +185,7 @@ fn format_words(format: Format, inspection: &Inspection) -> String {
     let name = match format {
         Format::Csv => "CSV",
         Format::JsonLines => "JSON Lines",
+        Format::Conll => "CoNLL columns",
         Format::JsonArray => "JSON list",
     };
     let delimiter = inspection.delimiter.map(|delimiter| match delimiter {
@@ -198,7 +222,14 @@ fn kind_words(column: &Column) -> &'static str {
 
 fn role_of(column: &str, guess: Option<&ColumnsGuess>) -> &'static str {
     let Some(guess) = guess else { return "" };
-    if guess.columns.text == column {
+    let is = |role: &Option<String>| role.as_deref() == Some(column);
+    if is(&guess.columns.tokens) {
+        "words"
+    } else if is(&guess.columns.tags) {
+        "tags"
+    } else if is(&guess.columns.entities) {
+        "entities"
+    } else if guess.columns.text == column {
         "text"
     } else if guess.columns.text_pair.as_deref() == Some(column) {
         "second text"
@@ -265,6 +296,11 @@ pub fn lines_of(lines: LineRange) -> String {
 pub fn problems(report: &Report) -> Problems {
     match &report.chat {
         Some(chat) if report.table.is_usable() => problem_rows(&chat.problems, &chat.notices),
+        None if report.tags.is_some() => {
+            let of_tags =
+                report.tags.as_ref().map(|tags| problem_rows(&tags.problems, &tags.summary.notices));
+            of_tags.unwrap_or_default()
+        }
         _ => problem_rows(&report.table.problems, &report.table.notices),
     }
 }

@@ -63,7 +63,9 @@ fn charts(spec: &JobSpec) -> Vec<ChartCard> {
     let card = |key, title, width| ChartCard { key, title, width };
     let rule = spec.training.preference.as_ref().map(|preference| preference.loss);
     let (own, last) = match (spec.task, rule) {
-        (Task::TextClassification | Task::SentenceSimilarity, _) => (Vec::new(), "third"),
+        (Task::TextClassification | Task::SentenceSimilarity | Task::TokenClassification, _) => {
+            (Vec::new(), "third")
+        }
         (Task::TextGeneration, None) => {
             (vec![card("perplexity", "Perplexity of the validation rows", "half")], "half")
         }

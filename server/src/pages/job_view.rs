@@ -42,7 +42,7 @@ pub fn status(job: &Job, can_train: bool, position: Option<i64>) -> JobStatus {
 fn playground(job: &Job, model: &str) -> String {
     match job.spec.task {
         Task::TextGeneration => convert::playground_href(model),
-        Task::TextClassification | Task::SentenceSimilarity => String::new(),
+        Task::TextClassification | Task::SentenceSimilarity | Task::TokenClassification => String::new(),
     }
 }
 

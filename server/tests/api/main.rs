@@ -17,6 +17,7 @@ mod predictions;
 mod samples;
 mod script;
 mod security;
+mod tagging;
 mod vectors;
 mod worker;
 mod workers;

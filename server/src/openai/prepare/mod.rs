@@ -6,6 +6,7 @@ mod classification;
 mod data;
 mod generation;
 mod related;
+mod tagged;
 
 use chrono::Utc;
 use formats::dataset::{ClassCount, Columns, ProblemType, random_split, stratified_split};
@@ -18,7 +19,7 @@ use store::{StoredFile, agent};
 
 use self::data::Data;
 use super::models::task_of;
-use super::request::CreateJob;
+use super::request::{CreateJob, Roles};
 use super::sample;
 use crate::operations::SILENCE;
 use crate::{AppState, Error, Result};
@@ -45,12 +46,21 @@ struct Looked {
 pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJob> {
     let asked = CreateJob::read(body)?;
     let (model, model_files) = find_model(state, &asked.model).await?;
-    let task = choose_task(asked.task.or_else(|| related::task_of_roles(&asked.columns)), &model)?;
+    let meant = asked.task.or_else(|| task_of_roles(&asked.columns));
+    let mut task = choose_task(meant, &model)?;
     let data = Data::find(state, &asked).await?;
+    // Where neither the request nor a head says what is learnt, the file may.
+    if meant.is_none()
+        && task == Task::TextClassification
+        && tagged::looks_like_it(&asked.columns, &data.train.report()?.table)
+    {
+        task = Task::TokenClassification;
+    }
     let looked = match task {
         Task::TextClassification => classification::look(state, &asked, &data).await?,
         Task::TextGeneration => generation::look(state, &asked, &data).await?,
         Task::SentenceSimilarity => related::look(state, &asked, &data).await?,
+        Task::TokenClassification => tagged::look(state, &asked, &data).await?,
     };
     let settings = request::hyperparameters(&asked.hyperparameters, Some(looked.rows)).map_err(|wrong| {
         Error::invalid(format!("{}.{}", asked.hyperparameters_at, wrong.param), wrong.message)
@@ -87,7 +97,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
             classification::check_class_weights(&spec, &looked.classes, asked.hyperparameters_at)?;
         }
         Task::TextGeneration => generation::check_tokens(state, &spec, &asked, &data).await?,
-        Task::SentenceSimilarity => {
+        Task::SentenceSimilarity | Task::TokenClassification => {
             sample::sample(state, &spec, &asked.model, Some(asked.training_file)).await?;
         }
     }
@@ -108,6 +118,11 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
     })
 }
 
+/// The task that the roles of the columns, where some were named, are there for.
+fn task_of_roles(roles: &Roles) -> Option<Task> {
+    related::task_of_roles(roles).or_else(|| tagged::are_meant(roles).then_some(Task::TokenClassification))
+}
+
 /// The model to start from, and its files.
 async fn find_model(state: &AppState, id: &str) -> Result<(Model, Vec<StoredFile>)> {
     let missing = || Error::NotFound {
@@ -122,12 +137,12 @@ async fn find_model(state: &AppState, id: &str) -> Result<(Model, Vec<StoredFile
 fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
     let able = task_of(model);
     let kind = match able {
-        Task::TextClassification | Task::SentenceSimilarity => "an encoder",
+        Task::TextClassification | Task::SentenceSimilarity | Task::TokenClassification => "an encoder",
         Task::TextGeneration => "a language model",
     };
     match asked {
         // A decoder reads as well as it writes.
-        Some(Task::TextClassification) => Ok(Task::TextClassification),
+        Some(asked @ (Task::TextClassification | Task::TokenClassification)) => Ok(asked),
         Some(Task::SentenceSimilarity) if able != Task::TextGeneration => Ok(Task::SentenceSimilarity),
         Some(asked) if asked != able => Err(Error::invalid(
             "task",

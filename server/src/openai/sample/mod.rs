@@ -3,6 +3,7 @@
 mod classification;
 mod generation;
 mod related;
+mod tagged;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -101,6 +102,7 @@ pub async fn sample(
             .map_err(|problem| Error::invalid("model", problem.to_string())),
         Task::TextGeneration => generation::look(folder.path(), &data, &name, &spec, bytes),
         Task::SentenceSimilarity => related::look(folder.path(), &data, &name, &spec, bytes),
+        Task::TokenClassification => tagged::look(folder.path(), &data, &name, &spec, bytes),
     };
     let made = tokio::task::spawn_blocking(look).await.map_err(|error| Error::Internal(error.into()))?;
     let made = Arc::new(made?);

@@ -6,7 +6,7 @@ use store::file::File;
 use store::spec::Task;
 
 use super::related::{self, Goal};
-use super::{is_generation, option};
+use super::{is_generation, option, tagged};
 use crate::openai::report::Report;
 use crate::pages::settings::{self, Values};
 use crate::pages::view::data::{Preview, Problems};
@@ -38,7 +38,10 @@ pub fn columns_part(files: &[File], values: &Values, errors: &Values) -> Columns
     let goal_of = values.get("columns.goal_of").cloned().unwrap_or_default();
     let goal = Goal::settled(values, None);
     if goal != Goal::Labels {
-        let mut part = related::part(goal, chosen, values, inspection, errors);
+        let mut part = match goal {
+            Goal::Tags => tagged::part(chosen, values, &report, errors),
+            _ => related::part(goal, chosen, values, inspection, errors),
+        };
         part.roles.insert(0, goal.field());
         part.problems.rows.extend(of_table.rows);
         part.unusable |= part.problems.rows.iter().any(|problem| problem.fatal);

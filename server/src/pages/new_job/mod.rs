@@ -3,6 +3,7 @@
 mod columns;
 mod estimate;
 mod related;
+mod tagged;
 
 use axum::Form;
 use axum::extract::{Query, State};
@@ -67,7 +68,8 @@ fn values_of(job: &store::job::Job) -> Values {
     put("columns.label", spec.columns.label.clone());
     put(GOAL, Goal::of(spec.task, &spec.columns).name());
     put("columns.goal_of", job.model_id.clone());
-    for (name, value) in related::values_of(&spec.columns) {
+    for (name, value) in related::values_of(&spec.columns).into_iter().chain(tagged::values_of(&spec.columns))
+    {
         put(name, value);
     }
     values
@@ -149,8 +151,14 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
     if is_generation(values) {
         return Ok(body);
     }
+    if is_task(values, Task::TokenClassification) {
+        body.insert("columns".to_owned(), tagged::request(values).into());
+        return Ok(body);
+    }
     if is_task(values, Task::SentenceSimilarity) {
-        let goal = Goal::said(values).filter(|goal| *goal != Goal::Labels).unwrap_or(Goal::Ranked);
+        let goal = Goal::said(values)
+            .filter(|goal| matches!(goal, Goal::Ranked | Goal::Scored))
+            .unwrap_or(Goal::Ranked);
         body.insert("columns".to_owned(), related::request(goal, values).into());
         return Ok(body);
     }
@@ -166,6 +174,7 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
 /// Says what is learnt: what the chosen model is there for or, before one is chosen, what the data looks like.
 async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
     let db = &state.store.db;
+    settle_goal(state, values).await?;
     let given = |name: &str| values.get(name).filter(|value| !value.is_empty());
     let model = match given("model") {
         Some(id) => store::model::get(db, id).await?,
@@ -191,6 +200,27 @@ async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
         (None, None) => Goal::settled(values, None).task(),
     };
     values.insert("task".to_owned(), task.as_str().to_owned());
+    Ok(())
+}
+
+/// A file of tagged words that was just chosen says that tags are learnt, and another one that they are not.
+async fn settle_goal(state: &AppState, values: &mut Values) -> Result<()> {
+    let chosen = values.get("training_file").cloned().unwrap_or_default();
+    if values.get("columns.of").is_some_and(|of| *of == chosen) {
+        return Ok(());
+    }
+    let Ok(id) = chosen.parse::<FileId>() else { return Ok(()) };
+    let file = store::file::get(&state.store.db, id).await?;
+    let is_tagged = file.as_ref().and_then(Report::of_file).is_some_and(|report| report.tags.is_some());
+    match Goal::said(values) {
+        None | Some(Goal::Labels) if is_tagged => {
+            values.insert(GOAL.to_owned(), Goal::Tags.name());
+        }
+        Some(Goal::Tags) if !is_tagged => {
+            values.remove(GOAL);
+        }
+        _ => {}
+    }
     Ok(())
 }
 

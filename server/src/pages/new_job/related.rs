@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use store::model::Model;
 use store::spec::Task;
 
-use super::option;
+use super::{option, tagged};
 use crate::openai::models::task_of;
 use crate::pages::settings::Values;
 use crate::pages::view::form::{ColumnsPart, Field, FieldKind};
@@ -28,13 +28,16 @@ pub enum Goal {
     Ranked,
     /// Vectors, from pairs with a score.
     Scored,
+    /// A tag for each word.
+    Tags,
 }
 
 impl Goal {
-    const ALL: [(Goal, &'static str, &'static str); 3] = [
+    const ALL: [(Goal, &'static str, &'static str); 4] = [
         (Goal::Labels, "text-classification", "A label or a number for each text"),
         (Goal::Ranked, "sentence-similarity", "Vectors of texts, from texts that belong together"),
         (Goal::Scored, "sentence-similarity-scored", "Vectors of texts, from pairs with a score"),
+        (Goal::Tags, tagged::WORD, "A tag for each word: names, parts of speech"),
     ];
 
     fn word(self) -> &'static str {
@@ -52,13 +55,18 @@ impl Goal {
         match (task, Relation::of(columns)) {
             (Task::SentenceSimilarity, Some(Relation::Scored { .. })) => Goal::Scored,
             (Task::SentenceSimilarity, _) => Goal::Ranked,
+            (Task::TokenClassification, _) => Goal::Tags,
             _ => Goal::Labels,
         }
     }
 
     /// The task.
     pub fn task(self) -> Task {
-        if self == Goal::Labels { Task::TextClassification } else { Task::SentenceSimilarity }
+        match self {
+            Goal::Labels => Task::TextClassification,
+            Goal::Ranked | Goal::Scored => Task::SentenceSimilarity,
+            Goal::Tags => Task::TokenClassification,
+        }
     }
 
     /// What it was in the request that made a job.
@@ -69,12 +77,16 @@ impl Goal {
     /// What is learnt with an encoder: what the form says, but a checkpoint that is there for vectors and was just chosen has
     /// the word.
     pub fn settled(values: &Values, model: Option<&Model>) -> Goal {
-        let makes_vectors = model.is_some_and(|model| task_of(model) == Task::SentenceSimilarity);
-        let usual = if makes_vectors { Goal::Ranked } else { Goal::Labels };
+        let usual = match model.map(task_of) {
+            Some(Task::SentenceSimilarity) => Goal::Ranked,
+            Some(Task::TokenClassification) => Goal::Tags,
+            _ => Goal::Labels,
+        };
+        let has_a_say = usual != Goal::Labels;
         let was = values.get("columns.goal_of").map(String::as_str).unwrap_or_default();
         let same_model = model.is_none_or(|model| model.model_id == was);
         match Goal::said(values) {
-            Some(Goal::Labels) if makes_vectors && !same_model => usual,
+            Some(Goal::Labels) if has_a_say && !same_model => usual,
             Some(said) => said,
             None => usual,
         }
@@ -85,7 +97,7 @@ impl Goal {
         Field {
             name: GOAL.to_owned(),
             label: "What it learns".to_owned(),
-            help: "Labels sort texts. Vectors find texts that are alike: for search, and to group."
+            help: "Labels sort texts. Vectors find texts that are alike: for search, and to group. Tags find names in texts."
                 .to_owned(),
             value: self.word().to_owned(),
             kind: FieldKind::Select(Goal::ALL.iter().map(|(_, value, name)| option(value, name)).collect()),
@@ -162,7 +174,7 @@ fn roles(goal: Goal, columns: &Columns) -> Vec<(&'static str, &'static str, &'st
             ("columns.text2", "Second text", "", of(&columns.text2)),
             ("columns.score", "Score", "How near they are; more is nearer.", of(&columns.score)),
         ],
-        Goal::Ranked | Goal::Labels => vec![
+        Goal::Ranked | Goal::Labels | Goal::Tags => vec![
             ("columns.anchor", "Anchor", "A question, or any text.", of(&columns.anchor)),
             (
                 "columns.positive",
@@ -237,7 +249,7 @@ pub fn request(goal: Goal, values: &Values) -> Map<String, Value> {
     let given = |name: &str| values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let names: &[&str] = match goal {
         Goal::Scored => &["text1", "text2", "score"],
-        Goal::Ranked | Goal::Labels => &["anchor", "positive"],
+        Goal::Ranked | Goal::Labels | Goal::Tags => &["anchor", "positive"],
     };
     let mut columns: Map<String, Value> = names
         .iter()

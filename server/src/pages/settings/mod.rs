@@ -13,6 +13,7 @@ mod request;
 mod samples;
 mod schedule;
 mod split;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod trained;
@@ -97,6 +98,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Samples", "task=text-generation", samples::SETTINGS),
     ("Loss", "task=text-classification", loss::SETTINGS),
     ("Vectors", "task=sentence-similarity", vectors::SETTINGS),
+    ("Tags", "task=token-classification", tags::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
     ("Model and machine", "", machine::SETTINGS),
@@ -135,6 +137,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         samples::values,
         loss::values,
         vectors::values,
+        tags::values,
         evaluation::values,
         split::values,
         machine::values,

@@ -87,6 +87,8 @@ pub struct ModelDetail {
     pub readme: String,
     /// Whether it can be asked for predictions.
     pub can_try: bool,
+    /// Whether it finds names in a text, or tags its words.
+    pub can_tag: bool,
     /// Whether texts can be compared by their vectors.
     pub can_compare: bool,
     /// Where it can be talked to; empty where it cannot.
@@ -142,8 +144,21 @@ pub struct Tried {
     pub text_pair: String,
     /// Classes and their scores, highest first.
     pub scores: Vec<Score>,
+    /// The text with what a tagger found in it.
+    pub parts: Vec<TextPart>,
     /// What went wrong; empty for nothing.
     pub error: String,
+}
+
+/// A part of a text.
+#[derive(Clone, Debug, Default)]
+pub struct TextPart {
+    /// Its characters.
+    pub text: String,
+    /// What it is; empty for nothing in particular.
+    pub label: String,
+    /// How sure the model is.
+    pub score: String,
 }
 
 /// A class and its score.
