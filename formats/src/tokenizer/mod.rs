@@ -248,13 +248,25 @@ impl Tokenizer {
         second: Option<tokenizers::Encoding>,
         max_length: usize,
     ) -> tokenizers::Result<Encoding> {
+        Ok(self.finish_in_full(truncating, first, second, max_length)?.0)
+    }
+
+    /// The same, with what the crate says of each token.
+    fn finish_in_full(
+        &self,
+        truncating: &tokenizers::Tokenizer,
+        first: tokenizers::Encoding,
+        second: Option<tokenizers::Encoding>,
+        max_length: usize,
+    ) -> tokenizers::Result<(Encoding, tokenizers::Encoding)> {
         let special =
             self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(second.is_some()));
         let length = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len) + special;
         let encoding = truncating.post_process(first, second, true)?;
         let type_ids =
             if self.has_segments { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
-        Ok(Encoding { ids: encoding.get_ids().to_vec(), type_ids, truncated: length > max_length })
+        let ids = encoding.get_ids().to_vec();
+        Ok((Encoding { ids, type_ids, truncated: length > max_length }, encoding))
     }
 
     fn truncating_to(&self, max_length: usize) -> Result<Arc<tokenizers::Tokenizer>, Problem> {

@@ -91,8 +91,9 @@ impl Tokenizer {
                 // A word whose first token is cut off is cut, whatever is left of it.
                 let firsts: Vec<bool> = first_tokens(whole.get_word_ids());
                 let all = whole.len();
-                let (encoding, word_of) = guarded(|| self.finish_located(&truncating, whole, max_length))
-                    .map(|(encoding, kept)| (encoding, kept.get_word_ids().to_vec()))?;
+                let (encoding, word_of) =
+                    guarded(|| self.finish_in_full(&truncating, whole, None, max_length))
+                        .map(|(encoding, kept)| (encoding, kept.get_word_ids().to_vec()))?;
                 let kept = word_of.iter().filter(|word| word.is_some()).count();
                 let skipped = self.skipped(all, kept);
                 let mut at_token = skipped;
@@ -116,21 +117,11 @@ impl Tokenizer {
     pub fn encode_located(&self, text: &str, max_length: usize) -> Result<Located, Problem> {
         let truncating = self.truncating_to(max_length)?;
         let whole = guarded(|| self.inner.encode(text, false))?;
-        let (encoding, kept) = guarded(|| self.finish_located(&truncating, whole, max_length))?;
+        let (encoding, kept) = guarded(|| self.finish_in_full(&truncating, whole, None, max_length))?;
         let special = kept.get_special_tokens_mask();
         let place = |(&(start, end), special): (&(usize, usize), &u32)| (*special == 0).then_some(start..end);
         let offsets = kept.get_offsets().iter().zip(special).map(place).collect();
         Ok(Located { encoding, offsets })
-    }
-
-    fn finish_located(
-        &self,
-        truncating: &tokenizers::Tokenizer,
-        whole: tokenizers::Encoding,
-        max_length: usize,
-    ) -> tokenizers::Result<(Encoding, tokenizers::Encoding)> {
-        let encoding = self.finish(truncating, whole.clone(), None, max_length)?;
-        Ok((encoding, truncating.post_process(whole, None, true)?))
     }
 
     /// Tokens that were cut off at the beginning, of `all` of which some are kept.

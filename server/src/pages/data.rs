@@ -7,8 +7,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::get;
 use chrono::Utc;
-use formats::dataset::{Columns, ProblemType};
-use formats::inspect::{Column, ColumnKind, ColumnsGuess, Inspection, guess_columns, guess_tagged};
+use formats::inspect::{Column, ColumnKind, ColumnsGuess, Inspection, guess_columns};
 use formats::table::Format;
 use formats::{LineRange, Problem};
 use serde::Deserialize;
@@ -20,7 +19,7 @@ use super::job::ask;
 use super::view::data::{ColumnRow, DataDetail, DataList, DataRow, LabelRow, Preview, PreviewRow, Problems};
 use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging, ProblemRow};
-use super::{chat, convert, html, sentence, tokens};
+use super::{chat, convert, html, sentence, tagged, tokens};
 use crate::openai::files::create_file;
 use crate::openai::report::Report;
 use crate::{AppState, Error, Result};
@@ -123,15 +122,7 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
     let report = Report::of_file(&file).unwrap_or_default();
     let inspection = &report.table;
     let guess = guess_columns(inspection, Task::TextClassification.as_str()).ok();
-    // Words and tags: the tags are what is told apart.
-    let tagged = guess_tagged(inspection).ok();
-    let guess = match tagged {
-        None => guess,
-        Some(columns) => Some(ColumnsGuess {
-            columns: Columns { label: columns.tags.clone().unwrap_or_default(), ..columns },
-            problem_type: ProblemType::SingleLabel,
-        }),
-    };
+    let guess = tagged::guess(inspection).or(guess);
     let label = guess.as_ref().and_then(|guess| inspection.column(&guess.columns.label));
     let (labels, more_labels) = label.map(label_rows).unwrap_or_default();
     let href = convert::data_href(file.file_id);
@@ -161,17 +152,7 @@ fn facts(file: &File, report: &Report) -> Vec<Fact> {
     let inspection = &report.table;
     let mut facts = vec![Fact::new("Rows", text::count(inspection.rows))];
     facts.extend(report.chat.as_ref().map(chat::facts).unwrap_or_default());
-    if let Some(tags) = &report.tags {
-        facts.push(Fact::new("Words", text::count(tags.summary.words)));
-        facts.push(Fact::new("Scheme of the tags", tags.summary.scheme.name()));
-        let types: Vec<String> = tags
-            .summary
-            .types
-            .iter()
-            .map(|kind| format!("{} {}", kind.label, text::count(kind.rows)))
-            .collect();
-        facts.push(Fact::new("Entities", types.join(", ")));
-    }
+    facts.extend(report.tags.as_ref().map(tagged::facts).unwrap_or_default());
     facts.push(Fact::new("Size", text::bytes(file.bytes.max(0) as u64)));
     facts.extend(inspection.format.map(|format| Fact::new("Format", format_words(format, inspection))));
     facts.push(Fact::new("Uploaded", file.created_at.format("%Y-%m-%d %H:%M UTC").to_string()));

@@ -1,7 +1,6 @@
 //! The settings of a job as its page shows them.
 
 use formats::dataset::related::Relation;
-use formats::dataset::tagged::Tagging;
 use serde_json::Value;
 use sqlx::PgPool;
 use store::event::Kind;
@@ -11,10 +10,10 @@ use store::spec::{
     Samples, Schedule, Targets, Task, Training,
 };
 
-use super::convert;
 use super::view::Fact;
 use super::view::job::FactGroup;
 use super::view::text::{self, setting};
+use super::{convert, tagged};
 use crate::Result;
 
 /// Changes of phase among which the newest attempt's first is looked for; two come with every evaluation.
@@ -78,7 +77,7 @@ async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
         Task::TextClassification => column_facts(&spec.columns),
         Task::TextGeneration => conversation_facts(&spec.training),
         Task::SentenceSimilarity => vector_facts(spec),
-        Task::TokenClassification => tag_facts(spec),
+        Task::TokenClassification => tagged::settings(spec),
     });
     facts.push(Fact::new("Seed", spec.seed.to_string()));
     facts.push(Fact::new("Seed of the split", spec.split.seed.to_string()));
@@ -89,24 +88,6 @@ fn column_facts(columns: &Columns) -> Vec<Fact> {
     let mut facts = vec![Fact::new("Text column", &columns.text)];
     facts.extend(columns.text_pair.as_ref().map(|column| Fact::new("Second text column", column)));
     facts.push(Fact::new("Label column", &columns.label));
-    facts
-}
-
-fn tag_facts(spec: &JobSpec) -> Vec<Fact> {
-    let shown = |(role, column): (&str, &str)| {
-        let name = match role {
-            "tokens" => "Words column",
-            "tags" => "Tags column",
-            "text" => "Text column",
-            _ => "Entities column",
-        };
-        Fact::new(name, column)
-    };
-    let mut facts =
-        Tagging::of(&spec.columns).map(|tagging| tagging.roles().map(shown).to_vec()).unwrap_or_default();
-    let tokens =
-        if spec.training.label_all_tokens { "all tokens of a word" } else { "the first token of a word" };
-    facts.push(Fact::new("Carries the tag", tokens));
     facts
 }
 

@@ -19,7 +19,8 @@ mod new_job;
 mod playground;
 mod series;
 mod settings;
-pub mod tokens;
+mod tagged;
+mod tokens;
 pub mod view;
 
 use askama::Template;

@@ -1,5 +1,6 @@
 //! The files of a tagging job: sentences of words with their tags, read, split and tokenized.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,6 +33,11 @@ pub struct Tagged {
 }
 
 impl Tagged {
+    /// Words that the model sees.
+    pub fn seen(&self) -> usize {
+        self.pieces.iter().filter(|piece| matches!(piece, Piece::At(_))).count()
+    }
+
     /// Words beyond the longest length.
     pub fn cut(&self) -> usize {
         self.pieces.iter().filter(|piece| **piece == Piece::Cut).count()
@@ -66,28 +72,35 @@ impl Data {
             kind: ProblemKind::OneClass,
             ..problem
         })?;
-        let read = |file: &String| {
+        let read = |file: &String| read_tagged(&path(file), file, tagging).map_err(anyhow::Error::from);
+        let held_out = |file: &String| {
             // Tags that the training rows do not have are a problem of the file.
             survey_tagged(&path(file), file, tagging, Some(&names)).checked()?;
-            read_tagged(&path(file), file, tagging).map_err(anyhow::Error::from)
+            read(file)
         };
-        let optional = |file: &Option<String>| file.as_ref().map(read).transpose();
+        let optional = |file: &Option<String>| file.as_ref().map(held_out).transpose();
         let all = read(&spec.data.train)?;
         let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
         let split = random_split(all.len(), spec.held_out(), u64::from(spec.split.seed));
         let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
+        let train = take(&split.train);
+        let validation = validation.unwrap_or_else(|| take(&split.validation));
+        let test = test.unwrap_or_else(|| take(&split.test));
+        for (name, rows) in [("validation", &validation), ("test", &test)] {
+            tell_overlap(name, &train, rows, events)?;
+        }
         let maker =
             Maker { tokenizer, names: &names, all_tokens: spec.training.label_all_tokens, max_length };
         let mut part = |name: &str, sentences: Vec<Sentence>| match sentences.is_empty() {
             true => Ok(None),
             false => maker.split(name, sentences, events).map(Some),
         };
-        let train = part("train", take(&split.train))?;
+        let train = part("train", train)?;
         let train = train.ok_or_else(|| Failure::user("too_few_rows", "No row is left to train on."))?;
         let data = Data {
             train: Arc::new(train),
-            validation: part("validation", validation.unwrap_or_else(|| take(&split.validation)))?,
-            test: part("test", test.unwrap_or_else(|| take(&split.test)))?,
+            validation: part("validation", validation)?,
+            test: part("test", test)?,
             prompts: Vec::new(),
         };
         let scheme = summary.scheme;
@@ -97,6 +110,15 @@ impl Data {
             events.warn(0, format!("{notice}."))?;
         }
         Ok((data, Tags { names: tags, scheme }))
+    }
+}
+
+/// Warns of held-out sentences that are learnt as well.
+fn tell_overlap(name: &str, train: &[Sentence], rows: &[Sentence], events: &mut Events) -> Result<()> {
+    let known: HashSet<&[String]> = train.iter().map(|row| row.words.as_slice()).collect();
+    match rows.iter().filter(|row| known.contains(row.words.as_slice())).count() {
+        0 => Ok(()),
+        n => events.warn(0, format!("{n} of {} {name} rows are in the training rows as well.", rows.len())),
     }
 }
 

@@ -26,7 +26,7 @@ pub struct TokenClassification {
     labels: Vec<String>,
     scheme: Scheme,
     smoothing: f64,
-    /// Words of the longest row.
+    /// Words that the model sees of a row, at most.
     words: usize,
 }
 
@@ -34,7 +34,7 @@ impl TokenClassification {
     /// The loss over the tags of the training rows, of rows as long as those of `data`.
     pub fn new(tags: Tags, data: &Data, smoothing: f64) -> Self {
         let splits = [Some(&*data.train), data.validation.as_ref(), data.test.as_ref()];
-        let longest = |split: &Split| rows_of(split).iter().map(|row| row.words.len()).max().unwrap_or(0);
+        let longest = |split: &Split| rows_of(split).iter().map(Tagged::seen).max().unwrap_or(0);
         TokenClassification {
             labels: tags.names,
             scheme: tags.scheme,
@@ -70,11 +70,14 @@ impl TokenClassification {
     }
 
     /// What the model said of each word of a row: the id of a tag and its probability; `None` of a word it did not see.
-    fn said(&self, predictions: &Predictions, row: usize, words: usize) -> Vec<Option<(usize, f64)>> {
+    fn said(&self, predictions: &Predictions, row: usize, pieces: &[Piece]) -> Vec<Option<(usize, f64)>> {
         let all = self.outputs();
-        let own = &predictions.outputs[row * all..][..2 * words];
-        let of_word = |said: &[f32]| (said[1] > 0.0).then(|| (said[0] as usize, f64::from(said[1])));
-        own.chunks(2).map(of_word).collect()
+        let mut seen = predictions.outputs[row * all..][..all].chunks(2);
+        let of_word = |piece: &Piece| match piece {
+            Piece::At(_) => seen.next().map(|said| (said[0] as usize, f64::from(said[1]))),
+            Piece::None | Piece::Cut => None,
+        };
+        pieces.iter().map(of_word).collect()
     }
 
     fn name(&self, tag: usize) -> &str {
@@ -127,7 +130,7 @@ impl Objective for TokenClassification {
         2 * self.words
     }
 
-    /// Of each word the id of the likeliest tag and its probability; zeros of a word without a token.
+    /// Of each word that it sees the id of the likeliest tag and its probability, one after the other.
     fn look(&self, of: &Given) -> Result<(Vec<f32>, Vec<f32>)> {
         let all = rows_of(of.split);
         let each = floats(&self.token_losses(of))?;
@@ -144,12 +147,13 @@ impl Objective for TokenClassification {
         for ((&row, start), own) in
             of.rows.iter().zip(Self::starts(of)).zip(said.chunks_mut(self.outputs().max(1)))
         {
-            for (word, piece) in all[row].pieces.iter().enumerate() {
-                if let Piece::At(token) = piece {
-                    let token = start + *token as usize;
-                    own[2 * word] = tags[token];
-                    own[2 * word + 1] = probabilities[token];
-                }
+            let seen = all[row].pieces.iter().filter_map(|piece| match piece {
+                Piece::At(token) => Some(start + *token as usize),
+                Piece::None | Piece::Cut => None,
+            });
+            for (token, kept) in seen.zip(own.chunks_mut(2)) {
+                kept[0] = tags[token];
+                kept[1] = probabilities[token];
             }
         }
         Ok((said, losses))
@@ -160,7 +164,7 @@ impl Objective for TokenClassification {
         let (mut gold, mut predicted) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
         let (mut seen, mut right) = (0, 0);
         for (at, row) in rows.iter().enumerate() {
-            let said = self.said(predictions, at, row.words.len());
+            let said = self.said(predictions, at, &row.pieces);
             let names: Vec<&str> = row.tags.iter().map(|&tag| self.name(tag)).collect();
             let judged = judged(row, &names, self.scheme);
             for (tag, said) in row.tags.iter().zip(&said) {
@@ -187,7 +191,7 @@ impl Objective for TokenClassification {
         let losses: Vec<f64> = rows.iter().zip(&predictions.losses).map(mean).collect();
         let shown = |at: usize| {
             let row = &rows[at];
-            let said = self.said(predictions, at, row.words.len());
+            let said = self.said(predictions, at, &row.pieces);
             let some = row.words.len().min(MOST_SHOWN);
             let predicted: Vec<Option<&str>> =
                 said[..some].iter().map(|said| said.map(|(tag, _)| self.name(tag))).collect();
@@ -210,7 +214,7 @@ impl Objective for TokenClassification {
         let mut csv = csv::Writer::from_writer(Vec::new());
         csv.write_record(["row", "word", "token", "tag", "predicted", "score"])?;
         for (at, row) in rows_of(split).iter().enumerate() {
-            let said = self.said(predictions, at, row.words.len());
+            let said = self.said(predictions, at, &row.pieces);
             for (word, said) in said.iter().enumerate() {
                 let (predicted, score) = match said {
                     Some((tag, score)) => (self.name(*tag), score.to_string()),

@@ -174,7 +174,7 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
 /// Says what is learnt: what the chosen model is there for or, before one is chosen, what the data looks like.
 async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
     let db = &state.store.db;
-    settle_goal(state, values).await?;
+    tagged::settle(state, values).await?;
     let given = |name: &str| values.get(name).filter(|value| !value.is_empty());
     let model = match given("model") {
         Some(id) => store::model::get(db, id).await?,
@@ -200,27 +200,6 @@ async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
         (None, None) => Goal::settled(values, None).task(),
     };
     values.insert("task".to_owned(), task.as_str().to_owned());
-    Ok(())
-}
-
-/// A file of tagged words that was just chosen says that tags are learnt, and another one that they are not.
-async fn settle_goal(state: &AppState, values: &mut Values) -> Result<()> {
-    let chosen = values.get("training_file").cloned().unwrap_or_default();
-    if values.get("columns.of").is_some_and(|of| *of == chosen) {
-        return Ok(());
-    }
-    let Ok(id) = chosen.parse::<FileId>() else { return Ok(()) };
-    let file = store::file::get(&state.store.db, id).await?;
-    let is_tagged = file.as_ref().and_then(Report::of_file).is_some_and(|report| report.tags.is_some());
-    match Goal::said(values) {
-        None | Some(Goal::Labels) if is_tagged => {
-            values.insert(GOAL.to_owned(), Goal::Tags.name());
-        }
-        Some(Goal::Tags) if !is_tagged => {
-            values.remove(GOAL);
-        }
-        _ => {}
-    }
     Ok(())
 }
 

@@ -4,13 +4,16 @@ use formats::dataset::Columns;
 use formats::dataset::tagged::{Summary, Tagging};
 use formats::inspect::{Inspection, guess_tagged};
 use serde_json::{Map, Value};
+use store::FileId;
 
 use super::option;
+use super::related::{GOAL, Goal};
 use crate::openai::report::Report;
 use crate::pages::data;
 use crate::pages::settings::Values;
 use crate::pages::view::form::{ColumnsPart, Field, FieldKind};
 use crate::pages::view::text;
+use crate::{AppState, Result};
 
 /// Word of the task in the form.
 pub const WORD: &str = "token-classification";
@@ -108,6 +111,27 @@ fn said_columns(values: &Values, inspection: &Inspection) -> Columns {
         entities: one("columns.entities"),
         ..Columns::default()
     }
+}
+
+/// A file of tagged words that was just chosen says that tags are learnt, and another one that they are not.
+pub async fn settle(state: &AppState, values: &mut Values) -> Result<()> {
+    let chosen = values.get("training_file").cloned().unwrap_or_default();
+    if values.get("columns.of").is_some_and(|of| *of == chosen) {
+        return Ok(());
+    }
+    let Ok(id) = chosen.parse::<FileId>() else { return Ok(()) };
+    let file = store::file::get(&state.store.db, id).await?;
+    let is_tagged = file.as_ref().and_then(Report::of_file).is_some_and(|report| report.tags.is_some());
+    match Goal::said(values) {
+        None | Some(Goal::Labels) if is_tagged => {
+            values.insert(GOAL.to_owned(), Goal::Tags.name());
+        }
+        Some(Goal::Tags) if !is_tagged => {
+            values.remove(GOAL);
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 /// The inputs of a job's columns.
