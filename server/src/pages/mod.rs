@@ -20,7 +20,7 @@ mod playground;
 mod series;
 mod settings;
 mod tagged;
-mod tokens;
+pub mod tokens;
 pub mod view;
 
 use askama::Template;
