@@ -20,6 +20,7 @@ mod ranks;
 mod reference;
 mod refusals;
 mod smollm;
+mod tagging;
 mod transformers;
 mod vectors;
 mod writing;
