@@ -10,6 +10,7 @@
 //! | can it be trained on, and what are its classes? | [`dataset::check_classification`] |
 //! | its rows | [`dataset::read_classification`] |
 //! | its questions on texts that hold their answers | [`dataset::questions`] |
+//! | its sentences of tagged words, and what is wrong with them | [`dataset::tagged::read_tagged`], [`dataset::tagged::survey_tagged`] |
 //! | what conversations are in this file, and what is wrong with them? | [`chat::survey`] |
 //! | its conversations, prompts and texts | [`chat::read_chats`] |
 //! | their tokens, and which of them count in the loss | [`chat::Encoder`] |

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod data;
 pub mod device;
+pub mod entities;
 pub mod failure;
 pub mod generate;
 pub mod gguf;

@@ -8,6 +8,12 @@
 //! A model that answers questions takes `{"question": "…", "context": "…"}` and gives
 //! `{"answer": "…", "score": 0.9, "start": 3, "end": 8, …}`. A model that writes one text from another takes texts, and beside
 //! `inputs` perhaps `"settings": {"num_beams": 4, …}`, and gives `{"text": "…"}`.
+//!
+//! A tagger takes texts alone, and perhaps `"settings": {"aggregation": "simple"}` or `"first"` (the usual):
+//!
+//! ```text
+//! < {"id": 1, "outputs": [{"entities": [{"start": 0, "end": 4, "text": "Anna", "label": "PER", "score": 0.98}], "truncated": false}]}
+//! ```
 
 mod questions;
 mod sequences;
@@ -16,7 +22,7 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use formats::tokenizer::Tokenizer;
+use formats::tokenizer::{Located, Tokenizer};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::spec::{ProblemType, Task};
@@ -24,8 +30,10 @@ use tch::Device;
 
 use crate::data::{Row, Tokens, collate};
 use crate::device;
+use crate::entities::{Aggregation, Token, entities};
 use crate::failure::Failure;
 use crate::metrics::examples::Answer;
+use crate::metrics::{argmax_rows, softmax_rows};
 use crate::models::{self, TextModel};
 use crate::nn::Context;
 use crate::tasks::text_classification::scored;
@@ -50,7 +58,7 @@ struct Request {
     #[serde(default)]
     id: Value,
     inputs: Vec<Input>,
-    /// How texts are written, of a model that writes.
+    /// What goes with the inputs, by the model's task.
     #[serde(default)]
     settings: Value,
 }
@@ -76,10 +84,10 @@ pub struct Predictor {
     model: Box<dyn TextModel>,
     tokenizer: Tokenizer,
     labels: Vec<String>,
-    problem: ProblemType,
     task: Task,
     folder: PathBuf,
     config: Value,
+    problem: ProblemType,
     /// How questions are answered, by a model that does.
     answering: Option<questions::Answering>,
     max_length: usize,
@@ -107,8 +115,8 @@ pub fn run(args: &PredictArgs) -> Result<()> {
 }
 
 impl Predictor {
-    /// Loads a sequence classifier, a model that answers questions, or one that writes texts from others; a checkpoint without
-    /// such a head is refused.
+    /// Loads a classifier of texts, a tagger of words, a model that answers questions or one that writes texts from others; a
+    /// checkpoint without such a head is refused.
     pub fn open(folder: &Path) -> Result<Self> {
         let device = device::choose(store::spec::Device::Auto, 0)?;
         let task = match tuned::task_of(&models::read_config(folder)?) {
@@ -144,7 +152,23 @@ impl Predictor {
             Ok(request) => request,
             Err(error) => return json!({"id": null, "error": {"message": format!("not a request: {error}")}}),
         };
-        match Failure::contain(|| self.predict(&request.inputs, &request.settings)) {
+        let aggregation = &request.settings["aggregation"];
+        let answer = || match self.task {
+            Task::TokenClassification => {
+                let asked = Option::<Aggregation>::deserialize(aggregation).map_err(|error| {
+                    Failure::user("invalid_aggregation", format!("settings.aggregation: {error}."))
+                })?;
+                self.tag(&request.inputs, asked.unwrap_or_default())
+            }
+            _ if !aggregation.is_null() => Err(Failure::user(
+                "invalid_aggregation",
+                "aggregation is for taggers, and this model is none.",
+            )
+            .into()),
+            task if task.is_text_to_text() => self.written(&request.inputs, &request.settings),
+            _ => self.predict(&request.inputs),
+        };
+        match Failure::contain(answer) {
             Ok(outputs) => json!({"id": request.id, "outputs": outputs}),
             Err(failure) => {
                 json!({"id": request.id, "error": {"message": failure.message, "code": failure.code}})
@@ -152,10 +176,7 @@ impl Predictor {
         }
     }
 
-    fn predict(&self, inputs: &[Input], settings: &Value) -> Result<Vec<Value>> {
-        if self.task.is_text_to_text() {
-            return self.written(inputs, settings);
-        }
+    fn predict(&self, inputs: &[Input]) -> Result<Vec<Value>> {
         if let Some(answering) = &self.answering {
             return answering.answers(self, inputs);
         }
@@ -194,6 +215,62 @@ impl Predictor {
             each(&floats(&logits)?, &batch.inputs.packing.lengths);
         }
         Ok(())
+    }
+
+    /// What a tagger finds in each text.
+    fn tag(&self, inputs: &[Input], aggregation: Aggregation) -> Result<Vec<Value>> {
+        let text = |input: &Input| match input {
+            Input::Text(text) | Input::Pair { text, text_pair: None } => Ok(text.clone()),
+            Input::Pair { .. } => Err(Failure::user("invalid_inputs", "A tagger takes texts, and no pairs.")),
+            Input::Question { .. } => {
+                Err(Failure::user("other_task", "A tagger takes texts, and answers no questions."))
+            }
+        };
+        let texts = inputs.iter().map(text).collect::<Result<Vec<String>, Failure>>()?;
+        let located: Vec<Located> = texts
+            .iter()
+            .map(|text| self.tokenizer.encode_located(text, self.max_length))
+            .collect::<Result<_, _>>()?;
+        let tokens = Tokens::of(&located.iter().map(|located| located.encoding.clone()).collect::<Vec<_>>());
+        let (mut outputs, mut texts, mut places) = (Vec::new(), texts.iter(), located.iter());
+        self.each_batch(&tokens, |logits, lengths| {
+            let mut of_token = logits.chunks(self.labels.len());
+            for (text, located) in texts.by_ref().zip(places.by_ref()).take(lengths.len()) {
+                let own: Vec<&[f32]> = of_token.by_ref().take(located.offsets.len()).collect();
+                let found = entities(text, &self.tokens_of(text, located, &own), aggregation);
+                outputs.push(json!({"entities": found, "truncated": located.encoding.truncated}));
+            }
+        })?;
+        Ok(outputs)
+    }
+
+    /// The tokens of a text with their tags; special ones are passed over.
+    fn tokens_of(&self, text: &str, located: &Located, logits: &[&[f32]]) -> Vec<Token<'_>> {
+        let characters: Vec<char> = text.chars().collect();
+        let mut at_byte = vec![0; text.len() + 1];
+        for (at, (byte, _)) in text.char_indices().enumerate() {
+            at_byte[byte] = at;
+        }
+        at_byte[text.len()] = characters.len();
+        let is_wordpiece = self.tokenizer.continuing_prefix().is_some();
+        let mut tokens = Vec::new();
+        for ((id, place), logits) in located.encoding.ids.iter().zip(&located.offsets).zip(logits) {
+            let Some(place) = place else { continue };
+            let (start, end) = (at_byte[place.start], at_byte[place.end]);
+            let goes_on = if Some(*id) == self.tokenizer.unk_id() {
+                false
+            } else if is_wordpiece {
+                // `##` before what goes on makes the token longer than what it stands for.
+                let token = self.tokenizer.token(*id).unwrap_or_default();
+                token.chars().count() != end - start
+            } else {
+                start > 0 && !characters[start - 1..characters.len().min(start + 1)].contains(&' ')
+            };
+            let best = argmax_rows(logits, logits.len())[0];
+            let score = softmax_rows(logits, logits.len())[best];
+            tokens.push(Token { place: start..end, goes_on, tag: &self.labels[best], score });
+        }
+        tokens
     }
 
     fn shown(&self, logits: &[f32]) -> Value {

@@ -27,12 +27,16 @@ pub struct Tuned {
     pub loaded: Loaded,
 }
 
-/// Loads a sequence classifier.
+/// Loads a classifier of texts or of words, by what its `config.json` says.
 ///
 /// # Errors
 /// A [`Failure`] of the user where the folder holds none, or an adapter alone.
 pub fn open(folder: &Path, device: Device) -> Result<Tuned> {
-    open_as(folder, None, Task::TextClassification, device)
+    let task = match task_of(&models::read_config(folder)?) {
+        Task::TokenClassification => Task::TokenClassification,
+        _ => Task::TextClassification,
+    };
+    open_as(folder, None, task, device)
 }
 
 /// Loads a finished model of a task; an adapter onto `base` where one is given, else onto the base beside it.
@@ -42,7 +46,7 @@ pub fn open(folder: &Path, device: Device) -> Result<Tuned> {
 pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -> Result<Tuned> {
     let config = models::read_config(folder)?;
     let labels = match task {
-        Task::TextClassification => labels(&config)?,
+        Task::TextClassification | Task::TokenClassification => labels(&config)?,
         _ => Vec::new(),
     };
     let head = match task {
@@ -51,6 +55,7 @@ pub fn open_as(folder: &Path, base: Option<&Path>, task: Task, device: Device) -
         Task::SentenceSimilarity => Head::States,
         Task::QuestionAnswering => Head::Span,
         Task::Translation | Task::Summarization | Task::TextToText => Head::Answers,
+        Task::TokenClassification => Head::TokenLabels(labels.len() as i64),
     };
     let prefix = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
     let saved = saved::read(folder)?;
@@ -90,12 +95,11 @@ pub fn task_of(config: &Value) -> Task {
         let learnt = |task: &Task| config["task_specific_params"][task.as_str()].is_object();
         return [Task::Translation, Task::Summarization].into_iter().find(learnt).unwrap_or(Task::TextToText);
     }
-    if class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel") {
-        Task::TextGeneration
-    } else if class.ends_with("ForQuestionAnswering") {
-        Task::QuestionAnswering
-    } else {
-        Task::TextClassification
+    match class {
+        _ if class.ends_with("ForTokenClassification") => Task::TokenClassification,
+        _ if class.ends_with("ForCausalLM") || class.ends_with("LMHeadModel") => Task::TextGeneration,
+        _ if class.ends_with("ForQuestionAnswering") => Task::QuestionAnswering,
+        _ => Task::TextClassification,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Rows of a table as examples for text classification, as texts that are near each other ([`related`]), as questions on texts
-//! that hold their answers ([`questions`]), and as texts that are written from others ([`sequences`]).
+//! that hold their answers ([`questions`]), as texts that are written from others ([`sequences`]), and as words with tags
+//! ([`tagged`]).
 //!
 //! Rules for labels:
 //! - **Single label**: one name. Blanks around it are dropped; numbers that differ in spelling alone (`1`, `1.0`, `"1"`) are
@@ -15,6 +16,7 @@ pub mod questions;
 pub mod related;
 pub mod sequences;
 mod split;
+pub mod tagged;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
@@ -96,6 +98,15 @@ pub struct Columns {
     /// The text to write.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// The words of a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<String>,
+    /// A tag for each of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<String>,
+    /// What is named in the text, by first and last character.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entities: Option<String>,
 }
 
 /// One row to learn from or to evaluate on.
@@ -229,6 +240,9 @@ fn each_example(
 /// Roles that columns have.
 trait Places {
     fn roles(&mut self) -> Vec<&mut Role>;
+
+    /// Looks for columns beside the roles, which need not be there.
+    fn look(&mut self, _columns: &[String]) {}
 }
 
 /// Reads each row by its roles, calls `use_it`, and gathers what is wrong with the file or what `use_it` says is.
@@ -266,6 +280,7 @@ fn each_row<P: Places, T>(
 
 fn find(places: &mut impl Places, columns: &[String]) {
     places.roles().into_iter().for_each(|role| role.find(columns));
+    places.look(columns);
 }
 
 /// Every column was seen by the end of the file.

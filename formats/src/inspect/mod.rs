@@ -5,6 +5,7 @@ mod guess;
 mod guess_questions;
 mod guess_related;
 mod guess_sequences;
+mod guess_tagged;
 
 use std::path::Path;
 
@@ -15,6 +16,7 @@ pub use guess::{ColumnsGuess, guess_columns};
 pub use guess_questions::{asks_questions, guess_questions};
 pub use guess_related::guess_related;
 pub use guess_sequences::{Target, guess_sequences};
+pub use guess_tagged::guess_tagged;
 
 use crate::problem::{LineRange, Problems};
 use crate::table::{Cell, Encoding, Format, Row, Rows, no_rows};

@@ -29,7 +29,7 @@ impl JsonRows {
         let source = match format {
             Format::JsonArray => Source::List(Elements::new(Lines::new(text, name), name)),
             Format::Squad => Source::Squad(Questions::new(text, name)),
-            Format::Csv | Format::JsonLines => {
+            Format::Csv | Format::JsonLines | Format::Conll => {
                 Source::Lines { lines: Lines::new(text, name), line: Vec::new() }
             }
         };

@@ -1,4 +1,5 @@
-//! Tables as text: CSV and its relatives, JSON Lines, a JSON array of objects, SQuAD's nested file.
+//! Tables as text: CSV and its relatives, JSON Lines, a JSON array of objects, SQuAD's nested file, sentences in CoNLL's
+//! columns.
 //!
 //! Rules that hold for each:
 //! - Text is UTF-8, with or without a byte-order mark, or UTF-16 with one. Anything else is a problem with line and byte.
@@ -6,8 +7,9 @@
 //! - Cells are what the file says: `NA`, `null` and `None` in a CSV are those words, an empty CSV cell is an empty text,
 //!   numbers keep their digits. Only JSON's own `null`, or an absent key, is [`Cell::Missing`].
 //! - A row knows the physical lines it was written on.
-//! - Blank lines are passed over.
+//! - Blank lines are passed over; in CoNLL's columns they end a sentence, which is a row.
 
+mod conll;
 mod csv;
 mod encoding;
 mod json;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use conll::is_conll;
 pub use encoding::Encoding;
 pub(crate) use json::{field_of, text_fields};
 pub(crate) use sniff::Layout;
@@ -39,6 +42,8 @@ pub enum Format {
     JsonArray,
     /// One JSON object with the questions on paragraphs of articles, as SQuAD is given out; a question is a row.
     Squad,
+    /// A word a line with its columns, a blank line after each sentence.
+    Conll,
 }
 
 /// One cell, as the file says it.
@@ -210,6 +215,7 @@ pub struct Rows {
 enum Reader {
     Csv(Box<csv::CsvRows>),
     Json(Box<json::JsonRows>),
+    Conll(Box<conll::ConllRows>),
 }
 
 impl Rows {
@@ -224,6 +230,7 @@ impl Rows {
             Format::JsonLines | Format::JsonArray | Format::Squad => {
                 Reader::Json(Box::new(json::JsonRows::open(text, name, layout.format)))
             }
+            Format::Conll => Reader::Conll(Box::new(conll::ConllRows::open(text, name)?)),
         };
         Ok(Self { layout, reader, failed: false })
     }
@@ -233,6 +240,7 @@ impl Rows {
         match &self.reader {
             Reader::Csv(rows) => rows.columns(),
             Reader::Json(rows) => rows.columns(),
+            Reader::Conll(rows) => rows.columns(),
         }
     }
 
@@ -249,6 +257,7 @@ impl Rows {
         match self.reader {
             Reader::Csv(rows) => rows.into_columns(),
             Reader::Json(rows) => rows.into_columns(),
+            Reader::Conll(rows) => rows.into_columns(),
         }
     }
 }
@@ -263,6 +272,7 @@ impl Iterator for Rows {
         let row = match &mut self.reader {
             Reader::Csv(rows) => rows.next(),
             Reader::Json(rows) => rows.next(),
+            Reader::Conll(rows) => rows.next(),
         };
         self.failed = matches!(&row, Some(Err(problem)) if ends_reading(problem.kind));
         row
@@ -280,6 +290,7 @@ pub(crate) fn no_rows(name: &str, format: Format) -> Problem {
         Format::Csv => "there is a header but no rows",
         Format::JsonLines | Format::JsonArray => "there are no rows",
         Format::Squad => "there are no questions",
+        Format::Conll => "there are no sentences",
     };
     Problem::new(ProblemKind::NoRows, name, message).hint("add rows of data")
 }

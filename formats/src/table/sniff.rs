@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::encoding::{Encoding, TextReader};
-use super::{Format, squad};
+use super::{Format, conll, squad};
 use crate::problem::{Problem, ProblemKind};
 
 const HEAD: u64 = 64 * 1024;
@@ -61,13 +61,16 @@ fn format_of(head: &str, name: &str) -> Format {
     let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     let first = head.trim_start().chars().next();
     match ending.as_deref() {
+        Some("tsv" | "tab") if conll::looks_like_it(head) => Format::Conll,
         Some("csv" | "tsv" | "tab") => Format::Csv,
         _ if first == Some('{') && squad::is_squad(head) => Format::Squad,
         Some("json" | "jsonl" | "ndjson") if first == Some('[') => Format::JsonArray,
         Some("json" | "jsonl" | "ndjson") => Format::JsonLines,
+        Some(ending) if conll::is_conll(ending) => Format::Conll,
         _ => match first {
             Some('{') => Format::JsonLines,
             Some('[') => Format::JsonArray,
+            _ if conll::looks_like_it(head) => Format::Conll,
             _ => Format::Csv,
         },
     }

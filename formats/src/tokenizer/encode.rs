@@ -73,14 +73,7 @@ impl Tokenizer {
         processor: Option<&PostProcessorWrapper>,
         may_be_pairs: bool,
     ) -> Result<Vec<Encoding>, Problem> {
-        let special = processor.map_or(0, |processor| processor.added_tokens(may_be_pairs));
-        if max_length <= special {
-            let message =
-                format!("a length of {max_length} tokens leaves no room beside {special} special ones");
-            return Err(
-                Problem::new(ProblemKind::Tokenizer, FILE, message).hint("choose a greater max_length")
-            );
-        }
+        check_room(processor, max_length, may_be_pairs)?;
         let mut encodings = Vec::with_capacity(texts.len());
         for batch in texts.chunks(BATCH) {
             let parts: Vec<&str> =
@@ -116,6 +109,17 @@ impl Tokenizer {
         second: Option<tokenizers::Encoding>,
         max_length: usize,
     ) -> tokenizers::Result<Encoding> {
+        Ok(self.finish_in_full(processor, first, second, max_length)?.0)
+    }
+
+    /// The same, with what the crate says of each token.
+    pub(super) fn finish_in_full(
+        &self,
+        processor: Option<&PostProcessorWrapper>,
+        first: tokenizers::Encoding,
+        second: Option<tokenizers::Encoding>,
+        max_length: usize,
+    ) -> tokenizers::Result<(Encoding, tokenizers::Encoding)> {
         let special = processor.map_or(0, |processor| processor.added_tokens(second.is_some()));
         let length = first.len() + second.as_ref().map_or(0, tokenizers::Encoding::len) + special;
         let truncation = TruncationParams {
@@ -131,6 +135,21 @@ impl Tokenizer {
         };
         let type_ids =
             if self.has_segments { encoding.get_type_ids().to_vec() } else { vec![0; encoding.len()] };
-        Ok(Encoding { ids: encoding.get_ids().to_vec(), type_ids, truncated: length > max_length })
+        let ids = encoding.get_ids().to_vec();
+        Ok((Encoding { ids, type_ids, truncated: length > max_length }, encoding))
     }
+}
+
+/// Whether a token fits beside the special ones.
+pub(super) fn check_room(
+    processor: Option<&PostProcessorWrapper>,
+    max_length: usize,
+    may_be_pairs: bool,
+) -> Result<(), Problem> {
+    let special = processor.map_or(0, |processor| processor.added_tokens(may_be_pairs));
+    if max_length <= special {
+        let message = format!("a length of {max_length} tokens leaves no room beside {special} special ones");
+        return Err(Problem::new(ProblemKind::Tokenizer, FILE, message).hint("choose a greater max_length"));
+    }
+    Ok(())
 }

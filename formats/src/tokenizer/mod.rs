@@ -17,6 +17,7 @@ mod older;
 mod sentencepiece;
 pub mod train;
 mod windows;
+mod words;
 
 use std::any::Any;
 use std::ops::Range;
@@ -33,6 +34,7 @@ use crate::problem::{Problem, ProblemKind};
 use marian::Marian;
 use names::{Family, Names};
 pub use windows::{Window, WindowError};
+pub use words::{Located, Piece, Worded};
 
 pub(crate) const FILE: &str = "tokenizer.json";
 const VOCABULARY: &str = "vocab.json";

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use formats::archive::{Limits, unpack};
 use formats::checkpoint::{Weights, inspect_checkpoint};
+use formats::dataset::tagged::{Tagging, survey_tagged};
 use formats::dataset::{Columns, LabelMap, ProblemType, Summary, check_classification, read_classification};
 use formats::inspect::{Inspection, guess_columns, inspect};
 use formats::table::Table;
@@ -360,6 +361,19 @@ fn case_29_of_two_sets_of_weights_the_one_of_transformers_is_used() {
     assert_eq!(extra.weights, ["model.safetensors"]);
     assert_eq!(extra.unused_weights, ["original.safetensors"]);
     assert!(extra.notices.iter().any(|notice| notice.contains("original.safetensors")));
+}
+
+#[test]
+fn case_41_broken_rows_of_tagged_words_are_named_and_odd_tags_noted() {
+    let Some(folder) = case("41_ner_alignment") else { return };
+    let tagging = Tagging::Words { tokens: "tokens", tags: "tags" };
+    let found = survey_tagged(&folder.join("bad.jsonl"), "bad.jsonl", tagging, None);
+    assert_eq!(lines(&found.problems), [2, 3]);
+    assert_eq!(found.problems.listed[0].message, "3 tokens, 2 tags");
+    assert!(found.problems.listed[1].message.contains("empty"), "{}", found.problems.listed[1]);
+    let notes = found.summary.notices;
+    assert_eq!(notes, ["line 4: the tag `LOC` fits no scheme of the other tags (IOB2)"]);
+    assert_eq!(found.summary.rows, 2);
 }
 
 #[test]

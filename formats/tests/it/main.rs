@@ -17,5 +17,6 @@ mod questions;
 mod safetensors;
 mod sequences;
 mod table;
+mod tagged;
 mod tokenizer;
 mod tokenizer_train;

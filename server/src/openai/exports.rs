@@ -80,6 +80,9 @@ pub fn obstacle(model: &Model, format: Format) -> Option<String> {
             "the model {id} has an encoder and a decoder, which no export holds yet: download it as it is, which transformers loads"
         ));
     }
+    if model.task.as_deref() == Some(Task::TokenClassification.as_str()) {
+        return Some(format!("the model {id} tags words: download it as it is, which transformers loads"));
+    }
     match format {
         Format::Safetensors => None,
         Format::Adapter if info.adapter.is_some() => None,

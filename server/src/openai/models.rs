@@ -327,6 +327,7 @@ async fn insert(state: &AppState, id: &str, info: &CheckpointInfo, files: Vec<St
     let architecture = info.architectures.first().cloned();
     let has_head = |end: &str| architecture.as_ref().is_some_and(|name| name.ends_with(end));
     let task = match info.is_language_model() {
+        _ if has_head("ForTokenClassification") => Some(Task::TokenClassification),
         true => Some(Task::TextGeneration),
         false if info.is_encoder_decoder() => Some(writing_task(info)),
         false if info.is_sentence_model() => Some(Task::SentenceSimilarity),

@@ -53,7 +53,7 @@ pub async fn table_of(state: &AppState, name: String, scratch: Scratch) -> Resul
                 problems: Problems::from(problem),
                 ..Inspection::default()
             };
-            Ok(Upload::Unfit(name, scratch, Box::new(Report { table, chat: None })))
+            Ok(Upload::Unfit(name, scratch, Box::new(Report { table, ..Report::default() })))
         }
     }
 }

@@ -16,8 +16,11 @@ use crate::{AppState, Error, Result};
 /// Inputs of one request.
 const MOST_INPUTS: usize = 1000;
 
+/// How a tagger's tokens may become entities.
+const AGGREGATIONS: [&str; 2] = ["first", "simple"];
+
 /// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, {"question": …, "context": …}, …]}`, and beside that how a model that
-/// writes one text from another looks for it.
+/// writes one text from another looks for it, or a tagger's `"aggregation"`.
 pub async fn create_prediction(
     State(state): State<AppState>,
     JsonObject(body): JsonObject,
@@ -28,6 +31,7 @@ pub async fn create_prediction(
         .ok_or_else(|| Error::invalid("model", "`model` is missing: give the id of a model"))?;
     let inputs = inputs_of(&mut reader)?;
     let writing = Writing::read(&mut reader)?;
+    let aggregation = reader.word("aggregation", &AGGREGATIONS.map(|word| (word, word)))?;
     reader.finish()?;
     let missing = || Error::NotFound {
         message: format!("there is no model \"{id}\""),
@@ -53,11 +57,16 @@ pub async fn create_prediction(
     }
     check_inputs(task_of(&model), &inputs)?;
     let files = model::files(&state.store.db, id).await?;
+    if aggregation.is_some() && task_of(&model) != Task::TokenClassification {
+        let message = format!("is for models that tag words, and {id} does not; leave it out");
+        return Err(Error::invalid("aggregation", message));
+    }
     let predicted = if task_of(&model).is_text_to_text() {
         writing.write(&state, &model, &files, &inputs).await?
     } else {
         writing.refuse(&model)?;
-        state.predictors.predict(id, &files, &inputs).await?
+        let settings = aggregation.map_or(Value::Null, |way| json!({"aggregation": way}));
+        state.predictors.predict_with(id, &files, &inputs, &settings).await?
     };
     Ok(Json(json!({
         "object": "prediction",

@@ -61,6 +61,20 @@ pub struct Roles {
     pub is_impossible: Option<String>,
     pub source: Option<String>,
     pub target: Option<String>,
+    pub tokens: Option<String>,
+    pub tags: Option<String>,
+    pub entities: Option<String>,
+}
+
+impl Roles {
+    /// Whether columns have roles that tagged words do not have.
+    pub fn has_others(&self) -> bool {
+        let Roles { text_pair, label, anchor, positive, text1, text2, score, .. } = self;
+        let Roles { context, question, answers, answer_start, is_impossible, source, target, .. } = self;
+        let of_texts = [text_pair, label, anchor, positive, text1, text2, score, source, target];
+        let of_questions = [context, question, answers, answer_start, is_impossible];
+        !self.negative.is_empty() || of_texts.iter().chain(&of_questions).any(|column| column.is_some())
+    }
 }
 
 /// Fields that say who a job is, not what it does.
@@ -224,6 +238,9 @@ fn columns(reader: &mut Reader) -> Result<Roles> {
         is_impossible: inner.text("is_impossible")?.map(str::to_owned),
         source: inner.text("source")?.map(str::to_owned),
         target: inner.text("target")?.map(str::to_owned),
+        tokens: inner.text("tokens")?.map(str::to_owned),
+        tags: inner.text("tags")?.map(str::to_owned),
+        entities: inner.text("entities")?.map(str::to_owned),
     };
     inner.finish()?;
     Ok(roles)

@@ -35,16 +35,16 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
         ("created_at", "time", "When it came"), ("expires_at", "time", "When it is deleted"),
         ("filename", "text", "Its sender's name for it"), ("purpose", "text", "What it is for"),
         ("status", "text", "`processed` or `error`"), ("status_details", "text", "Why it cannot be used"),
-        ("sha256", "text", "Hash of its content"), ("report", "object", "Format, columns, rows, problems by line, preview; `chat` where the rows are there for a language model: `layout`, `rows`, `turns`, `counted_turns`, `problems` by line and field, `notices`, `preview`"),
+        ("sha256", "text", "Hash of its content"), ("report", "object", "Format, columns, rows, problems by line, preview; `chat` where the rows are there for a language model: `layout`, `rows`, `turns`, `counted_turns`, `problems` by line and field, `notices`, `preview`; `tags` where they are words with tags: `summary` (`rows`, `words`, `scheme`, `tags`, `types`, `notices`) and `problems` by line"),
     ]),
     ("CreateJob", "A fine-tune to start, or to run again from a `manifest`", &[
         ("model", "text!", "Id of a base model, a tuned model or a checkpoint"),
         ("training_file", "text!", "Id of a file"),
         ("validation_file", "text", "Id of a file to evaluate on; without one, `validation_split` holds rows out"),
         ("test_file", "text", "Id of a file that is evaluated once, at the end"),
-        ("task", "text", "`text-classification`, `text-generation`, `sentence-similarity`, `question-answering`, `translation`, `summarization` or `text2text-generation`; what the model, or the roles in `columns`, are there for when left out"),
+        ("task", "text", "`text-classification`, `text-generation`, `sentence-similarity`, `question-answering`, `token-classification`, `translation`, `summarization` or `text2text-generation`; what the model, or the roles in `columns`, are there for when left out"),
         ("problem_type", "text", "`single_label`, `multi_label` or `regression`; told from the labels when left out"),
-        ("columns", "object", "Role → column: `text`, `text_pair`, `label`; of vectors `anchor`, `positive`, `negative` (one or a list), or `text1`, `text2`, `score`; of questions `context`, `question`, `answers`, `answer_start`, `is_impossible`; told from their names when left out; none in text generation, whose rows say by their keys what they are"),
+        ("columns", "object", "Role → column: `text`, `text_pair`, `label`; of vectors `anchor`, `positive`, `negative` (one or a list), or `text1`, `text2`, `score`; of questions `context`, `question`, `answers`, `answer_start`, `is_impossible`; of tags `tokens`, `tags`, or `text`, `entities`; told from their names when left out; none in text generation, whose rows say by their keys what they are"),
         ("validation_split", "object", "`fraction`, `test_fraction`, `seed`, `stratify` (by class)"),
         ("method", "object", "`{\"type\": \"supervised\", \"supervised\": {\"hyperparameters\": …}}`"),
         ("hyperparameters", "object", "The older place: `n_epochs`, `batch_size`, `learning_rate_multiplier` (each a number or \"auto\"), `learning_rate`, `max_steps`, `optimizer`, `lr_scheduler`, `warmup_ratio`, `weight_decay`, `freeze`, `lora` (`true`, or `rank`, `alpha`, `dropout`, `targets`, `rslora`, `dora`, `quantization`, `merge`), `early_stopping`, `precision` (`auto`, `fp32`, `tf32`, `bf16`, `bf16_pure` or `fp16`: `auto` is bf16 with fp32 weights where the device multiplies bf16, fp16 on older GPUs, else fp32), `gradient_checkpointing`, and for text generation `loss_on` (`assistant` or `all`), `chat_template` (Jinja or a name; the checkpoint's own when left out) and `samples` (`false`, or `prompts`, `rows`, `max_tokens`, `temperature`, `seed`: what is asked before the first step and at every evaluation, told in events of the kind `samples`), …"),
@@ -166,15 +166,16 @@ const SHAPES: &[(&str, &str, &[Field])] = &[
     ("EmbeddingList", "Vectors of length 1", &[
         ("object", "text", "`list`"), ("data", "list", "`object`, `index`, `embedding` of each input"), ("model", "text", "Who made them"), ("usage", "object", "`prompt_tokens`, `total_tokens`"),
     ]),
-    ("CreatePrediction", "A question to a tuned classifier, or to a model that answers questions or writes one text from another", &[
+    ("CreatePrediction", "A question to a tuned classifier or tagger, or to a model that answers questions or writes one text from another", &[
         ("model", "text!", "Its id"), ("inputs", "list!", "Texts, or objects with `text` and `text_pair`; of a model that answers questions objects with `question` and `context`; at most 1,000"),
         ("source_prefix", "text", "Of a model that writes: put before each text; its job's when left out"), ("num_beams", "whole", "Of a model that writes: 1 to 16"),
         ("max_new_tokens", "whole", "Of a model that writes: tokens at most"), ("length_penalty", "number", "Of a model that writes: -10 to 10"),
         ("no_repeat_ngram_size", "whole", "Of a model that writes: so many tokens in a row are written once at most"), ("early_stopping", "flag", "Of a model that writes: ends as soon as there are as many whole texts as beams"),
         ("source_lang", "text", "Of a model that knows languages by a code"), ("target_lang", "text", "The same of what is written"), ("forced_bos_token", "text", "Of a model that writes: the first token"),
+        ("aggregation", "text", "How a tagger's tokens become entities: `first` (a word has the tag of its first token; the usual) or `simple`, as transformers' pipeline"),
     ]),
     ("Prediction", "What a model says", &[
-        ("object", "text", "`prediction`"), ("model", "text", "Its id"), ("task", "text", "Its task"), ("outputs", "list", "For each input `label`, `score` and `scores` by label; of a question `answer` (null for none), `score`, `start` and `end` in characters, `null_score`, `null_score_difference` and `candidates`; `text` of a model that writes"),
+        ("object", "text", "`prediction`"), ("model", "text", "Its id"), ("task", "text", "Its task"), ("outputs", "list", "For each input `label`, `score` and `scores` by label; of a question `answer` (null for none), `score`, `start` and `end` in characters, `null_score`, `null_score_difference` and `candidates`; of a tagger `entities` (`start`, `end`, `text`, `label`, `score`; places count characters) and whether the text was `truncated`; `text` of a model that writes"),
     ]),
     ("Agent", "A trainer", &[
         ("id", "text", "`agent-…`"), ("object", "text", "`agent`"), ("name", "text", "Its name"), ("device", "text", "What it computes on"), ("cuda_devices", "whole", "CUDA devices"),

@@ -99,6 +99,7 @@ pub fn progress(job: &Job) -> Progress {
 pub fn metric_name(name: &str) -> String {
     match name {
         "f1" => return "F1".to_owned(),
+        "strict_f1" => return "Strict F1".to_owned(),
         "roc_auc" => return "ROC AUC".to_owned(),
         "mse" | "mae" | "rmse" => return name.to_uppercase(),
         "r2" => return "R²".to_owned(),

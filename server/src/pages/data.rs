@@ -22,7 +22,7 @@ use super::job::ask;
 use super::view::data::{ColumnRow, DataDetail, DataList, DataRow, LabelRow, Preview, PreviewRow, Problems};
 use super::view::text::{self, Moment};
 use super::view::{ConfirmQuestion, Fact, Page, Paging, ProblemRow};
-use super::{chat, convert, html, sentence, text_to_text, tokens};
+use super::{chat, convert, html, sentence, tagged, text_to_text, tokens};
 use crate::openai::files::create_file;
 use crate::openai::report::Report;
 use crate::{AppState, Error, Result};
@@ -92,7 +92,9 @@ fn data_row(file: &File) -> DataRow {
     let report = Report::of_file(file).unwrap_or_default();
     let inspection = &report.table;
     let columns: Vec<&str> = inspection.column_names().collect();
-    let problems = inspection.problems.total + report.chat.as_ref().map_or(0, |chat| chat.problems.total);
+    let problems = inspection.problems.total
+        + report.chat.as_ref().map_or(0, |chat| chat.problems.total)
+        + report.tags.as_ref().map_or(0, |tags| tags.problems.total);
     let state = if report.is_usable() {
         ("good", "ready".to_owned())
     } else if problems > 0 {
@@ -123,12 +125,13 @@ async fn show_data(State(state): State<AppState>, Path(id): Path<String>) -> Res
     let report = Report::of_file(&file).unwrap_or_default();
     let inspection = &report.table;
     let questions = guess_questions(inspection).ok().filter(|_| asks_questions(inspection));
-    let asks = questions.is_some();
+    let tags = tagged::guess(inspection).filter(|_| questions.is_none());
+    let is_known = questions.is_some() || tags.is_some();
     let guess = match questions {
-        None => guess_columns(inspection, Task::TextClassification.as_str()).ok(),
+        None => tags.or_else(|| guess_columns(inspection, Task::TextClassification.as_str()).ok()),
         Some(columns) => Some(ColumnsGuess { columns, problem_type: ProblemType::SingleLabel }),
     };
-    let pair = text_to_text::columns_of(inspection, guess.as_ref()).filter(|_| !asks);
+    let pair = text_to_text::columns_of(inspection, guess.as_ref()).filter(|_| !is_known);
     let guess = guess.filter(|_| pair.is_none());
     let role = |name: &str| match &pair {
         Some(columns) => text_to_text::role_of(columns, name),
@@ -163,6 +166,7 @@ fn facts(file: &File, report: &Report) -> Vec<Fact> {
     let inspection = &report.table;
     let mut facts = vec![Fact::new("Rows", text::count(inspection.rows))];
     facts.extend(report.chat.as_ref().map(chat::facts).unwrap_or_default());
+    facts.extend(report.tags.as_ref().map(tagged::facts).unwrap_or_default());
     facts.push(Fact::new("Size", text::bytes(file.bytes.max(0) as u64)));
     facts.extend(inspection.format.map(|format| Fact::new("Format", format_words(format, inspection))));
     facts.push(Fact::new("Uploaded", file.created_at.format("%Y-%m-%d %H:%M UTC").to_string()));
@@ -176,6 +180,7 @@ fn format_words(format: Format, inspection: &Inspection) -> String {
     let name = match format {
         Format::Csv => "CSV",
         Format::JsonLines => "JSON Lines",
+        Format::Conll => "CoNLL columns",
         Format::JsonArray => "JSON list",
         Format::Squad => "SQuAD's JSON",
     };
@@ -214,8 +219,15 @@ fn kind_words(column: &Column) -> &'static str {
 fn role_of(column: &str, guess: Option<&ColumnsGuess>) -> &'static str {
     let Some(guess) = guess else { return "" };
     let role = role_in_questions(&guess.columns, column);
+    let is = |role: &Option<String>| role.as_deref() == Some(column);
     if !role.is_empty() {
         role
+    } else if is(&guess.columns.tokens) {
+        "words"
+    } else if is(&guess.columns.tags) {
+        "tags"
+    } else if is(&guess.columns.entities) {
+        "entities"
     } else if guess.columns.text == column {
         "text"
     } else if guess.columns.text_pair.as_deref() == Some(column) {
@@ -295,6 +307,11 @@ pub fn lines_of(lines: LineRange) -> String {
 pub fn problems(report: &Report) -> Problems {
     match &report.chat {
         Some(chat) if report.table.is_usable() => problem_rows(&chat.problems, &chat.notices),
+        None if report.tags.is_some() => {
+            let of_tags =
+                report.tags.as_ref().map(|tags| problem_rows(&tags.problems, &tags.summary.notices));
+            of_tags.unwrap_or_default()
+        }
         _ => problem_rows(&report.table.problems, &report.table.notices),
     }
 }

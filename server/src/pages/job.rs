@@ -63,9 +63,13 @@ fn charts(spec: &JobSpec) -> Vec<ChartCard> {
     let card = |key, title, width| ChartCard { key, title, width };
     let rule = spec.training.preference.as_ref().map(|preference| preference.loss);
     let (own, last) = match (spec.task, rule) {
-        (Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering, _) => {
-            (Vec::new(), "third")
-        }
+        (
+            Task::TextClassification
+            | Task::SentenceSimilarity
+            | Task::QuestionAnswering
+            | Task::TokenClassification,
+            _,
+        ) => (Vec::new(), "third"),
         (Task::Translation | Task::Summarization | Task::TextToText, _) => (
             vec![
                 card("texts", "What it writes: BLEU, chrF, ROUGE", "half"),

@@ -8,7 +8,9 @@ use store::job::Job;
 
 use super::convert::{self, metric_name};
 use super::view::Fact;
-use super::view::job::{CheckpointRow, ClassRow, Confusion, Evaluation, Example, ExampleGroup, JobResults};
+use super::view::job::{
+    CheckpointRow, ClassRow, Confusion, Evaluation, Example, ExampleGroup, ExampleWord, JobResults,
+};
 use super::view::marked::pieces;
 use super::view::text::{self, Moment};
 use super::{job_samples, job_written};
@@ -179,6 +181,9 @@ fn example(row: &Value) -> Example {
     if row.get("question").is_some() {
         return answered(row);
     }
+    if row.get("words").is_some_and(Value::is_array) {
+        return tagged_example(row);
+    }
     let text = |name: &str| row.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let number = |name: &str| row.get(name).and_then(Value::as_f64);
     let (label, predicted) = (row.get("label"), row.get("predicted"));
@@ -186,6 +191,7 @@ fn example(row: &Value) -> Example {
     let cut = if row.get("cut").and_then(Value::as_bool) == Some(true) { " …" } else { "" };
     Example {
         text: format!("{}{cut}", text("text")),
+        words: Vec::new(),
         text_pair: text("text_pair"),
         pieces: Vec::new(),
         row: row.get("row").and_then(Value::as_u64).map(|row| text::count(row + 1)).unwrap_or_default(),
@@ -215,6 +221,7 @@ fn answered(row: &Value) -> Example {
     Example {
         text: row["question"].as_str().unwrap_or_default().to_owned(),
         text_pair: String::new(),
+        words: Vec::new(),
         pieces: pieces(context, &places, place(&row["predicted"])),
         row: row.get("row").and_then(Value::as_u64).map(|row| text::count(row + 1)).unwrap_or_default(),
         label: if right.is_empty() { NONE.to_owned() } else { right.join(" · ") },
@@ -222,6 +229,45 @@ fn answered(row: &Value) -> Example {
         probability: number("probability").map(text::percent).unwrap_or_default(),
         loss: number("loss").map_or("not finite".to_owned(), text::value),
         right: number("f1").map(|f1| f1 >= 1.0),
+    }
+}
+
+/// A row of tagged words: what is right and what is wrong is told word by word.
+fn tagged_example(row: &Value) -> Example {
+    let (words, tags) = (strings(row.get("words")), strings(row.get("tags")));
+    let said = row.get("predicted").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let name = |tag: &str| if tag == "O" { String::new() } else { tag.to_owned() };
+    let word = |((word, tag), said): ((String, &String), &Value)| ExampleWord {
+        word,
+        tag: name(tag),
+        predicted: name(said.as_str().unwrap_or_default()),
+        style: match said.as_str() {
+            None => "word-unseen",
+            Some(said) if said != tag => "word-wrong",
+            Some("O") => "",
+            Some(_) => "word-right",
+        },
+    };
+    let words: Vec<ExampleWord> = words.into_iter().zip(&tags).zip(said).map(word).collect();
+    let count = |style: &str| words.iter().filter(|word| word.style == style).count() as u64;
+    let (wrong, unseen) = (count("word-wrong"), count("word-unseen"));
+    let more = row.get("more").and_then(Value::as_u64).unwrap_or(0);
+    let unseen = if unseen == 0 { String::new() } else { format!(", {} not seen", text::count(unseen)) };
+    Example {
+        text: if more == 0 {
+            String::new()
+        } else {
+            format!("… and {}", text::plural(more, "more word", "more words"))
+        },
+        text_pair: String::new(),
+        row: row.get("row").and_then(Value::as_u64).map(|row| text::count(row + 1)).unwrap_or_default(),
+        label: String::new(),
+        predicted: format!("{}{unseen}", text::plural(wrong, "word wrong", "words wrong")),
+        probability: String::new(),
+        loss: row.get("loss").and_then(Value::as_f64).map_or("not finite".to_owned(), text::value),
+        right: Some(words.iter().all(|word| word.style.is_empty() || word.style == "word-right")),
+        words,
+        pieces: Vec::new(),
     }
 }
 
@@ -260,6 +306,7 @@ fn checkpoint_metrics(metrics: &Value) -> String {
         "reward_margin",
         "accuracy",
         "subset_accuracy",
+        "f1",
         "f1_macro",
         "exact_match",
         "r2",
@@ -289,6 +336,17 @@ mod tests {
         let facts = metric_facts(&json!({"roc_auc": null, "loss": 0.5, "step": 3, "f1": 0.25}));
         let shown: Vec<(&str, &str)> = facts.iter().map(|f| (f.name.as_str(), f.value.as_str())).collect();
         assert_eq!(shown, [("Loss", "0.5000"), ("F1", "0.2500"), ("ROC AUC", "undefined")]);
+    }
+
+    #[test]
+    fn words_are_coloured_by_what_was_said_of_them() {
+        let row = json!({"row": 4, "words": ["Anna", "in", "Rome", "x"], "tags": ["B-PER", "O", "B-LOC", "O"],
+            "predicted": ["B-PER", "O", "O", null], "more": 0, "loss": 0.5});
+        let shown = example(&row);
+        let styles: Vec<&str> = shown.words.iter().map(|word| word.style).collect();
+        assert_eq!(styles, ["word-right", "", "word-wrong", "word-unseen"]);
+        assert_eq!((shown.right, shown.predicted.as_str()), (Some(false), "1 word wrong, 1 not seen"));
+        assert_eq!((shown.words[2].tag.as_str(), shown.words[2].predicted.as_str()), ("B-LOC", ""));
     }
 
     #[test]

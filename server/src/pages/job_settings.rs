@@ -14,7 +14,7 @@ use store::spec::{
 use super::view::Fact;
 use super::view::job::FactGroup;
 use super::view::text::{self, setting};
-use super::{convert, text_to_text};
+use super::{convert, tagged, text_to_text};
 use crate::Result;
 
 /// Changes of phase among which the newest attempt's first is looked for; two come with every evaluation.
@@ -80,6 +80,7 @@ async fn data_facts(db: &PgPool, job: &Job) -> Result<Vec<Fact>> {
         Task::SentenceSimilarity => vector_facts(spec),
         Task::QuestionAnswering => question_facts(spec),
         Task::Translation | Task::Summarization | Task::TextToText => text_to_text::facts(spec),
+        Task::TokenClassification => tagged::settings(spec),
     });
     facts.push(Fact::new("Seed", spec.seed.to_string()));
     facts.push(Fact::new("Seed of the split", spec.split.seed.to_string()));

@@ -20,6 +20,7 @@ mod new_job;
 mod playground;
 mod series;
 mod settings;
+mod tagged;
 mod text_to_text;
 pub mod tokens;
 pub mod view;

@@ -18,6 +18,7 @@ mod questions;
 mod samples;
 mod script;
 mod security;
+mod tagging;
 mod text_to_text;
 mod vectors;
 mod worker;

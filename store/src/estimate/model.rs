@@ -154,6 +154,25 @@ impl Model {
         Ok(model)
     }
 
+    /// An encoder, or a decoder, with a linear layer over each token.
+    ///
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn tagger(config: &Config, labels: u64) -> Result<Model, Problem> {
+        if config.is_decoder() {
+            return Model::new(config, labels);
+        }
+        let mut model = Model::bare(config)?;
+        for (leaf, shape) in [("weight", vec![labels, model.hidden]), ("bias", vec![labels])] {
+            model.parameters.push(Parameter {
+                name: format!("classifier.{leaf}"),
+                shape,
+                place: Place::Head,
+            });
+        }
+        Ok(model)
+    }
+
     /// The model of a task; a classifier has so many labels.
     ///
     /// # Errors
@@ -162,6 +181,7 @@ impl Model {
         match task {
             Task::SentenceSimilarity => Model::bare(config),
             Task::QuestionAnswering => Model::spanning(config),
+            Task::TokenClassification => Model::tagger(config, labels),
             Task::TextClassification | Task::TextGeneration => Model::new(config, labels),
             Task::Translation | Task::Summarization | Task::TextToText => Model::of_encoder_decoder(config),
         }

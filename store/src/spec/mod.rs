@@ -30,6 +30,7 @@ pub use work::{Export, Format, NumberKind, Work};
 
 use formats::dataset::SplitSizes;
 use formats::dataset::related::Relation;
+use formats::dataset::tagged::Tagging;
 pub use formats::dataset::{Columns, ProblemType};
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +90,8 @@ pub enum Task {
     /// A text from another one, whatever they have to do with each other.
     #[serde(rename = "text2text-generation")]
     TextToText,
+    /// A tag for each word: named entities, parts of speech.
+    TokenClassification,
 }
 
 impl JobSpec {
@@ -116,10 +119,15 @@ impl JobSpec {
         match self.task {
             Task::SentenceSimilarity if self.embedding().0.is_scored() => "spearman",
             Task::SentenceSimilarity => "ndcg_at_10",
-            Task::QuestionAnswering => "f1",
+            Task::QuestionAnswering | Task::TokenClassification => "f1",
             task if task.is_text_to_text() => self.text_to_text_metric(),
             _ => "loss",
         }
+    }
+
+    /// What the rows of tagged words are; `None` in other tasks, and where roles are missing.
+    pub fn tagging(&self) -> Option<Tagging<'_>> {
+        Tagging::of(&self.columns).filter(|_| self.task == Task::TokenClassification)
     }
 
     /// Sequences of a row: two answers of a preference, the texts of a row of related ones.
@@ -147,11 +155,12 @@ impl JobSpec {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Task; 7] = [
+    pub const ALL: [Task; 8] = [
         Task::TextClassification,
         Task::TextGeneration,
         Task::SentenceSimilarity,
         Task::QuestionAnswering,
+        Task::TokenClassification,
         Task::Translation,
         Task::Summarization,
         Task::TextToText,
@@ -167,6 +176,7 @@ impl Task {
             Task::Translation => "translation",
             Task::Summarization => "summarization",
             Task::TextToText => "text2text-generation",
+            Task::TokenClassification => "token-classification",
         }
     }
 

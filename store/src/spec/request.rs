@@ -170,6 +170,7 @@ fn numbers(reader: &mut Reader, training: &mut Training) -> Result<(), SpecError
         reader.word("precision", &Precision::ALL.map(|precision| (precision.name(), precision)))?;
     set(&mut training.precision, precision);
     set(&mut training.label_smoothing, reader.number("label_smoothing")?);
+    set(&mut training.label_all_tokens, reader.flag("label_all_tokens")?);
     training.dropout = reader.number("dropout")?;
     set(&mut training.layer_decay, reader.number("layer_decay")?);
     training.log_every = reader.whole("log_every")?;

@@ -48,6 +48,8 @@ pub struct Training {
     pub question_answering: Option<QuestionAnswering>,
     /// How targets are learnt and written by encoder–decoder models; `None` for the usual.
     pub text_to_text: Option<TextToText>,
+    /// Whether each token of a word carries its tag in token classification, instead of its first one alone.
+    pub label_all_tokens: bool,
     /// Number format of the arithmetic.
     pub precision: Precision,
     /// Share of the target spread over all classes.
@@ -69,8 +71,7 @@ pub struct Training {
     /// When a checkpoint is written beside those at evaluations and after ten minutes.
     pub checkpoint_every: Option<u64>,
     /// Metric that chooses the best checkpoint; `None` for the task's own: the validation loss, of vectors `ndcg_at_10` or
-    /// `spearman`, of answers `f1`.
-    /// `spearman`, of translations `bleu`, of summaries `rougeL`.
+    /// `spearman`, of answers and tags `f1`, of translations `bleu`, of summaries `rougeL`.
     pub best_metric: Option<String>,
     /// Ends the job when the metric stays without improvement.
     pub early_stopping: Option<EarlyStopping>,
@@ -105,6 +106,7 @@ impl Default for Training {
             embedding: None,
             question_answering: None,
             text_to_text: None,
+            label_all_tokens: false,
             precision: Precision::Auto,
             label_smoothing: 0.0,
             class_weights: None,

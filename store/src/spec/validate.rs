@@ -5,6 +5,7 @@ mod check;
 mod optimizer;
 mod questions;
 mod samples;
+mod tagged;
 #[cfg(test)]
 mod tests;
 mod text_to_text;
@@ -142,6 +143,9 @@ impl JobSpec {
         if self.task.is_text_to_text() {
             return self.check_sequences(check);
         }
+        if self.task == Task::TokenClassification {
+            return self.check_tagged(check);
+        }
         let others =
             Columns { text: String::new(), text_pair: None, label: String::new(), ..columns.clone() };
         check.that(others == Columns::default(), "columns", || {
@@ -255,6 +259,11 @@ impl JobSpec {
         check.that(writes || training.text_to_text.is_none(), "training.text_to_text", || {
             "is for translation, summarization and text2text-generation; leave it out".to_owned()
         });
+        check.that(
+            self.task == Task::TokenClassification || !training.label_all_tokens,
+            "training.label_all_tokens",
+            || "is for token classification; leave it out".to_owned(),
+        );
         if self.task == Task::TextGeneration {
             check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
             check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
@@ -293,6 +302,10 @@ impl JobSpec {
             check.that(!beside, "training.lora.merge", || {
                 "must be true: an encoder answers for itself, not for adapters beside it".to_owned()
             });
+        }
+        if self.task == Task::TokenClassification {
+            check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
+            check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
         }
         if self.problem_type == Some(ProblemType::Regression) {
             check.that(training.class_weights.is_none(), "training.class_weights", || {

@@ -11,6 +11,7 @@ mod related;
 mod sequences;
 mod share;
 mod split;
+mod tagged;
 mod tokens;
 
 pub use batch::{Batch, Counted, Row, collate};
@@ -21,4 +22,5 @@ pub use prompts::Prompt;
 pub use read::{Classes, Data};
 pub use share::Share;
 pub use split::Split;
+pub use tagged::{Tagged, Tags};
 pub use tokens::{Cache, Tokens};

@@ -40,6 +40,7 @@ use crate::tasks::sentence_similarity::SentenceSimilarity;
 use crate::tasks::text_classification::TextClassification;
 use crate::tasks::text_generation::TextGeneration;
 use crate::tasks::text_to_text::SequenceToSequence;
+use crate::tasks::token_classification::TokenClassification;
 use crate::tasks::unpaired::UnpairedTuning;
 use crate::{device, tensors};
 
@@ -119,7 +120,7 @@ pub fn prepare(dir: &Path, spec: JobSpec, attempt: u32, events: &mut Events) -> 
     let base = adapter::plain_base(dir, &ranks, events)?;
     let config = models::read_config(&base)?;
     let family = models::base_of(config["model_type"].as_str().unwrap_or_default())?;
-    let tokenizer = languages(Tokenizer::load(&base)?, &spec)?;
+    let tokenizer = languages(tokenizer_of(&spec, &base)?, &spec)?;
     let stated = stated_length(&spec, &base, &tokenizer)?;
     let max_length = max_length(&spec, &config, stated)?;
     let cache = Cache::open(&dir.join("cache"), &base)?;
@@ -260,6 +261,11 @@ pub(super) fn read(
             };
             Ok((data, objective))
         }
+        Task::TokenClassification => {
+            let (data, tags) = Data::tagged(dir, spec, tokenizer, max_length, events)?;
+            let objective = TokenClassification::new(tags, &data, spec.training.label_smoothing);
+            Ok((data, Box::new(objective)))
+        }
         Task::SentenceSimilarity => {
             let sentence = SentenceModel::read(base)?;
             let data = Data::related(dir, spec, &sentence, tokenizer, cache, max_length, events)?;
@@ -280,6 +286,12 @@ pub(super) fn read(
             Ok((data, Box::new(objective)))
         }
     }
+}
+
+/// The checkpoint's tokenizer, as the task takes it.
+fn tokenizer_of(spec: &JobSpec, base: &Path) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::load(base)?;
+    Ok(if spec.task == Task::TokenClassification { tokenizer.for_words() } else { tokenizer })
 }
 
 /// Notes what the job will need, and warns where there is less.

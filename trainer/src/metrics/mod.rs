@@ -4,7 +4,8 @@
 //! give). Where scikit-learn warns and puts 0 for 0/0, the value here is 0; where it gives nan, the value is `None`; both
 //! are explained in [`Metrics::undefined`].
 //!
-//! - [`SingleLabel`], [`MultiLabel`], [`Regression`], [`LanguageModel`], [`Preferences`], [`Answers`], [`Squad`] turn predictions into [`Metrics`].
+//! - [`SingleLabel`], [`MultiLabel`], [`Regression`], [`LanguageModel`], [`Preferences`], [`Answers`], [`Squad`], [`Tagging`] turn
+//!   predictions into [`Metrics`].
 //! - [`best`] picks the best checkpoint and decides when to stop early.
 //! - [`examples`] picks the predictions to show.
 
@@ -21,6 +22,7 @@ mod regression;
 mod retrieval;
 mod single_label;
 mod squad;
+mod tagging;
 mod values;
 
 #[cfg(test)]
@@ -37,6 +39,7 @@ pub use regression::Regression;
 pub use retrieval::{Retrieval, Scores};
 pub use single_label::SingleLabel;
 pub use squad::{Squad, exact_match, f1};
+pub use tagging::Tagging;
 pub use values::Values;
 
 /// The outcome of one evaluation.

@@ -13,6 +13,7 @@ mod llama;
 mod roberta;
 mod span;
 mod t5;
+mod tagger;
 
 use anyhow::{Context as _, Result};
 use formats::checkpoint::{DECODERS, ENCODER_DECODERS, ENCODERS};
@@ -54,12 +55,12 @@ pub enum Depth {
 pub trait TextModel {
     /// What enters the first layer: `[n, d]` in the context's kind.
     fn embed(&self, inputs: &Inputs, context: &Context) -> Tensor;
-    /// One layer, counted from 0 at the input: `[n, d]` → `[n, d]`. The last one of a classifier gives the states of first
-    /// tokens alone, `[b, d]`: no other is read.
+    /// One layer, counted from 0 at the input: `[n, d]` → `[n, d]`. The last one of a classifier of texts gives the states of
+    /// first tokens alone, `[b, d]`: no other is read.
     fn layer(&self, number: usize, states: &Tensor, context: &Context) -> Tensor;
-    /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32; those of starts and ends, `[n, d]` →
-    /// `[n, 2]`; a language model's normed states, `[n, d]` → `[n, d]`, for its [`TextModel::vocabulary`]; the states
-    /// themselves where there is no head.
+    /// What the loss is made of: a classifier's logits, `[b, d]` → `[b, labels]` in fp32, or a tagger's, `[n, d]` → `[n, labels]`;
+    /// those of starts and ends, `[n, d]` → `[n, 2]`; a language model's normed states, `[n, d]` → `[n, d]`, for its
+    /// [`TextModel::vocabulary`]; the states themselves where there is no head.
     fn head(&self, states: &Tensor, context: &Context) -> Tensor;
     /// By what tokens are told apart, in a language model.
     fn vocabulary(&self) -> Option<&Vocabulary> {
@@ -99,13 +100,15 @@ pub enum Head {
     States,
     /// For each token how likely a part of the text begins and ends there.
     Span,
+    /// Logits of so many labels for each token.
+    TokenLabels(i64),
 }
 
 impl Head {
     fn labels(self) -> Option<i64> {
         match self {
             Head::Labels(labels) => Some(labels),
-            Head::Tokens | Head::Answers | Head::States | Head::Span => None,
+            Head::Tokens | Head::Answers | Head::States | Head::Span | Head::TokenLabels(_) => None,
         }
     }
 }
@@ -174,6 +177,10 @@ pub fn build(
         Some(_) => error,
         None => Failure::user("bad_config", format!("{error}.")).into(),
     };
+    if let Head::TokenLabels(labels) = head {
+        let inner = build(config, loader, Head::States, dropout)?;
+        return Ok(Box::new(tagger::Tagger::new(&root, config, inner, labels, dropout).map_err(bad)?));
+    }
     match (name, head) {
         ("bert", Head::Labels(_) | Head::States) => {
             Ok(Box::new(bert::Bert::new(&root, parse(config)?, head.labels(), dropout).map_err(bad)?))

@@ -7,6 +7,7 @@ pub mod spans;
 pub mod text_classification;
 pub mod text_generation;
 pub mod text_to_text;
+pub mod token_classification;
 pub mod unpaired;
 
 use std::path::Path;
@@ -16,7 +17,7 @@ use formats::tokenizer::Tokenizer;
 use serde_json::Value;
 use tch::Tensor;
 
-use crate::data::{Batch, Split};
+use crate::data::{Batch, Split, Tagged};
 use crate::generate::Writing;
 use crate::metrics::Metrics;
 use crate::models::{Head, TextModel};
@@ -38,6 +39,8 @@ pub enum Targets {
     Nearness(Vec<f64>),
     /// Where the answer to a question stands; a row is a window over its context.
     Spans(spans::Spans),
+    /// Words with a tag each.
+    Tags(Vec<Tagged>),
 }
 
 impl Targets {
@@ -54,6 +57,7 @@ impl Targets {
             Targets::Numbers(numbers) => Targets::Numbers(rows.iter().map(|&row| numbers[row]).collect()),
             Targets::Tokens => Targets::Tokens,
             Targets::Answers(answers) => Targets::Answers(rows.iter().map(|&row| answers[row]).collect()),
+            Targets::Tags(tagged) => Targets::Tags(rows.iter().map(|&row| tagged[row].clone()).collect()),
             // Near by their places, where no number says how near.
             Targets::Nearness(scores) if scores.is_empty() => Targets::Nearness(Vec::new()),
             Targets::Spans(spans) => Targets::Spans(spans.of_windows(rows)),

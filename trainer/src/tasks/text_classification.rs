@@ -31,7 +31,11 @@ impl Targets {
             Targets::Numbers(numbers) => {
                 Tensor::from_slice(&rows.iter().map(|&row| numbers[row] as f32).collect::<Vec<_>>())
             }
-            Targets::Tokens | Targets::Answers(_) | Targets::Nearness(_) | Targets::Spans(_) => {
+            Targets::Tokens
+            | Targets::Answers(_)
+            | Targets::Nearness(_)
+            | Targets::Spans(_)
+            | Targets::Tags(_) => {
                 unreachable!("rows of a classifier have labels")
             }
         };
@@ -125,7 +129,11 @@ impl TextClassification {
                 Answer::Labels(names.map(|(name, _)| name.clone()).collect())
             }
             Targets::Numbers(numbers) => Answer::Number(numbers[row]),
-            Targets::Tokens | Targets::Answers(_) | Targets::Nearness(_) | Targets::Spans(_) => {
+            Targets::Tokens
+            | Targets::Answers(_)
+            | Targets::Nearness(_)
+            | Targets::Spans(_)
+            | Targets::Tags(_) => {
                 unreachable!("rows of a classifier have labels")
             }
         }
@@ -189,7 +197,11 @@ impl Objective for TextClassification {
                 let predicted: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
                 Regression { gold, predicted: &predicted, loss }.metrics()?
             }
-            Targets::Tokens | Targets::Answers(_) | Targets::Nearness(_) | Targets::Spans(_) => {
+            Targets::Tokens
+            | Targets::Answers(_)
+            | Targets::Nearness(_)
+            | Targets::Spans(_)
+            | Targets::Tags(_) => {
                 unreachable!("rows of a classifier have labels")
             }
         })

@@ -5,7 +5,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::common::{self, Job, json_of};
+use formats::dataset::tagged::Scheme;
+use formats::tokenizer::Tokenizer;
+use luthier_trainer::data::Data;
 use luthier_trainer::job::Outcome;
+use luthier_trainer::metrics::Tagging;
+use luthier_trainer::tasks::Targets;
 use luthier_trainer::tensors;
 use serde_json::{Value, json};
 
@@ -144,6 +149,90 @@ fn case_38_a_row_without_a_target_is_left_out_and_told() {
     let all = job(model, "38_prompt_fills_window/all_long.jsonl", training).unwrap();
     let (_, message) = all.failure();
     assert!(message.contains("anything to learn within 8 tokens"), "{message}");
+}
+
+#[test]
+fn case_41_tags_go_with_the_first_token_of_their_word() {
+    let Some(job) =
+        job("41_ner_alignment/ner_model", "41_ner_alignment/train.jsonl", json!({"batch_size": 3}))
+    else {
+        return;
+    };
+    let tagging = |job: &Job| {
+        job.change(|spec| {
+            spec["task"] = json!("token-classification");
+            spec["columns"] = json!({"tokens": "tokens", "tags": "tags"});
+            spec["training"].as_object_mut().unwrap().remove("samples");
+        });
+    };
+    tagging(&job);
+    let (first, evaluated) = losses(&job);
+    near(first, 1.128_434);
+    near(evaluated, 1.128_434);
+    let last = |job: &Job, name: &str| job.curve("eval", name).last().unwrap().1;
+    near(last(&job, "accuracy"), 5.0 / 9.0);
+    assert_eq!([last(&job, "f1"), last(&job, "strict_f1")], [0.0; 2]);
+    let evaluation = job.events().into_iter().rfind(|event| event["kind"] == "eval").unwrap();
+    let types = evaluation["data"]["per_class"].as_array().unwrap();
+    let support: u64 = types.iter().map(|kind| kind["support"].as_u64().unwrap()).sum();
+    assert_eq!(support, 4, "{types:?}");
+    let labels = json_of(job.path("out/model/config.json"))["label2id"].clone();
+    assert_eq!(labels, json!({"B-LOC": 0, "B-PER": 1, "O": 2}));
+
+    // Which tokens carry a tag, with -100 for those that carry none.
+    let tokenizer = Tokenizer::load(&job.path("model")).unwrap();
+    let spec = serde_json::from_value(json_of(job.path("spec.json"))).unwrap();
+    let mut events = luthier_trainer::job::Events::open(&job.path("told.jsonl"), 1, false).unwrap();
+    let (data, _) = Data::tagged(job.dir.path(), &spec, &tokenizer, 128, &mut events).unwrap();
+    let Targets::Tags(rows) = &data.train.targets else { panic!("tags") };
+    let labels = |row: usize| {
+        let mut labels = vec![-100; data.train.tokens_of(row)];
+        rows[row].counted.iter().for_each(|(token, tag)| labels[*token] = *tag as i64);
+        labels
+    };
+    assert_eq!(labels(0), [-100, 1, -100, -100, 2, 0, -100, -100]);
+    assert_eq!(labels(1), [-100, 2, 0, -100, -100]);
+    assert_eq!(labels(2), [-100, 0, -100, 2, 2, 2, -100]);
+
+    let training = json!({"batch_size": 3, "max_length": 6});
+    let cut = self::job("41_ner_alignment/ner_model", "41_ner_alignment/train.jsonl", training).unwrap();
+    tagging(&cut);
+    succeed(&cut);
+    let told = cut.events().iter().any(|event| event["message"].to_string().contains("1 of 3 words cut"));
+    assert!(told, "{:?}", cut.events());
+    let evaluation = cut.events().into_iter().rfind(|event| event["kind"] == "eval").unwrap();
+    let types = evaluation["data"]["per_class"].as_array().unwrap().clone();
+    let support: u64 = types.iter().map(|kind| kind["support"].as_u64().unwrap()).sum();
+    assert_eq!(support, 4, "what is cut is missed, not forgotten: {types:?}");
+}
+
+#[test]
+fn case_52_a_tag_that_breaks_its_scheme_counts_by_the_rule_that_is_named() {
+    let Some(path) = case("52_entity_f1/tags.jsonl") else { return };
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let tags = |name: &str| -> Vec<Vec<&str>> {
+        rows.iter()
+            .map(|row| row[name].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap()).collect())
+            .collect()
+    };
+    let (gold, predicted) = (tags("true"), tags("predicted"));
+    let right = gold.concat().iter().zip(predicted.concat()).filter(|(a, b)| **a == *b).count() as u64;
+    let tagging =
+        Tagging { scheme: Scheme::Iob2, gold: &gold, predicted: &predicted, words: (12, right), loss: None };
+    let metrics = tagging.metrics().unwrap();
+    let found = |name: &str| metrics.get(name).unwrap();
+    for (name, right) in [
+        ("precision", 0.428_571),
+        ("recall", 0.6),
+        ("f1", 0.5),
+        ("strict_precision", 0.5),
+        ("strict_recall", 0.4),
+        ("strict_f1", 0.444_444),
+        ("accuracy", 0.75),
+    ] {
+        assert!((found(name) - right).abs() < 1e-6, "{name}: {}", found(name));
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod reference;
 mod refusals;
 mod smollm;
 mod text_to_text;
+mod tagging;
 mod transformers;
 mod vectors;
 mod writing;

@@ -8,7 +8,7 @@ use formats::{ProblemKind, Problems};
 use store::spec::{ClassWeights, JobSpec, Task};
 
 use super::data::Data;
-use super::related::task_of_roles;
+use super::task_of_roles;
 use super::{Looked, code_of, refusal};
 use crate::openai::request::{CreateJob, Roles};
 use crate::{AppState, Error, Result};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use axum::http::StatusCode;
+use formats::table::is_conll;
 use store::file::{File, FileStatus};
 use store::spec::DataFiles;
 use tempfile::TempDir;
@@ -11,6 +12,9 @@ use crate::openai::files::find_file;
 use crate::openai::report::Report;
 use crate::openai::request::CreateJob;
 use crate::{AppState, Error, Result};
+
+/// Endings that say how rows are written.
+const ENDINGS: [&str; 6] = ["csv", "tsv", "txt", "json", "jsonl", "ndjson"];
 
 /// A file and the part it plays.
 pub struct Part {
@@ -33,11 +37,7 @@ impl Part {
             return Err(Error::invalid(param, format!("the file {id} cannot be used: {why}")));
         }
         let ending = file.name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
-        let ending = if ["csv", "tsv", "txt", "json", "jsonl", "ndjson"].contains(&&*ending) {
-            ending
-        } else {
-            "csv".into()
-        };
+        let ending = if ENDINGS.contains(&&*ending) || is_conll(&ending) { ending } else { "csv".into() };
         Ok(Part { param, name: format!("{part}.{ending}"), file })
     }
 

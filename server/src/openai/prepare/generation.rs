@@ -7,7 +7,7 @@ use formats::dataset::Columns;
 use store::spec::JobSpec;
 
 use super::data::Data;
-use super::related::task_of_roles;
+use super::task_of_roles;
 use super::{Looked, refusal};
 use crate::openai::request::{Answers, CreateJob, Roles};
 use crate::openai::sample::{no_template, sample};

@@ -7,6 +7,7 @@ mod data;
 mod generation;
 mod questions;
 mod related;
+mod tagged;
 mod text_to_text;
 
 use chrono::Utc;
@@ -20,7 +21,7 @@ use store::{StoredFile, agent};
 
 use self::data::Data;
 use super::models::task_of;
-use super::request::CreateJob;
+use super::request::{CreateJob, Roles};
 use super::sample;
 use crate::operations::SILENCE;
 use crate::{AppState, Error, Result};
@@ -48,9 +49,9 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
     let asked = CreateJob::read(body)?;
     let (model, model_files) = find_model(state, &asked.model).await?;
     let data = Data::find(state, &asked).await?;
-    let by_roles =
-        related::task_of_roles(&asked.columns).or_else(|| questions::task_of_roles(&asked.columns));
-    let said = asked.task.or(by_roles).or_else(|| questions::task_of_data(&asked, &model, &data));
+    let said = asked.task.or_else(|| task_of_roles(&asked.columns));
+    let said = said.or_else(|| questions::task_of_data(&asked, &model, &data));
+    let said = said.or_else(|| tagged::task_of_data(&asked, &model, &data));
     let said = said.or_else(|| text_to_text::task_of(&asked.columns, &model, &data));
     let task = choose_task(said, &model)?;
     let looked = match task {
@@ -61,6 +62,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         Task::Translation | Task::Summarization | Task::TextToText => {
             text_to_text::look(state, &asked, &data).await?
         }
+        Task::TokenClassification => tagged::look(state, &asked, &data).await?,
     };
     let settings = request::hyperparameters(&asked.hyperparameters, Some(looked.rows)).map_err(|wrong| {
         Error::invalid(format!("{}.{}", asked.hyperparameters_at, wrong.param), wrong.message)
@@ -102,6 +104,7 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
         Task::TextGeneration => generation::check_tokens(state, &spec, &asked, &data).await?,
         Task::SentenceSimilarity
         | Task::QuestionAnswering
+        | Task::TokenClassification
         | Task::Translation
         | Task::Summarization
         | Task::TextToText => {
@@ -125,6 +128,13 @@ pub async fn prepare(state: &AppState, body: &Map<String, Value>) -> Result<NewJ
     })
 }
 
+/// The task that the roles of the columns, where some were named, are there for.
+fn task_of_roles(roles: &Roles) -> Option<Task> {
+    related::task_of_roles(roles)
+        .or_else(|| questions::task_of_roles(roles))
+        .or_else(|| tagged::are_meant(roles).then_some(Task::TokenClassification))
+}
+
 /// The model to start from, and its files.
 async fn find_model(state: &AppState, id: &str) -> Result<(Model, Vec<StoredFile>)> {
     let missing = || Error::NotFound {
@@ -139,7 +149,10 @@ async fn find_model(state: &AppState, id: &str) -> Result<(Model, Vec<StoredFile
 fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
     let able = task_of(model);
     let kind = match able {
-        Task::TextClassification | Task::SentenceSimilarity | Task::QuestionAnswering => "an encoder",
+        Task::TextClassification
+        | Task::SentenceSimilarity
+        | Task::QuestionAnswering
+        | Task::TokenClassification => "an encoder",
         Task::TextGeneration => "a language model",
         Task::Translation | Task::Summarization | Task::TextToText => {
             "a model that writes one text from another"
@@ -147,7 +160,9 @@ fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
     };
     match asked {
         // A decoder reads as well as it writes.
-        Some(Task::TextClassification) if !able.is_text_to_text() => Ok(Task::TextClassification),
+        Some(asked @ (Task::TextClassification | Task::TokenClassification)) if !able.is_text_to_text() => {
+            Ok(asked)
+        }
         Some(asked) if asked.is_text_to_text() && able.is_text_to_text() => Ok(asked),
         Some(asked @ (Task::SentenceSimilarity | Task::QuestionAnswering))
             if able != Task::TextGeneration && !able.is_text_to_text() =>

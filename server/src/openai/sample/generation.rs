@@ -25,7 +25,7 @@ const PROMPTS: &str = "hyperparameters.samples.prompts";
 pub(super) fn settings(spec: &JobSpec) -> Value {
     let training = &spec.training;
     match spec.task {
-        Task::TextClassification => Value::Null,
+        Task::TextClassification | Task::TokenClassification => Value::Null,
         Task::SentenceSimilarity => json!([training.max_length, spec.embedding().0]),
         Task::QuestionAnswering => json!([training.max_length, spec.question_answering().doc_stride]),
         Task::Translation | Task::Summarization | Task::TextToText => {

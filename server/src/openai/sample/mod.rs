@@ -4,6 +4,7 @@ mod classification;
 mod generation;
 mod questions;
 mod related;
+mod tagged;
 mod text_to_text;
 
 use std::collections::HashMap;
@@ -112,6 +113,7 @@ pub async fn sample(
         Task::Translation | Task::Summarization | Task::TextToText => {
             text_to_text::look(folder.path(), &data, &name, &spec, bytes)
         }
+        Task::TokenClassification => tagged::look(folder.path(), &data, &name, &spec, bytes),
     };
     let made = tokio::task::spawn_blocking(look).await.map_err(|error| Error::Internal(error.into()))?;
     let made = Arc::new(made?);

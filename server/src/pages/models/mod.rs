@@ -249,6 +249,7 @@ async fn detail_with(
         readme: readme(state, &files).await?,
         can_try: model.task.is_some() && task_of(&model) == Task::TextClassification,
         can_ask: task_of(&model) == Task::QuestionAnswering,
+        can_tag: task_of(&model) == Task::TokenClassification,
         can_compare: task_of(&model) == Task::SentenceSimilarity,
         pairs: job.as_ref().is_some_and(|job| job.spec.0.columns.text_pair.is_some()),
         tried,
@@ -360,6 +361,12 @@ fn snippet(model: &Model) -> String {
     }
     if model.task.is_none() {
         return String::new();
+    }
+    if task_of(model) == Task::TokenClassification {
+        return "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
+                tag = pipeline(\"token-classification\", model=\".\", aggregation_strategy=\"first\")\nprint(tag(\"A text of \
+                yours.\"))"
+            .to_owned();
     }
     "# in the folder that the archive unpacks to\nfrom transformers import pipeline\n\n\
      classify = pipeline(\"text-classification\", model=\".\")\nprint(classify(\"A text of yours.\"))"

@@ -13,7 +13,7 @@ use crate::openai::generate::vectors_of;
 use crate::openai::models::task_of;
 use crate::openai::writing::Writing;
 use crate::pages::view::marked::pieces;
-use crate::pages::view::model::{Score, Tried};
+use crate::pages::view::model::{Score, TextPart, Tried};
 use crate::pages::view::text;
 use crate::pages::{html, sentence};
 use crate::{AppState, Error, Result};
@@ -61,6 +61,10 @@ pub async fn try_model(
             let output = predicted.outputs.first().unwrap_or(&Value::Null);
             tried.scores = answer_scores(output);
             tried.pieces = pieces(&tried.text_pair, &[], place_of(output));
+        }
+        Ok(predicted) if task_of(&model) == Task::TokenClassification => {
+            tried.parts =
+                predicted.outputs.first().map(|output| parts(&tried.text, output)).unwrap_or_default();
         }
         Ok(predicted) => tried.scores = predicted.outputs.first().map(scores).unwrap_or_default(),
         Err(error @ Error::Internal(_)) => return Err(error),
@@ -147,6 +151,36 @@ fn place_of(output: &Value) -> Option<(usize, usize)> {
     Some((number("start")?, number("end")?))
 }
 
+/// A text in parts: what was found, and what lies between. Places count characters.
+fn parts(whole: &str, output: &Value) -> Vec<TextPart> {
+    let characters: Vec<char> = whole.chars().collect();
+    let piece = |from: usize, to: usize| characters[from..to].iter().collect::<String>();
+    let place = |entity: &Value, name: &str| {
+        let number = entity[name].as_u64().and_then(|number| usize::try_from(number).ok());
+        number.unwrap_or_default().min(characters.len())
+    };
+    let (mut parts, mut at) = (Vec::new(), 0);
+    for entity in output["entities"].as_array().into_iter().flatten() {
+        let (start, end) = (place(entity, "start"), place(entity, "end"));
+        if start < at || end <= start {
+            continue;
+        }
+        if start > at {
+            parts.push(TextPart { text: piece(at, start), ..TextPart::default() });
+        }
+        parts.push(TextPart {
+            text: piece(start, end),
+            label: entity["label"].as_str().unwrap_or_default().to_owned(),
+            score: entity["score"].as_f64().map(text::percent).unwrap_or_default(),
+        });
+        at = end;
+    }
+    if at < characters.len() {
+        parts.push(TextPart { text: piece(at, characters.len()), ..TextPart::default() });
+    }
+    parts
+}
+
 fn scores(output: &Value) -> Vec<Score> {
     let pairs = output.get("scores").and_then(Value::as_object).into_iter().flatten();
     let mut pairs: Vec<(&String, f64)> =
@@ -171,6 +205,16 @@ mod tests {
         let shown = nearest(&vectors, &["far".to_owned(), "near".to_owned()]);
         assert_eq!((shown[0].label.as_str(), shown[0].share), ("near", Some(0.8)));
         assert_eq!((shown[1].label.as_str(), shown[1].share), ("far", None));
+    }
+
+    #[test]
+    fn a_text_is_shown_in_parts_that_make_it_whole() {
+        let found = json!({"entities": [{"start": 0, "end": 5, "label": "PER", "score": 0.9},
+            {"start": 10, "end": 14, "label": "LOC", "score": 0.5}]});
+        let shown = parts("Émile und Köln!", &found);
+        let texts: Vec<_> = shown.iter().map(|part| (part.text.as_str(), part.label.as_str())).collect();
+        assert_eq!(texts, [("Émile", "PER"), (" und ", ""), ("Köln", "LOC"), ("!", "")]);
+        assert_eq!(parts("nothing", &json!({"entities": []}))[0].text, "nothing");
     }
 
     #[test]

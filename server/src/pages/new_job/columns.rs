@@ -6,7 +6,7 @@ use store::file::File;
 use store::spec::Task;
 
 use super::related::{self, Goal};
-use super::{is_generation, option, questions, sequences};
+use super::{is_generation, option, questions, sequences, tagged};
 use crate::openai::report::Report;
 use crate::pages::settings::{self, Values};
 use crate::pages::view::data::{Preview, Problems};
@@ -46,6 +46,7 @@ pub fn columns_part(files: &[File], values: &Values, errors: &Values) -> Columns
     if goal != Goal::Labels {
         let mut part = match goal {
             Goal::Answers => questions::part(chosen, values, inspection, errors),
+            Goal::Tags => tagged::part(chosen, values, &report, errors),
             _ => related::part(goal, chosen, values, inspection, errors),
         };
         part.roles.insert(0, goal.field());

@@ -5,6 +5,7 @@ mod estimate;
 mod questions;
 mod related;
 mod sequences;
+mod tagged;
 
 use axum::Form;
 use axum::extract::{Query, State};
@@ -79,6 +80,7 @@ fn values_of(job: &store::job::Job) -> Values {
         .into_iter()
         .chain(questions::values_of(&spec.columns))
         .chain(sequences::values_of(&spec.columns))
+        .chain(tagged::values_of(&spec.columns))
     {
         put(name, value);
     }
@@ -165,6 +167,10 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
         body.insert("columns".to_owned(), sequences::request(values).into());
         return Ok(body);
     }
+    if is_task(values, Task::TokenClassification) {
+        body.insert("columns".to_owned(), tagged::request(values).into());
+        return Ok(body);
+    }
     if is_task(values, Task::SentenceSimilarity) {
         let goal = Goal::said(values).filter(|goal| goal.is_of_vectors()).unwrap_or(Goal::Ranked);
         body.insert("columns".to_owned(), related::request(goal, values).into());
@@ -186,6 +192,7 @@ fn request(values: &Values) -> Result<Map<String, Value>, Values> {
 /// Says what is learnt: what the chosen model is there for or, before one is chosen, what the data looks like.
 async fn settle_task(state: &AppState, values: &mut Values) -> Result<()> {
     let db = &state.store.db;
+    tagged::settle(state, values).await?;
     let given = |name: &str| values.get(name).filter(|value| !value.is_empty());
     let model = match given("model") {
         Some(id) => store::model::get(db, id).await?,

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use store::model::Model;
 use store::spec::Task;
 
-use super::option;
+use super::{option, tagged};
 use crate::openai::models::task_of;
 use crate::pages::settings::Values;
 use crate::pages::view::form::{ColumnsPart, Field, FieldKind};
@@ -30,14 +30,17 @@ pub enum Goal {
     Scored,
     /// The parts of texts that answer questions.
     Answers,
+    /// A tag for each word.
+    Tags,
 }
 
 impl Goal {
-    const ALL: [(Goal, &'static str, &'static str); 4] = [
+    const ALL: [(Goal, &'static str, &'static str); 5] = [
         (Goal::Labels, "text-classification", "A label or a number for each text"),
         (Goal::Ranked, "sentence-similarity", "Vectors of texts, from texts that belong together"),
         (Goal::Scored, "sentence-similarity-scored", "Vectors of texts, from pairs with a score"),
         (Goal::Answers, "question-answering", "The part of a text that answers a question"),
+        (Goal::Tags, tagged::WORD, "A tag for each word: names, parts of speech"),
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Goal {
             (Task::SentenceSimilarity, Some(Relation::Scored { .. })) => Goal::Scored,
             (Task::SentenceSimilarity, _) => Goal::Ranked,
             (Task::QuestionAnswering, _) => Goal::Answers,
+            (Task::TokenClassification, _) => Goal::Tags,
             _ => Goal::Labels,
         }
     }
@@ -66,6 +70,7 @@ impl Goal {
             Goal::Labels => Task::TextClassification,
             Goal::Ranked | Goal::Scored => Task::SentenceSimilarity,
             Goal::Answers => Task::QuestionAnswering,
+            Goal::Tags => Task::TokenClassification,
         }
     }
 
@@ -79,12 +84,13 @@ impl Goal {
         self.word().to_owned()
     }
 
-    /// What is learnt with an encoder: what the form says, but a checkpoint that is there for vectors or answers and was just
-    /// chosen has the word, and then data that was just chosen and asks questions, or does not.
+    /// What is learnt with an encoder: what the form says, but a checkpoint that is there for vectors, answers or tags and was
+    /// just chosen has the word, and then data that was just chosen and asks questions, or does not.
     pub fn settled(values: &Values, model: Option<&Model>, table: Option<&Inspection>) -> Goal {
         let own = model.map(task_of).and_then(|task| match task {
             Task::SentenceSimilarity => Some(Goal::Ranked),
             Task::QuestionAnswering => Some(Goal::Answers),
+            Task::TokenClassification => Some(Goal::Tags),
             _ => None,
         });
         let asks = table.map(asks_questions);
@@ -108,7 +114,7 @@ impl Goal {
         Field {
             name: GOAL.to_owned(),
             label: "What it learns".to_owned(),
-            help: "Labels sort texts. Vectors find texts that are alike: for search, and to group. Answers are found in a text."
+            help: "Labels sort texts. Vectors find texts that are alike: for search, and to group. Answers are found in a text. Tags find names in texts."
                 .to_owned(),
             value: self.word().to_owned(),
             kind: FieldKind::Select(Goal::ALL.iter().map(|(_, value, name)| option(value, name)).collect()),
@@ -185,7 +191,7 @@ fn roles(goal: Goal, columns: &Columns) -> Vec<(&'static str, &'static str, &'st
             ("columns.text2", "Second text", "", of(&columns.text2)),
             ("columns.score", "Score", "How near they are; more is nearer.", of(&columns.score)),
         ],
-        Goal::Ranked | Goal::Labels | Goal::Answers => vec![
+        Goal::Ranked | Goal::Labels | Goal::Answers | Goal::Tags => vec![
             ("columns.anchor", "Anchor", "A question, or any text.", of(&columns.anchor)),
             (
                 "columns.positive",
@@ -260,7 +266,7 @@ pub fn request(goal: Goal, values: &Values) -> Map<String, Value> {
     let given = |name: &str| values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     let names: &[&str] = match goal {
         Goal::Scored => &["text1", "text2", "score"],
-        Goal::Ranked | Goal::Labels | Goal::Answers => &["anchor", "positive"],
+        Goal::Ranked | Goal::Labels | Goal::Answers | Goal::Tags => &["anchor", "positive"],
     };
     let mut columns: Map<String, Value> = names
         .iter()

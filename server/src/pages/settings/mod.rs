@@ -14,6 +14,7 @@ mod request;
 mod samples;
 mod schedule;
 mod split;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod text_to_text;
@@ -110,6 +111,7 @@ const GROUPS: &[(&str, &str, &[Setting])] = &[
     ("Vectors", "task=sentence-similarity", vectors::SETTINGS),
     ("Questions", "task=question-answering", questions::SETTINGS),
     ("Sources and targets", text_to_text::WHEN, text_to_text::SETTINGS),
+    ("Tags", "task=token-classification", tags::SETTINGS),
     ("Evaluation and checkpoints", "", evaluation::SETTINGS),
     ("Split and seed", "", split::SETTINGS),
     ("Model and machine", "", machine::SETTINGS),
@@ -150,6 +152,7 @@ pub fn values_of(spec: &JobSpec) -> Values {
         vectors::values,
         questions::values,
         text_to_text::values,
+        tags::values,
         evaluation::values,
         split::values,
         machine::values,

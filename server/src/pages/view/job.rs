@@ -246,6 +246,8 @@ pub struct ExampleGroup {
 pub struct Example {
     /// The text.
     pub text: String,
+    /// Of tagged words each one, in place of the text; empty for others.
+    pub words: Vec<ExampleWord>,
     /// The second text; empty for none.
     pub text_pair: String,
     /// The context of a question, with the answers marked; empty for others.
@@ -262,6 +264,19 @@ pub struct Example {
     pub loss: String,
     /// Whether both agree; none where there is no right or wrong.
     pub right: Option<bool>,
+}
+
+/// A word of a row with its tags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExampleWord {
+    /// The word.
+    pub word: String,
+    /// What the file says; empty for `O`.
+    pub tag: String,
+    /// What the model says; empty for `O`.
+    pub predicted: String,
+    /// Style: `word-right`, `word-wrong`, `word-unseen`, empty where both say `O`.
+    pub style: &'static str,
 }
 
 /// A checkpoint that is kept.

@@ -90,6 +90,8 @@ pub struct ModelDetail {
     pub can_try: bool,
     /// Whether it answers questions.
     pub can_ask: bool,
+    /// Whether it finds names in a text, or tags its words.
+    pub can_tag: bool,
     /// Whether texts can be compared by their vectors.
     pub can_compare: bool,
     /// What stands before each source where it writes one text from another; none where it does not.
@@ -153,8 +155,21 @@ pub struct Tried {
     pub scores: Vec<Score>,
     /// The context with the answer marked; empty where there is none.
     pub pieces: Vec<Piece>,
+    /// The text with what a tagger found in it.
+    pub parts: Vec<TextPart>,
     /// What went wrong; empty for nothing.
     pub error: String,
+}
+
+/// A part of a text.
+#[derive(Clone, Debug, Default)]
+pub struct TextPart {
+    /// Its characters.
+    pub text: String,
+    /// What it is; empty for nothing in particular.
+    pub label: String,
+    /// How sure the model is.
+    pub score: String,
 }
 
 /// A class and its score.

@@ -51,7 +51,7 @@ fn every_field_of_ours_is_read() {
         "freeze": {"embeddings": true, "first_layers": 2, "pattern": "bias$"}, "layer_decay": 0.9, "log_every": 5,
         "eval_every": {"epochs": 0.5}, "checkpoint_every": 50, "best_metric": "f1",
         "early_stopping": {"metric": "f1", "patience": 2, "min_delta": 0.01}, "keep_checkpoints": 3,
-        "deterministic": true, "gradient_checkpointing": true,
+        "deterministic": true, "gradient_checkpointing": true, "label_all_tokens": true,
         "preference": {"loss": "ipo", "beta": 0.3, "sft_weight": 0.5},
         "samples": {"prompts": ["a", [{"role": "user", "content": "b"}]], "max_tokens": 9, "temperature": 0.5, "seed": 3},
         "embedding": {"loss": "cosent", "scale": 10, "symmetric": true, "batch_sampler": "no_duplicates"},
@@ -63,6 +63,7 @@ fn every_field_of_ours_is_read() {
     }))
     .unwrap();
     let expected = Training {
+        label_all_tokens: true,
         epochs: 1.5,
         max_steps: Some(40),
         batch_size: 8,

@@ -62,6 +62,7 @@ impl Check {
             Task::QuestionAnswering => ANSWERS.to_vec(),
             Task::TextGeneration if spec.training.preference.is_some() => PREFERENCE.to_vec(),
             Task::TextGeneration => vec!["loss", "perplexity", "mean_token_accuracy"],
+            Task::TokenClassification => TAGS.to_vec(),
             Task::SentenceSimilarity if spec.embedding().0.is_scored() => SCORED.to_vec(),
             Task::SentenceSimilarity => {
                 // Without negatives there are no triplets.
@@ -104,6 +105,10 @@ const RANKED: [&str; 9] = [
     "map_at_100",
     "triplet_accuracy",
 ];
+
+/// Metrics of tags: of entities by conlleval's rule, by the strict one, and of words.
+const TAGS: [&str; 8] =
+    ["loss", "precision", "recall", "f1", "strict_precision", "strict_recall", "strict_f1", "accuracy"];
 
 /// Metrics of vectors by scores.
 const SCORED: [&str; 3] = ["loss", "pearson", "spearman"];

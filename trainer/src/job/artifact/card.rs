@@ -60,11 +60,14 @@ fn usage(task: Task, format: Format) -> String {
         Task::QuestionAnswering => {
             ("AutoModelForQuestionAnswering", "question-answering", "ask(question=\"…\", context=\"…\")")
         }
+        Task::TokenClassification => {
+            ("AutoModelForTokenClassification", "token-classification", "ask(\"…\")")
+        }
     };
     let code = match format {
         Format::Adapter => {
             let config = match task {
-                Task::TextClassification | Task::QuestionAnswering => {
+                Task::TextClassification | Task::QuestionAnswering | Task::TokenClassification => {
                     ", config=AutoConfig.from_pretrained(folder), ignore_mismatched_sizes=True"
                 }
                 _ => "",

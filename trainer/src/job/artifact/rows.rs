@@ -61,6 +61,10 @@ pub struct Rows {
 impl Rows {
     /// Reads the rows of the job that tuned the model, as that job read them; texts of ours where it has none.
     pub fn read(dir: &Path, spec: &JobSpec, device: Device, events: &mut Events) -> Result<Self> {
+        if spec.task == Task::TokenClassification {
+            let message = "A tagger is not exported: download it as it is, which transformers loads.";
+            return Err(Failure::user("no_export", message).at("format").into());
+        }
         let model = dir.join("model");
         let config = models::read_config(&model)?;
         let tokenizer = Tokenizer::load(&model)?;
@@ -264,7 +268,7 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
     let texts: Vec<(&str, Option<&str>)> = TEXTS.iter().map(|text| (*text, None)).collect();
     let mut encodings = tokenizer.encode_pairs(&texts, max_length).context("tokens of the built-in texts")?;
     let objective: Option<Box<dyn Objective>> = match task {
-        Task::TextClassification => None,
+        Task::TextClassification | Task::TokenClassification => None,
         // The server refuses them.
         Task::SentenceSimilarity => {
             let message = "A model of vectors is not exported: download it as it is, which sentence-transformers loads.";
@@ -286,7 +290,7 @@ fn built_in(task: Task, tokenizer: &Tokenizer, max_length: usize) -> Result<Made
         }
     };
     let targets = match task {
-        Task::TextClassification => Targets::Classes(vec![0; TEXTS.len()]),
+        Task::TextClassification | Task::TokenClassification => Targets::Classes(vec![0; TEXTS.len()]),
         _ => Targets::Tokens,
     };
     let split = Split {
