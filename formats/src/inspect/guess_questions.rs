@@ -22,7 +22,7 @@ pub fn guess_questions(inspection: &Inspection) -> Result<Columns, Problem> {
             let fits = |column: &&Column| plain(&column.name) == **name && column.kind != ColumnKind::Empty;
             inspection.columns.iter().find(fits).map(|column| column.name.clone())
         };
-        names.iter().find_map(|name| of_name(&name))
+        names.iter().find_map(of_name)
     };
     match (find(&CONTEXTS), find(&QUESTIONS), find(&ANSWERS)) {
         (Some(context), Some(question), Some(answers)) => Ok(Columns {

@@ -149,7 +149,7 @@ async fn loss_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
 }
 
 async fn metric_curves(db: &PgPool, job: JobId) -> Result<Vec<Curve>> {
-    const SHOWN: [&str; 15] = [
+    const SHOWN: [&str; 16] = [
         "mean_token_accuracy",
         "reward_accuracy",
         "reward_margin",

@@ -118,7 +118,7 @@ impl CharsMap {
         let (size, rest) = bytes.split_at_checked(4).ok_or(SHORT)?;
         let size = u32::from_le_bytes([size[0], size[1], size[2], size[3]]) as usize;
         let (units, results) = rest.split_at_checked(size).ok_or(SHORT)?;
-        if size == 0 || size % 4 != 0 {
+        if size == 0 || !size.is_multiple_of(4) {
             return Err("the rules of rewriting have a size that none have");
         }
         let units =

@@ -62,7 +62,7 @@ impl Counts {
                 self.letters += text.as_ref().len() as u64;
                 self.add(inner, text.as_ref())?;
             }
-            if self.texts % REPORT == 0 {
+            if self.texts.is_multiple_of(REPORT) {
                 tell(Progress::Reading { texts: self.texts, words: self.words.len() as u64 });
             }
         }
