@@ -117,7 +117,7 @@ impl Tokenizer {
     }
 
     /// The same without a post-processor, which would trim the offsets of each part, and then again those of both.
-    fn bare(&self) -> &tokenizers::Tokenizer {
+    pub(super) fn bare(&self) -> &tokenizers::Tokenizer {
         self.bare.get_or_init(|| {
             let mut bare = self.inner.clone();
             bare.with_post_processor(None::<PostProcessorWrapper>);

@@ -118,7 +118,8 @@ impl Tokenizer {
     pub fn encode_located(&self, text: &str, max_length: usize) -> Result<Located, Problem> {
         let processor = self.inner.get_post_processor();
         check_room(processor, max_length, true)?;
-        let whole = guarded(|| self.inner.encode(text, false))?;
+        // What is put around a text also trims the places of its tokens, and is to do so once.
+        let whole = guarded(|| self.bare().encode(text, false))?;
         let (encoding, kept) = guarded(|| self.finish_in_full(processor, whole, None, max_length))?;
         let special = kept.get_special_tokens_mask();
         let place = |(&(start, end), special): (&(usize, usize), &u32)| (*special == 0).then_some(start..end);

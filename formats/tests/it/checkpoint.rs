@@ -313,7 +313,7 @@ fn encoder_decoder(config: serde_json::Value, without: &str) -> TempDir {
 #[test]
 fn models_with_an_encoder_and_a_decoder_are_described_by_their_own_sizes() {
     let t5 = serde_json::json!({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 32,
-        "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "vocab_size": 100,
+        "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4, "vocab_size": 120,
         "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false, "n_positions": 512});
     let folder = encoder_decoder(t5.clone(), "");
     let info = inspect_checkpoint(folder.path());
@@ -330,7 +330,7 @@ fn models_with_an_encoder_and_a_decoder_are_described_by_their_own_sizes() {
 
     let bart = serde_json::json!({"model_type": "bart", "architectures": ["BartForConditionalGeneration"],
         "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
-        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 48, "vocab_size": 100,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 48, "vocab_size": 120,
         "max_position_embeddings": 20, "num_hidden_layers": 2});
     let folder = encoder_decoder(bart.clone(), "");
     let info = inspect_checkpoint(folder.path());

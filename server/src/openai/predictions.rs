@@ -19,8 +19,8 @@ const MOST_INPUTS: usize = 1000;
 /// How a tagger's tokens may become entities.
 const AGGREGATIONS: [&str; 2] = ["first", "simple"];
 
-/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, {"question": …, "context": …}, …]}`, and beside that how a model that
-/// writes one text from another looks for it, or a tagger's `"aggregation"`.
+/// `POST /v1/predictions`: `{"model": …, "inputs": ["text", {"text": …, "text_pair": …}, {"question": …, "context": …}, …]}`, and
+/// beside that how a model that writes one text from another looks for it, or a tagger's `"aggregation"`.
 pub async fn create_prediction(
     State(state): State<AppState>,
     JsonObject(body): JsonObject,

@@ -7,7 +7,7 @@ use crate::spec::{Optimizer, Precision, Training};
 
 const FP32: u64 = 4;
 
-/// The program with libtorch loaded, after its first products: measured, as `trainer/tests/estimate.rs` does.
+/// The program with libtorch loaded, after its first products: measured, as `trainer/tests/it/estimate.rs` does.
 const PROGRAM: u64 = 145_000_000;
 
 /// Bytes of logits that stand at once (`native::cross_entropy`).

@@ -109,6 +109,11 @@ impl JobSpec {
         TextToText { rouge_stemmer: Some(stems), ..settings }
     }
 
+    /// Whether evaluations during training write targets: where each process has some of the layers alone, none can.
+    pub fn writes_targets(&self) -> bool {
+        self.text_to_text().rows_written() > 0 && self.resources.pipeline_stages <= 1
+    }
+
     /// Whether ROUGE compares stems where nothing is said.
     pub fn usual_rouge_stemmer(&self) -> bool {
         self.task == Task::Summarization
@@ -117,7 +122,7 @@ impl JobSpec {
     /// The metric that chooses the best checkpoint of a text-to-text task: the loss where evaluations write nothing.
     pub(super) fn text_to_text_metric(&self) -> &'static str {
         match self.task {
-            _ if self.text_to_text().rows_written() == 0 => "loss",
+            _ if !self.writes_targets() => "loss",
             Task::Translation => "bleu",
             Task::Summarization => "rougeL",
             _ => "loss",
@@ -145,6 +150,9 @@ mod tests {
         assert_eq!(metric("text2text-generation", json!({})), "loss");
         assert_eq!(metric("translation", json!({"predict_with_generate": false})), "loss");
         assert_eq!(metric("summarization", json!({"generated_rows": 0})), "loss");
+        let mut in_stages = spec("translation", json!({}));
+        in_stages.resources.pipeline_stages = 2;
+        assert_eq!(in_stages.default_metric(), "loss");
         let stems = |task: &str, settings| spec(task, settings).text_to_text().rouge_stemmer;
         assert_eq!(stems("summarization", json!({})), Some(true));
         assert_eq!(stems("translation", json!({})), Some(false));

@@ -26,6 +26,7 @@ mod samples;
 mod scaler;
 mod setup;
 mod step;
+mod texts;
 mod train;
 
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use anyhow::Result;
 use formats::checkpoint::{SentenceModel, Weights};
 use formats::tokenizer::Tokenizer;
 use serde_json::{Map, Value, json};
-use store::spec::{BatchSampler, JobSpec, Precision, QuestionAnswering as Asked, Task};
+use store::spec::{BatchSampler, JobSpec, Precision, Task};
 use tch::{Device, Tensor};
 
 use super::adapter;
@@ -26,6 +26,7 @@ use super::ranks::{self, Ranks};
 use super::reference;
 use super::samples::{self, Samples};
 use super::scaler::Scaler;
+use super::texts::{languages, max_length, stated_length};
 use crate::data::{Cache, Data, Order, Share, chosen_template, collate};
 use crate::failure::Failure;
 use crate::metrics::best::{Rule, Tracker};
@@ -43,10 +44,6 @@ use crate::tasks::text_to_text::SequenceToSequence;
 use crate::tasks::token_classification::TokenClassification;
 use crate::tasks::unpaired::UnpairedTuning;
 use crate::{device, tensors};
-
-/// The tokens that a row of a classifier is cut to when neither the settings nor the model say less; a language model's may
-/// be twice as long.
-const DEFAULT_MAX_LENGTH: usize = 512;
 
 /// A job in memory.
 pub struct Session {
@@ -221,18 +218,6 @@ fn take_up(session: &mut Session, state: State, events: &mut Events) -> Result<(
     Ok(())
 }
 
-/// The tokenizer with the languages that the job names.
-fn languages(mut tokenizer: Tokenizer, spec: &JobSpec) -> Result<Tokenizer> {
-    if spec.task.is_text_to_text() {
-        let settings = spec.text_to_text();
-        let (source, target) = (settings.source_lang.as_deref(), settings.target_lang.as_deref());
-        tokenizer.set_languages(source, target).map_err(|problem| {
-            Failure::user("unknown_language", format!("{problem}.")).at("training.text_to_text")
-        })?;
-    }
-    Ok(tokenizer)
-}
-
 /// Reads the rows, and what they are for.
 pub(super) fn read(
     (dir, base, config): (&Path, &Path, &Value),
@@ -354,38 +339,6 @@ fn announce(events: &mut Events, device: Device, precision: &Settled) -> Result<
     data.insert("precision".into(), precision.name().into());
     events.phase(0, "loading", data)?;
     events.log(0, format!("Precision: {}, {}.", precision.name(), precision.reason))
-}
-
-/// The tokens that the checkpoint says a text may have: its own word on texts in a model of vectors, else its tokenizer's.
-pub(super) fn stated_length(spec: &JobSpec, base: &Path, tokenizer: &Tokenizer) -> Result<Option<usize>> {
-    let own = match spec.task {
-        Task::SentenceSimilarity => SentenceModel::read(base)?.max_seq_length,
-        _ => None,
-    };
-    Ok(own.or_else(|| tokenizer.model_max_length()))
-}
-
-/// The shortest of what was asked for, what the model has positions for, and what it says of itself.
-pub(super) fn max_length(spec: &JobSpec, config: &Value, stated: Option<usize>) -> Result<usize> {
-    let positions = models::max_positions(config);
-    if let Some(asked) = spec.training.max_length {
-        let asked = asked as usize;
-        if let Some(positions) = positions.filter(|&positions| asked > positions) {
-            return Err(Failure::user(
-                "invalid_max_length",
-                format!("max_length is {asked}, and this model has {positions} positions."),
-            )
-            .at("max_length")
-            .into());
-        }
-        return Ok(asked);
-    }
-    let usual = match spec.task {
-        Task::TextGeneration => 2 * DEFAULT_MAX_LENGTH,
-        Task::QuestionAnswering => Asked::MAX_LENGTH as usize,
-        _ => DEFAULT_MAX_LENGTH,
-    };
-    Ok(positions.unwrap_or(usual).min(stated.unwrap_or(usual)).min(usual))
 }
 
 /// Optimizer steps of the whole training.

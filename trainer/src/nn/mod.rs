@@ -5,6 +5,7 @@ mod attention;
 mod copies;
 mod distances;
 mod kept;
+mod known;
 mod layers;
 mod linear;
 mod load;

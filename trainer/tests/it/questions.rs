@@ -267,7 +267,7 @@ fn squad(questions: usize) -> String {
 
 fn job(model: &str, more: Value) -> Job {
     let mut training = json!({"epochs": 12, "batch_size": 4, "learning_rate": 2e-3, "max_length": 40, "dropout": 0,
-        "question_answering": {"doc_stride": 8, "max_answer_length": 6, "n_best": 5}});
+        "question_answering": {"doc_stride": 4, "max_answer_length": 6, "n_best": 5}});
     training.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let job = Job::of(json!({
         "task": "question-answering",

@@ -15,15 +15,13 @@ use crate::openai::prepare::{of_problem, refusal};
 use crate::{Error, Result};
 
 /// Tokenizes some rows; what would end the job is an answer here. `shown` is the data's name as its owner knows it.
-///
-/// Targets are counted by the tokens they have as a source: whatever is put around them is as long.
 pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, bytes: u64) -> Result<Sample> {
     let of_model = |problem: Problem| of_problem("model", &problem);
     let config: Config = read_json(folder, "config.json", ProblemKind::Config).map_err(of_model)?;
     let model = Model::of_task(spec.task, &config, 0).map_err(of_model)?;
-    let tokenizer = Tokenizer::load(folder).map_err(of_model)?;
+    let mut tokenizer = Tokenizer::load(folder).map_err(of_model)?;
     let settings = spec.text_to_text();
-    check_tokens(&tokenizer, spec)?;
+    check_tokens(&mut tokenizer, spec)?;
     let rows =
         read_sequences(data, shown, &spec.columns).map_err(|problems| refusal("training_file", &problems))?;
     let split = random_split(rows.len(), spec.held_out(), spec.split.seed.into());
@@ -33,10 +31,10 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
     let sources: Vec<String> =
         looked_at.iter().map(|row| format!("{}{}", settings.source_prefix, row.source)).collect();
     let sources: Vec<_> = sources.iter().map(|text| (text.as_str(), None)).collect();
-    let targets: Vec<_> = looked_at.iter().map(|row| (row.target.as_str(), None)).collect();
+    let targets: Vec<_> = looked_at.iter().map(|row| row.target.as_str()).collect();
     let sources = tokenizer.encode_pairs(&sources, length).map_err(of_model)?;
     let target_length = settings.target_length().min(model.positions as usize).max(4);
-    let targets = tokenizer.encode_pairs(&targets, target_length).map_err(of_model)?;
+    let targets = tokenizer.encode_targets(&targets, target_length).map_err(of_model)?;
     let rows: Vec<[u64; 2]> = sources
         .iter()
         .zip(&targets)
@@ -64,19 +62,22 @@ pub(super) fn look(folder: &Path, data: &Path, shown: &str, spec: &JobSpec, byte
     })
 }
 
-/// Languages and the first token of a target have to be tokens of the vocabulary.
-fn check_tokens(tokenizer: &Tokenizer, spec: &JobSpec) -> Result<()> {
+/// The tokenizer has to know the languages, which it then writes, and the first token of a target.
+fn check_tokens(tokenizer: &mut Tokenizer, spec: &JobSpec) -> Result<()> {
     let settings = spec.text_to_text();
-    for (name, token) in [
-        ("source_lang", settings.source_lang),
-        ("target_lang", settings.target_lang),
-        ("forced_bos_token", settings.forced_bos_token),
-    ] {
-        let Some(token) = token.filter(|token| tokenizer.token_id(token).is_none()) else { continue };
-        let message = format!(
-            "the model's vocabulary has no token `{token}`; write it as the model does, such as en_XX"
-        );
-        return Err(Error::invalid(format!("hyperparameters.text_to_text.{name}"), message));
+    let at = |name: &str| format!("hyperparameters.text_to_text.{name}");
+    let [source, target] = [settings.source_lang.as_deref(), settings.target_lang.as_deref()];
+    for (name, source, target) in [("source_lang", source, None), ("target_lang", None, target)] {
+        let set = tokenizer.set_languages(source, target);
+        set.map_err(|problem| Error::invalid(at(name), problem.to_string()))?;
     }
-    Ok(())
+    match settings.forced_bos_token.filter(|token| tokenizer.token_id(token).is_none()) {
+        None => Ok(()),
+        Some(token) => {
+            let message = format!(
+                "the model's vocabulary has no token `{token}`; write it as the model does, such as fr_XX"
+            );
+            Err(Error::invalid(at("forced_bos_token"), message))
+        }
+    }
 }

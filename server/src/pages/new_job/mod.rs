@@ -265,6 +265,9 @@ fn place_of(error: &Error) -> (String, String) {
         "columns.is_impossible",
         "columns.source",
         "columns.target",
+        "columns.tokens",
+        "columns.tags",
+        "columns.entities",
     ];
     // The task follows from the model.
     let param = param.map(|param| if param == "task" { "model" } else { param });

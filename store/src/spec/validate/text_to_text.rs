@@ -18,7 +18,7 @@ const LONGEST_NAME: usize = 64;
 
 /// Metrics that an evaluation gives.
 pub(super) fn metrics(spec: &JobSpec) -> Vec<&'static str> {
-    let of_texts = OF_TEXTS.iter().filter(|_| spec.text_to_text().rows_written() > 0);
+    let of_texts = OF_TEXTS.iter().filter(|_| spec.writes_targets());
     OF_TOKENS.iter().chain(of_texts).copied().collect()
 }
 
@@ -47,6 +47,9 @@ impl JobSpec {
         let classes = "is for text classification; leave it out";
         check.that(self.problem_type.is_none(), "problem_type", || classes.to_owned());
         check.that(training.class_weights.is_none(), "training.class_weights", || classes.to_owned());
+        check.that(training.label_smoothing == 0.0, "training.label_smoothing", || {
+            "is for text classification and for preferences; set it to 0".to_owned()
+        });
         check.that(!training.freeze.except_head, "training.freeze.except_head", || {
             "a model that writes has no head beside its word embedding, so nothing would be trained; set it to false"
                 .to_owned()
@@ -117,7 +120,7 @@ mod tests {
     #[test]
     fn a_source_and_a_target_are_enough() {
         assert_eq!(problems(json!({})), Vec::<String>::new());
-        let settings = json!({"training": {"lora": {"rank": 8}, "label_smoothing": 0.1, "best_metric": "eval_chrf",
+        let settings = json!({"training": {"lora": {"rank": 8}, "best_metric": "eval_chrf",
             "text_to_text": {"source_lang": "en_XX", "target_lang": "fr_XX", "num_beams": 1}}});
         assert_eq!(problems(settings), Vec::<String>::new());
     }

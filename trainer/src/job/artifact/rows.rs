@@ -14,7 +14,7 @@ use super::replay::Said;
 use crate::data::{Batch, Cache, Split, Tokens, permutation};
 use crate::failure::Failure;
 use crate::job::events::Events;
-use crate::job::setup;
+use crate::job::{setup, texts};
 use crate::models::{self, TextModel};
 use crate::tasks::text_generation::TextGeneration;
 use crate::tasks::{Objective, Targets};
@@ -68,8 +68,8 @@ impl Rows {
         let model = dir.join("model");
         let config = models::read_config(&model)?;
         let tokenizer = Tokenizer::load(&model)?;
-        let stated = setup::stated_length(spec, &model, &tokenizer)?;
-        let max_length = setup::max_length(spec, &config, stated)?;
+        let stated = texts::stated_length(spec, &model, &tokenizer)?;
+        let max_length = texts::max_length(spec, &config, stated)?;
         let padding = (tokenizer.pad_id().unwrap_or(0), tokenizer.pad_type_id());
         let (split, origin, objective) = match spec.data.train.is_empty() {
             true => built_in(spec.task, &tokenizer, max_length)?,
