@@ -127,8 +127,8 @@ async fn the_task_and_the_columns_follow_from_model_and_data(db: PgPool) {
             "opus",
             &flat,
             json!({"hyperparameters": {"text_to_text": {"source_lang": "en_XX", "target_lang": "fr_XX"}}}),
-            "hyperparameters.text_to_text.target_lang",
-            ["fr_XX", "language"],
+            "hyperparameters.text_to_text.source_lang",
+            ["en_XX", "language"],
         ),
         (
             "opus",

@@ -266,8 +266,8 @@ fn squad(questions: usize) -> String {
 }
 
 fn job(model: &str, more: Value) -> Job {
-    let mut training = json!({"epochs": 12, "batch_size": 4, "learning_rate": 2e-3, "max_length": 40, "dropout": 0,
-        "question_answering": {"doc_stride": 4, "max_answer_length": 6, "n_best": 5}});
+    let mut training = json!({"epochs": 12, "batch_size": 4, "learning_rate": 2e-3, "max_length": 56, "dropout": 0,
+        "question_answering": {"doc_stride": 8, "max_answer_length": 6, "n_best": 5}});
     training.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let job = Job::of(json!({
         "task": "question-answering",
@@ -376,10 +376,10 @@ fn every_family_answers_the_same_in_transformers() {
 #[test]
 fn wrong_questions_are_refused_before_the_first_step() {
     let long = job("bert", json!({}));
-    long.change(|spec| spec["training"]["question_answering"]["doc_stride"] = json!(36));
+    long.change(|spec| spec["training"]["question_answering"]["doc_stride"] = json!(52));
     let (code, message) = long.failure();
     assert_eq!(code, "question_too_long");
-    assert!(message.contains("train.json, line 1") && message.contains("doc_stride 36"), "{message}");
+    assert!(message.contains("train.json, line 1") && message.contains("doc_stride 52"), "{message}");
     let moved = job("bert", json!({}));
     moved.write("data/train.json", &squad(8).replace("\"answer_start\":13", "\"answer_start\":14"));
     let (_, message) = moved.failure();
