@@ -3,8 +3,6 @@
 //! A module is a noun; its functions are verbs or questions. Statements of the queue are fenced: an agent whose lease
 //! was taken away changes nothing (see [`queue`]).
 
-#![cfg_attr(test, recursion_limit = "256")]
-
 pub mod agent;
 pub mod checkpoint;
 pub mod estimate;
