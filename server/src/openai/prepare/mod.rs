@@ -12,6 +12,7 @@ mod text_to_text;
 
 use chrono::Utc;
 use formats::dataset::{ClassCount, Columns, ProblemType, random_split, stratified_split};
+use formats::inspect::Inspection;
 use formats::{Problem, ProblemKind, Problems};
 use serde_json::{Map, Value, json};
 use store::model::{self, Model};
@@ -180,6 +181,13 @@ fn choose_task(asked: Option<Task>, model: &Model) -> Result<Task> {
         )),
         _ => Ok(able),
     }
+}
+
+/// A role was given to a column that the file does not have; `known` are those that it has.
+fn unknown_column(inspection: &Inspection, (role, column): (&str, &str), known: Vec<&str>) -> Error {
+    let message =
+        format!("{}: there is no column `{column}`; the file has {}", inspection.name, known.join(", "));
+    Error::Invalid { message, param: Some(format!("columns.{role}")), code: "unknown_column".into() }
 }
 
 /// What is wrong with the rows, as an answer: the first few problems, and the field that they are about.

@@ -7,7 +7,7 @@ use store::model::Model;
 use store::spec::Task;
 
 use super::data::Data;
-use super::{Looked, of_problem, refusal};
+use super::{Looked, of_problem, refusal, unknown_column};
 use crate::openai::models::task_of;
 use crate::openai::request::{CreateJob, Roles};
 use crate::{AppState, Error, Result};
@@ -95,14 +95,8 @@ fn choose_columns(roles: &Roles, inspection: &Inspection) -> Result<(Columns, Ve
     };
     for (role, column) in tagging.roles() {
         if inspection.column(column.trim()).is_none() {
-            let known: Vec<&str> = inspection.column_names().collect();
-            let message = format!(
-                "{}: there is no column `{column}`; the file has {}",
-                inspection.name,
-                known.join(", ")
-            );
-            let param = Some(format!("columns.{role}"));
-            return Err(Error::Invalid { message, param, code: "unknown_column".into() });
+            let known = inspection.column_names().collect();
+            return Err(unknown_column(inspection, (role, column), known));
         }
     }
     Ok((named, Vec::new()))

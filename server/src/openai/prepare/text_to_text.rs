@@ -8,7 +8,7 @@ use store::model::Model;
 use store::spec::Task;
 
 use super::data::Data;
-use super::{Looked, of_problem, refusal};
+use super::{Looked, of_problem, refusal, unknown_column};
 use crate::openai::models;
 use crate::openai::request::{CreateJob, Roles};
 use crate::{AppState, Error, Result};
@@ -73,12 +73,8 @@ fn choose_columns(roles: &Roles, inspection: &Inspection) -> Result<(Columns, Ve
         };
         let is_there = known.iter().any(|name| name == column.trim());
         if !is_there && inspection.column(column.trim()).is_none() {
-            let message = format!(
-                "{}: there is no column `{column}`; the file has {}",
-                inspection.name,
-                known.join(", ")
-            );
-            return Err(Error::Invalid { message, param: Some(param), code: "unknown_column".into() });
+            let known = known.iter().map(String::as_str).collect();
+            return Err(unknown_column(inspection, (role, column), known));
         }
     }
     let columns =
