@@ -22,5 +22,6 @@ pub use prompts::Prompt;
 pub use read::{Classes, Data};
 pub use share::Share;
 pub use split::Split;
+use split::parts;
 pub use tagged::{Tagged, Tags};
 pub use tokens::{Cache, Tokens};

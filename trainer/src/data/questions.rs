@@ -9,7 +9,7 @@ use formats::dataset::{SplitSizes, random_split};
 use formats::tokenizer::{Tokenizer, WindowError};
 use store::spec::{JobSpec, QuestionAnswering};
 
-use super::{Data, Split, Tokens};
+use super::{Data, Split, Tokens, parts};
 use crate::failure::Failure;
 use crate::job::Events;
 use crate::tasks::Targets;
@@ -34,10 +34,7 @@ impl Data {
         let all = read(&spec.data.train)?;
         let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
         let split = by_context(&all, spec.held_out(), u64::from(spec.split.seed));
-        let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
-        let train = take(&split.train);
-        let validation = validation.unwrap_or_else(|| take(&split.validation));
-        let test = test.unwrap_or_else(|| take(&split.test));
+        let (train, validation, test) = parts(&all, &split, validation, test);
         for (name, rows) in [("validation", &validation), ("test", &test)] {
             match overlap(&train, rows) {
                 0 => {}

@@ -10,7 +10,7 @@ use formats::dataset::related::{Related, Relation, key, overlap, read_related};
 use formats::tokenizer::Tokenizer;
 use store::spec::JobSpec;
 
-use super::{Cache, Data, Split};
+use super::{Cache, Data, Split, parts};
 use crate::failure::Failure;
 use crate::job::Events;
 use crate::tasks::Targets;
@@ -39,10 +39,7 @@ impl Data {
         let all = read(&spec.data.train)?;
         let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
         let split = random_split(all.len(), spec.held_out(), u64::from(spec.split.seed));
-        let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
-        let train = take(&split.train);
-        let mut validation = validation.unwrap_or_else(|| take(&split.validation));
-        let mut test = test.unwrap_or_else(|| take(&split.test));
+        let (train, mut validation, mut test) = parts(&all, &split, validation, test);
         for (name, rows) in [("validation", &mut validation), ("test", &mut test)] {
             let all = rows.len();
             if !relation.is_scored() && all > MOST_LOOKED_AT {

@@ -10,7 +10,7 @@ use formats::tokenizer::{Encoding, Tokenizer};
 use serde_json::Value;
 use store::spec::{JobSpec, TextToText};
 
-use super::{Cache, Data, Split, Tokens};
+use super::{Cache, Data, Split, Tokens, parts};
 use crate::failure::Failure;
 use crate::job::Events;
 use crate::models;
@@ -72,10 +72,7 @@ impl Data {
         let all = read(&spec.data.train)?;
         let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
         let split = random_split(all.len(), spec.held_out(), u64::from(spec.split.seed));
-        let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
-        let train = take(&split.train);
-        let validation = validation.unwrap_or_else(|| take(&split.validation));
-        let test = test.unwrap_or_else(|| take(&split.test));
+        let (train, validation, test) = parts(&all, &split, validation, test);
         for (name, rows) in [("validation", &validation), ("test", &test)] {
             match overlap(&train, rows) {
                 0 => {}

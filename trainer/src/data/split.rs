@@ -8,6 +8,19 @@ use super::Row;
 use super::tokens::{Cache, Tokens};
 use crate::tasks::Targets;
 
+/// Rows to learn from, to validate and to test on, of which the last two may have come from files of their own.
+pub fn parts<T: Clone>(
+    all: &[T],
+    split: &formats::dataset::Split,
+    validation: Option<Vec<T>>,
+    test: Option<Vec<T>>,
+) -> (Vec<T>, Vec<T>, Vec<T>) {
+    let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
+    let validation = validation.unwrap_or_else(|| take(&split.validation));
+    let test = test.unwrap_or_else(|| take(&split.test));
+    (take(&split.train), validation, test)
+}
+
 /// Training, validation or test rows.
 pub struct Split {
     /// Tokens of each sequence.

@@ -11,7 +11,7 @@ use formats::tokenizer::{Piece, Tokenizer, Worded};
 use formats::{Problem, ProblemKind};
 use store::spec::JobSpec;
 
-use super::{Data, Split, Tokens};
+use super::{Data, Split, Tokens, parts};
 use crate::failure::Failure;
 use crate::job::Events;
 use crate::tasks::Targets;
@@ -82,10 +82,7 @@ impl Data {
         let all = read(&spec.data.train)?;
         let (validation, test) = (optional(&spec.data.validation)?, optional(&spec.data.test)?);
         let split = random_split(all.len(), spec.held_out(), u64::from(spec.split.seed));
-        let take = |rows: &[usize]| rows.iter().map(|&row| all[row].clone()).collect::<Vec<_>>();
-        let train = take(&split.train);
-        let validation = validation.unwrap_or_else(|| take(&split.validation));
-        let test = test.unwrap_or_else(|| take(&split.test));
+        let (train, validation, test) = parts(&all, &split, validation, test);
         for (name, rows) in [("validation", &validation), ("test", &test)] {
             tell_overlap(name, &train, rows, events)?;
         }
